@@ -1,0 +1,52 @@
+"""What differs between operating systems: shared memory, locks, endpoints, liveness, detached processes.
+
+One file per system with the same names; everything above imports from here and never asks which system it is on.
+Linux is the one that is tested. What belongs here needs the kernel; ordinary files are `sdk.files`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("stepd needs POSIX shared memory and record locks; Windows is not supported yet")
+
+from .linux import (
+    HeldLock,
+    boot_id,
+    detach_from_starter,
+    host_name,
+    hold_lock,
+    is_locked,
+    lock_owner,
+    open_shared,
+    raise_descriptor_limit,
+    runtime_directory,
+    shared_directory,
+    shared_size,
+    shared_used,
+    create_shared,
+    spawn_detached,
+    store_digest,
+    touch,
+)
+
+__all__ = [
+    "HeldLock",
+    "boot_id",
+    "create_shared",
+    "detach_from_starter",
+    "hold_lock",
+    "host_name",
+    "is_locked",
+    "lock_owner",
+    "open_shared",
+    "raise_descriptor_limit",
+    "runtime_directory",
+    "shared_directory",
+    "shared_size",
+    "shared_used",
+    "spawn_detached",
+    "store_digest",
+    "touch",
+]

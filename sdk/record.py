@@ -1,0 +1,128 @@
+"""A record: what one `log()` call made, packed once, in the trainer.
+
+The same bytes are its entry in the ring, its place in a batch and its place in a ROWS block: a 32-byte binary header
+(`docs/journal.md#records`) and a msgpack payload. Nothing on the way decodes the payload of a record that commits its
+own row.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgpack
+
+from .errors import DamageError
+from .files import Buffer
+from .limits import STEP_MAX
+
+# length u32 (header and payload), kind u8, flags u8, reserved u16, sequence u64, step u64, time in ns i64.
+HEADER = struct.Struct("<IBBHQQq")
+HEADER_SIZE = HEADER.size
+# The same 32 bytes as four words, for the hot path: the first is length | kind << 32 | flags << 40.
+WORDS = struct.Struct("<QQQQ")
+KIND_SHIFT = 32
+FLAGS_SHIFT = 40
+
+KIND_ROW = 1  # payload: msgpack map of key -> value, a piece of the row at (stream, step)
+KIND_META = 2  # payload: msgpack map of facts about the run or the stream (docs/segment.md#meta)
+KIND_GAP = 3  # payload: msgpack map that says what was refused before this record (docs/segment.md#gap)
+KIND_SHAPED = 4  # reserved: shape id + values
+
+FLAG_COMMIT = 1  # the row is complete with this record
+FLAG_LATE = 2  # the step is below the stream's open step
+FLAG_MARKED = 4  # misuse="warn" left at least one key out
+
+EXT_TENSOR = 1  # msgpack array [dtype name, shape, raw little-endian bytes in C order]
+EXT_BIG_INT = 2  # decimal text of an integer beyond 64 bits, inside a tensor-free value
+
+
+class Record(NamedTuple):
+    """One decoded header with its payload still packed (a view into the buffer it was read from)."""
+
+    sequence: int
+    step: int
+    flags: int
+    kind: int
+    time_ns: int
+    payload: Buffer
+
+
+def pack(record: Record) -> bytes:
+    """The bytes of a record, header and payload."""
+    size = HEADER_SIZE + len(record.payload)
+    head = HEADER.pack(size, record.kind, record.flags, 0, record.sequence, record.step, record.time_ns)
+    return head + bytes(record.payload)
+
+
+def walk(buffer: Buffer) -> Iterator[Record]:
+    """The records of a batch, a block or a drained ring, in order.
+
+    Raises:
+        DamageError: A length does not fit the buffer, or a step or sequence cannot be.
+    """
+    view = memoryview(buffer)
+    offset, end = 0, len(view)
+    unpack_from = HEADER.unpack_from
+    while offset < end:
+        if end - offset < HEADER_SIZE:
+            raise DamageError(f"record at byte {offset} is cut: {end - offset} bytes, a header has {HEADER_SIZE}")
+        size, kind, flags, _, sequence, step, time_ns = unpack_from(view, offset)
+        if size < HEADER_SIZE or offset + size > end or step > STEP_MAX:
+            raise DamageError(f"record at byte {offset} claims {size} bytes and step {step}; {end - offset} bytes are left")
+        yield Record(sequence, step, flags, kind, time_ns, view[offset + HEADER_SIZE : offset + size])
+        offset += size
+
+
+def encode_map(values: dict[str, Any]) -> bytes:
+    """Packs a map of plain values (what `sdk.values.plain` returns)."""
+    packed: bytes = msgpack.packb(values, unicode_errors="surrogatepass")
+    return packed
+
+
+def decode_map(payload: Buffer) -> dict[str, Any]:
+    """The map in a payload. Nested maps may have any scalar keys; `sdk.rows.flatten` makes names of them.
+
+    Raises:
+        DamageError: It is not one msgpack map within the limits of `docs/journal.md`.
+    """
+    size = len(payload)
+    try:
+        value = msgpack.unpackb(
+            payload,
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+            ext_hook=_extension,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=size,
+            max_map_len=size,
+            max_ext_len=size,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise DamageError(f"payload of {size} bytes is not a msgpack map: {error}") from error
+    if type(value) is not dict:
+        raise DamageError(f"payload holds {type(value).__name__}, expected a map")
+    return value
+
+
+def _extension(code: int, data: bytes) -> object:
+    if code == EXT_TENSOR:
+        return _tensor(data)
+    return msgpack.ExtType(code, data)
+
+
+def _tensor(data: bytes) -> object:
+    import numpy
+
+    name, shape, raw = msgpack.unpackb(data, raw=False, max_array_len=64)
+    if name == "bfloat16":
+        # bfloat16 is the upper half of a float32, so widening is exact and needs no other package.
+        wide = numpy.frombuffer(raw, dtype="<u2").astype("<u4") << 16
+        return wide.view("<f4").reshape(shape)
+    dtype = numpy.dtype(name)
+    if dtype.hasobject:
+        raise ValueError(f"tensor of dtype {name!r} holds Python objects")
+    return numpy.frombuffer(raw, dtype=dtype).reshape(shape).copy()
