@@ -37,6 +37,9 @@ class File(Protocol):
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`: fewer only at the end of the file."""
 
+    def refresh(self) -> None:
+        """Sets `size` to what the file has now: another process may have appended."""
+
     def truncate(self, size: int) -> None: ...
 
     def sync(self) -> None:
@@ -107,6 +110,9 @@ class DiskFile:
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self._descriptor, size, offset)
+
+    def refresh(self) -> None:
+        self.size = os.fstat(self._descriptor).st_size
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)

@@ -1,0 +1,512 @@
+"""`log()` itself: the one function of this package that runs in a training loop.
+
+It packs the caller's dict once, copies the bytes into the ring, and publishes the new head with one aligned store. It
+does no I/O, takes one uncontended lock, and its only limit is the ring.
+
+Contract, for the caller who holds `Journal.log`:
+
+* Any thread may call; the order of records is the order of the lock.
+* A call that an exception leaves (Ctrl-C anywhere inside) has logged the record or has not; nothing is between.
+* A call from a signal handler, a finaliser or a value's own `__float__` inside another call is packed at once and
+  appended by the outer call. Foreign code (`__float__`, `__array__`) runs outside the lock.
+* A full ring refuses: the record takes no sequence number, and count and steps go into the ring's header page, from
+  where they become a GAP record (docs/segment.md#gap). With ``on_full="block"`` the call waits instead.
+* A forked child writes nothing until `rebind` gave it a ring of its own.
+
+Shape of the state: one tuple `mark` = (position, next sequence, open step), replaced by a single store after the bytes
+are in place. So an interrupt cannot leave half a change, and the sender reads a consistent state without the lock.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from .. import clock, values
+from ..errors import UsageError
+from ..limits import KIB, MIB, STEP_MAX
+from ..record import (
+    FLAG_COMMIT,
+    FLAG_LATE,
+    FLAG_MARKED,
+    FLAGS_SHIFT,
+    HEADER_SIZE,
+    KIND_GAP,
+    KIND_META,
+    KIND_ROW,
+    KIND_SHIFT,
+    WORDS,
+    encode_map,
+)
+from ..rows import flatten
+from .drain import unreported_gap
+from .format import (
+    WORD_EPISODE,
+    WORD_EPISODE_COUNT,
+    WORD_EPISODE_END_NS,
+    WORD_EPISODE_START_NS,
+    WORD_EPISODE_STEP_MAX,
+    WORD_EPISODE_STEP_MIN,
+    WORD_HEAD,
+    WORD_REFUSED,
+    WORD_RELEASED,
+    WORD_REPORTED,
+)
+from .ring import Ring
+
+Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
+
+# Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
+_BOUNDARY_BYTES = MIB // 2
+# A record takes at most this share of the ring; a wider dict is split into pieces of the same row.
+_RECORD_SHARE = 8
+_FIRST_WORD = KIND_ROW << KIND_SHIFT
+_COMMIT_WORD = FLAG_COMMIT << FLAGS_SHIFT
+
+
+class _Foreign(Exception):
+    """The fast path met something it does not know; the call goes on outside the lock."""
+
+
+class _Full(Exception):
+    """The ring is full and the caller asked to wait."""
+
+
+class _StepError(Exception):
+    """Marks an error of use in `step`, so that the fast path does not take it for a value it cannot pack."""
+
+
+class _StepTypeError(_StepError, TypeError):
+    pass
+
+
+class _StepValueError(_StepError, ValueError):
+    pass
+
+
+def check_step(step: object) -> int:
+    """`step` as an int.
+
+    Raises:
+        TypeError: It is not an integer (a bool is not; a numpy integer is).
+        ValueError: It is negative or beyond 2**63 - 1.
+    """
+    try:
+        number = operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        raise _StepTypeError(f"log() step is {type(step).__name__} {step!r}, expected a non-negative int") from None
+    if isinstance(step, bool):
+        raise _StepTypeError(f"log() step is bool {step!r}, expected a non-negative int")
+    if not 0 <= number <= STEP_MAX:
+        raise _StepValueError(f"log() step is {number}, expected 0 to {STEP_MAX}")
+    return number
+
+
+class Journal:
+    """One stream's way into its ring.
+
+    Attributes:
+        log: The function; see the module's docstring. Signature ``log(data, step=None, commit=None, sync=None)``.
+        mark: Call it for (position, next sequence, open step): consistent, from any thread.
+        boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
+        piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
+            META or GAP: a batch that begins behind it holds none.
+    """
+
+    __slots__ = (
+        "append_meta",
+        "bind_child",
+        "boundaries",
+        "close_log",
+        "drain_deferred",
+        "late_dropped",
+        "left_out",
+        "log",
+        "mark",
+        "meta_end",
+        "piece_end",
+        "release",
+        "report_gap",
+        "ring",
+    )
+
+    log: Callable[..., None]
+    mark: Callable[[], Mark]
+    piece_end: Callable[[], int]
+    meta_end: Callable[[], int]
+    release: Callable[[int], None]
+    append_meta: Callable[[Mapping[str, Any]], int]
+    drain_deferred: Callable[[], None]
+    report_gap: Callable[[], bool]
+    bind_child: Callable[[Callable[[int], Ring]], None]
+    close_log: Callable[[str], None]
+    late_dropped: Callable[[], int]
+    left_out: Callable[[], dict[str, str]]
+    ring: Ring
+    boundaries: deque[Mark]
+
+
+def open_journal(
+    ring: Ring,
+    *,
+    first_step: int = 0,
+    late_steps: str = "merge",
+    misuse: str = "raise",
+    on_full: str = "refuse",
+    on_first_log: Callable[[], None] | None = None,
+    on_notice: Callable[[str, str], None] = lambda topic, text: None,
+) -> Journal:
+    """Makes the functions of a stream.
+
+    Args:
+        ring: Empty, made by this process.
+        first_step: The open step to begin with.
+        late_steps: "merge", "drop" or "error": what a step below the open one does.
+        misuse: "raise", or "warn": leave out what cannot be stored, count, mark and tell once per key.
+        on_full: "refuse" (and count) or "block".
+        on_first_log: Called once, by the first call of `log`, before its record is placed.
+        on_notice: Gets (topic, text) of what a user should be told once.
+    """
+    lock = threading.RLock()
+    owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
+    data, words, capacity = ring.data, ring.words, ring.capacity
+    mask, record_max = capacity - 1, capacity // _RECORD_SHARE
+    pack_words = WORDS.pack_into
+    now = clock.wall_ns
+    deferred: deque[tuple[list[bytes], int | None, bool | None, int]] = deque()
+    boundaries: deque[Mark] = deque()
+    misused: dict[str, str] = {}
+    mark: Mark = (0, 1, first_step)
+    limit = 0  # the position up to which a record may be placed without a look at anything else
+    last_boundary = 0
+    piece_end = meta_end = 0
+    refusing = False
+    dropped_late = 0
+    stopped: str | None = None
+    child_ring: Callable[[int], Ring] | None = None
+
+    def convert_known(value: object) -> object:
+        convert = values.KNOWN_SCALARS.get(type(value))
+        if convert is None:
+            raise _Foreign
+        return convert(value)
+
+    pack: Callable[[object], bytes] = msgpack.Packer(default=convert_known).pack
+
+    def log(data_: Any, step: int | None = None, commit: bool | None = None, sync: object = None) -> None:
+        nonlocal mark
+        if owned():
+            defer(data_, step, commit)
+            return
+        try:
+            with lock:
+                if type(data_) is not dict:
+                    raise _Foreign
+                for key in data_:
+                    if type(key) is not str:
+                        raise _Foreign
+                payload = pack(data_)
+                head, sequence, open_step = mark
+                size = HEADER_SIZE + len(payload)
+                tail = head + size
+                start = head & mask
+                if step is not None or commit is False or tail > limit or start + size > capacity:
+                    append_row([payload], step, commit, 0)
+                    return
+                pack_words(data, start, size | _FIRST_WORD | _COMMIT_WORD, sequence, open_step, now())
+                data[start + HEADER_SIZE : start + size] = payload
+                mark = (tail, sequence + 1, open_step + 1)
+                words[WORD_HEAD] = tail
+                if deferred:
+                    drain_deferred()
+        except (_Foreign, UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError, _Full) as error:
+            if isinstance(error, _StepError) and misuse != "warn":
+                raise
+            log_slowly(data_, step, commit)
+
+    def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
+        """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
+        payloads, flags = prepare(data_)
+        if not payloads:
+            return
+        step, flags = permitted_step(step, flags)
+        while True:
+            try:
+                with lock:
+                    append_row(payloads, step, commit, flags)
+                return
+            except _Full:
+                clock.pause(0.001)
+
+    def permitted_step(step: int | None, flags: int) -> tuple[int | None, int]:
+        """The step, or under misuse="warn" None (the open row) instead of one that cannot be."""
+        if step is None:
+            return None, flags
+        try:
+            return check_step(step), flags
+        except _StepError as error:
+            if misuse != "warn":
+                raise
+            note_misuse("step", str(error))
+            return None, flags | FLAG_MARKED
+
+    def note_misuse(key: str, text: str) -> None:
+        if key not in misused:
+            on_notice("misuse", text)
+        misused[key] = text
+
+    def prepare(data_: Any) -> tuple[list[bytes], int]:
+        """The payloads of a call: one, or several for a dict too wide for one record. Runs foreign code, no lock held.
+
+        Raises:
+            TypeError, ValueError: An error of use, under misuse="raise". Under "warn" a `data_` that is no mapping
+                gives no payload.
+        """
+        if not isinstance(data_, Mapping):
+            text = f"log() data is {type(data_).__name__}, expected a dict of str to values"
+            if misuse != "warn":
+                raise TypeError(text)
+            note_misuse("data", text)
+            return [], 0
+        plain, bad = values.plain(data_, keep_going=misuse == "warn")
+        for key, text in bad.items():
+            note_misuse(key, text)
+        payload = encode_map(plain)
+        if len(payload) <= record_max - HEADER_SIZE:
+            return [payload], FLAG_MARKED if bad else 0
+        return split(flatten(plain)), FLAG_MARKED if bad else 0
+
+    def split(flat: dict[str, Any]) -> list[bytes]:
+        payloads: list[bytes] = []
+        part: dict[str, Any] = {}
+        size = 0
+        for key, value in flat.items():
+            item = len(encode_map({key: value}))
+            if item > record_max - HEADER_SIZE:
+                text = (
+                    f"log() value of {key!r} takes {item} bytes, at most {record_max - HEADER_SIZE} fit into one record "
+                    f"of this ring ({capacity // KIB} KiB). Nothing of this call was stored."
+                )
+                if misuse != "warn":
+                    raise ValueError(text)
+                note_misuse(key, text)
+                continue
+            if part and size + item > record_max - HEADER_SIZE:
+                payloads.append(encode_map(part))
+                part, size = {}, 0
+            part[key] = value
+            size += item
+        payloads.append(encode_map(part))
+        return payloads
+
+    def defer(data_: Any, step: int | None, commit: bool | None) -> None:
+        """A call inside another call of the same thread."""
+        if stopped is not None:
+            raise UsageError(stopped)
+        payloads, flags = prepare(data_)
+        if payloads:
+            step, flags = permitted_step(step, flags)
+            deferred.append((payloads, step, commit, flags))
+
+    def drain_deferred() -> None:
+        """Appends what re-entrant calls left. Called inside the lock by log(), and by the sender."""
+        with lock:
+            while deferred:
+                payloads, step, commit, flags = deferred[0]
+                try:
+                    append_row(payloads, step, commit, flags)
+                except (UsageError, _Full) as error:
+                    on_notice("deferred", f"a log() call from inside another one was left out: {error}")
+                # Race: nothing between the append and this del may be interrupted into losing or doubling the call;
+                # CPython looks for signals at calls and jumps back, and here is neither.
+                del deferred[0]
+
+    def append_row(payloads: list[bytes], step: int | None, commit: bool | None, flags: int) -> None:
+        """Places one call under the lock, by the table in DESIGN ("What `log` means")."""
+        nonlocal dropped_late, piece_end, on_first_log
+        if stopped is not None:
+            raise UsageError(stopped)
+        if child_ring is not None:
+            rebind()
+        if on_first_log is not None:
+            callback, on_first_log = on_first_log, None
+            callback()
+        open_step = mark[2]
+        row = open_step if step is None else step if type(step) is int and 0 <= step <= STEP_MAX else check_step(step)
+        if row < open_step:
+            if late_steps == "error":
+                raise UsageError(f"log() step {row} is below the open step {open_step}, and late_steps is 'error'")
+            if late_steps == "drop":
+                dropped_late += 1
+                on_notice("late", f"step {row} is below the open step {open_step}: dropped, as late_steps='drop' asks")
+                return
+            flags |= FLAG_LATE
+            after = open_step
+        elif (commit is None and step is None) or (commit is not None and commit):
+            flags |= FLAG_COMMIT
+            after = row + 1
+        else:
+            after = row
+        if not make_room(sum(map(len, payloads)) + HEADER_SIZE * len(payloads), row):
+            return
+        for payload in payloads[:-1]:
+            place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, row if row > open_step else open_step, piece=True)
+        place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
+        if deferred and deferred[0][0] is not payloads:
+            drain_deferred()
+
+    def place(kind: int, flags: int, payload: bytes, row: int, after: int, *, piece: bool) -> None:
+        """Writes one record for which there is room, across the end of the window if need be, and publishes it."""
+        nonlocal mark, piece_end, meta_end
+        head, sequence, _ = mark
+        size = HEADER_SIZE + len(payload)
+        tail = head + size
+        start = head & mask
+        first_word = size | kind << KIND_SHIFT | flags << FLAGS_SHIFT
+        if start + size <= capacity:
+            pack_words(data, start, first_word, sequence, row, now())
+            data[start + HEADER_SIZE : start + size] = payload
+        else:
+            record = WORDS.pack(first_word, sequence, row, now()) + payload
+            upto = capacity - start
+            data[start:] = record[:upto]
+            data[: size - upto] = record[upto:]
+        # Invariant: these are stored before the mark that covers them, so a batch never lacks a flag it needs.
+        if piece:
+            piece_end = tail
+        if kind != KIND_ROW:
+            meta_end = tail
+        mark = (tail, sequence + 1, after)
+        words[WORD_HEAD] = tail
+
+    def make_room(size: int, row: int) -> bool:
+        """Whether `size` bytes may be placed now; if not, the call is counted as refused."""
+        nonlocal limit, refusing
+        head = mark[0]
+        if head + size > limit:
+            note_boundary(head)
+            room_until = words[WORD_RELEASED] + capacity
+            if head + size > room_until:
+                if on_full == "block":
+                    raise _Full
+                refuse(row)
+                return False
+            limit = max(head + size, min(room_until, last_boundary + _BOUNDARY_BYTES))
+            if refusing:
+                refusing = False
+                write_gap()
+                return make_room(size, row)
+        return True
+
+    def note_boundary(head: int) -> None:
+        nonlocal last_boundary
+        if head - last_boundary >= _BOUNDARY_BYTES // 2:
+            boundaries.append(mark)
+            last_boundary = head
+
+    def refuse(row: int) -> None:
+        """Counts a call that found no room: in the header page, which survives kill -9."""
+        nonlocal refusing
+        stamp = now()
+        if words[WORD_EPISODE] == words[WORD_REPORTED]:
+            words[WORD_EPISODE_COUNT] = 0
+            words[WORD_EPISODE_STEP_MIN] = words[WORD_EPISODE_STEP_MAX] = row
+            words[WORD_EPISODE_START_NS] = stamp
+            words[WORD_EPISODE] = words[WORD_EPISODE] + 1
+            on_notice("refused", f"the journal is full: records from step {row} on are refused and counted")
+        refusing = True
+        words[WORD_EPISODE_STEP_MIN] = min(words[WORD_EPISODE_STEP_MIN], row)
+        words[WORD_EPISODE_STEP_MAX] = max(words[WORD_EPISODE_STEP_MAX], row)
+        words[WORD_EPISODE_END_NS] = stamp
+        words[WORD_EPISODE_COUNT] = words[WORD_EPISODE_COUNT] + 1
+        words[WORD_REFUSED] = words[WORD_REFUSED] + 1
+
+    def write_gap() -> bool:
+        """Puts the last episode of refusing into the stream, if there is room for it. Under the lock."""
+        gap = unreported_gap(tuple(words))
+        if gap is None:
+            return True
+        payload = encode_map(gap)
+        if mark[0] + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
+            return False
+        place(KIND_GAP, 0, payload, mark[2], mark[2], piece=True)
+        words[WORD_REPORTED] = words[WORD_EPISODE]
+        return True
+
+    def report_gap() -> bool:
+        """Puts an unreported episode into the stream: for the sender, when the loop has gone quiet, and for finish."""
+        nonlocal refusing
+        if words[WORD_EPISODE] == words[WORD_REPORTED]:
+            return True
+        with lock:
+            written = write_gap()
+            if written:
+                refusing = False
+            return written
+
+    def append_meta(facts: Mapping[str, Any]) -> int:
+        """Places a META record and returns its sequence, or 0 when the ring has no room: then try again later."""
+        payload = encode_map(dict(facts))
+        with lock:
+            if child_ring is not None:
+                rebind()
+            head, sequence, open_step = mark
+            if head + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
+                return 0
+            note_boundary(head)
+            place(KIND_META, 0, payload, open_step, open_step, piece=True)
+            return sequence
+
+    def release(position: int) -> None:
+        """Lets `log()` overwrite everything before `position`: it is stored. Called by the sender only."""
+        words[WORD_RELEASED] = position
+
+    def close_log(text: str) -> None:
+        """From now on `log` raises `UsageError(text)`."""
+        nonlocal stopped, limit
+        with lock:
+            drain_deferred()
+            stopped, limit = text, 0
+
+    def bind_child(make: Callable[[int], Ring]) -> None:
+        """In a forked child: the next append asks `make(open step)` for a ring of the child's own and goes on there."""
+        nonlocal lock, owned, limit, child_ring
+        lock = threading.RLock()
+        owned = lock._is_owned  # type: ignore[attr-defined]
+        limit, child_ring = 0, make
+        deferred.clear()
+        boundaries.clear()
+
+    def rebind() -> None:
+        nonlocal child_ring, data, words, capacity, mask, record_max, mark, piece_end, meta_end, last_boundary, refusing
+        assert child_ring is not None
+        make, child_ring = child_ring, None
+        open_step = mark[2]
+        mark = (0, 1, open_step)
+        piece_end = meta_end = last_boundary = 0
+        refusing = False
+        journal.ring = ring = make(open_step)
+        data, words, capacity = ring.data, ring.words, ring.capacity
+        mask, record_max = capacity - 1, capacity // _RECORD_SHARE
+
+    journal = Journal()
+    journal.ring = ring
+    journal.boundaries = boundaries
+    journal.log = log
+    journal.mark = lambda: mark
+    journal.piece_end = lambda: piece_end
+    journal.meta_end = lambda: meta_end
+    journal.release = release
+    journal.append_meta = append_meta
+    journal.drain_deferred = drain_deferred
+    journal.report_gap = report_gap
+    journal.bind_child = bind_child
+    journal.close_log = close_log
+    journal.late_dropped = lambda: dropped_late
+    journal.left_out = lambda: dict(misused)
+    return journal

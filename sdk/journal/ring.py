@@ -1,0 +1,143 @@
+"""The ring as memory: made by one process, locked by it for life, read by others only when that lock is free.
+
+Life: `Ring.create` makes a tmpfs file, reserves every page and takes the record lock; the process that made it is its
+only writer. `close` unlinks it, which is done when everything in it is stored elsewhere. When the process dies instead,
+the file stays, the kernel frees the lock, and `sdk.journal.drain` takes what was not released. Where no shared memory
+can be had the ring is private memory (`volatile`): the same, except that it dies with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from .. import platform
+from ..ids import hex_u64
+from ..platform.linux import forget_lock
+from ..record import encode_map
+from .format import CAPACITY_MIN, HEADER_BYTES, STATIC, STATIC_MAGIC, STATIC_OFFSET, SUFFIX, VERSION, WORDS
+
+# Limit: all rings and arenas of one user on one host together, as a share of the file system's size. PyTorch's own
+# workers die of a bus error when we fill /dev/shm, so this is a matter of goal 1.
+SHARE_MAX = 8
+# Limit: one ring, as a share of the size: Docker's 64 MB give 2 MiB.
+SHARE_RING = 32
+VOLATILE_CAPACITY = 4 << 20
+
+
+class Ring:
+    """A mapped ring.
+
+    Attributes:
+        data: The window, uint8[capacity].
+        words: The header page's words, uint64.
+        capacity: Bytes in the window, a power of two.
+        path: The tmpfs file, or None for a volatile ring.
+    """
+
+    def __init__(self, mapping: mmap.mmap, capacity: int, path: str | None, descriptor: int) -> None:
+        self._mapping = mapping
+        self._descriptor = descriptor
+        self.path = path
+        self.capacity = capacity
+        view = memoryview(mapping)
+        self.data = view[HEADER_BYTES:]
+        self.words = view[: WORDS * 8].cast("Q")
+        self._pid = os.getpid()
+
+    @property
+    def volatile(self) -> bool:
+        return self.path is None
+
+    @classmethod
+    def create(
+        cls, base: str, store_digest: str, stream: int, capacity: int, identity: Mapping[str, Any]
+    ) -> tuple[Ring, str | None]:
+        """A new ring of at most `capacity` bytes, and what a user should know about it (None: nothing).
+
+        Args:
+            base: The shared memory file system, normally ``/dev/shm``.
+            identity: What a drain must know (`run`, `store`); it is kept in the header page.
+        """
+        try:
+            directory = platform.shared_directory(base)
+            size = fitting_capacity(capacity, platform.shared_size(base), platform.shared_used(directory))
+            while size >= CAPACITY_MIN:
+                path = os.path.join(directory, f"{store_digest}-{hex_u64(stream)}{SUFFIX}")
+                try:
+                    descriptor, mapping = platform.create_shared(path, HEADER_BYTES + size)
+                except OSError as error:
+                    trouble = str(error)
+                    size //= 2
+                    continue
+                ring = cls(mapping, size, path, descriptor)
+                ring._write_static(stream, identity)
+                note = None if size == capacity else f"{base} is small: the ring has {size >> 10} KiB of {capacity >> 10}"
+                return ring, note
+            trouble = f"no room for a ring of {CAPACITY_MIN >> 10} KiB in {base}"
+        except Exception as error:
+            trouble = str(error)
+        mapping = mmap.mmap(-1, HEADER_BYTES + VOLATILE_CAPACITY)
+        ring = cls(mapping, VOLATILE_CAPACITY, None, -1)
+        ring._write_static(stream, identity)
+        return ring, f"{trouble}; records wait in private memory, which does not survive kill -9 of the trainer"
+
+    def _write_static(self, stream: int, identity: Mapping[str, Any]) -> None:
+        text = encode_map(dict(identity))
+        if len(text) > HEADER_BYTES - STATIC_OFFSET - STATIC.size:
+            raise ValueError(f"ring identity has {len(text)} bytes, more than the header page holds")
+        head = STATIC.pack(STATIC_MAGIC, VERSION, 0, len(text), self.capacity, stream, 0)
+        crc = zlib.crc32(text, zlib.crc32(head[:-4]))
+        self._mapping[STATIC_OFFSET : STATIC_OFFSET + STATIC.size] = head[:-4] + crc.to_bytes(4, "little")
+        start = STATIC_OFFSET + STATIC.size
+        self._mapping[start : start + len(text)] = text
+
+    def touch(self) -> None:
+        """Maps all pages, so that `log()` never takes a page fault; gives the GIL away."""
+        platform.touch(self._mapping)
+
+    def slices(self, start: int, end: int) -> list[memoryview]:
+        """The bytes from stream position `start` to `end` as one or two views of the window, not copied."""
+        if start == end:
+            return []
+        first, last = start % self.capacity, end % self.capacity
+        if first < last:
+            return [self.data[first:last]]
+        return [self.data[first:], self.data[:last]] if last else [self.data[first:]]
+
+    def is_unlinked(self) -> bool:
+        """Whether somebody removed the file (systemd's RemoveIPC at logout): nobody could drain it then."""
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
+
+    def close(self) -> None:
+        """Removes the file and lets go of lock and memory. Call it when everything is stored elsewhere."""
+        if self.path is not None and os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Lets go without removing: in a forked child, whose parent still writes it; or to leave it to a drain."""
+        if self._descriptor >= 0:
+            if os.getpid() == self._pid:
+                forget_lock(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+def fitting_capacity(wanted: int, size: int, used: int) -> int:
+    """The capacity of a new ring where `used` of `size` bytes of shared memory are ours already; a power of two, or 0.
+
+    A 32nd of the file system, and never more than half of what our share (an eighth) still has, so that eight ranks
+    find room even in a container's 64 MB.
+    """
+    room = size // SHARE_MAX - used
+    if room < CAPACITY_MIN:
+        return 0
+    # The header page does not count: half of the rest leaves more than enough room for it.
+    best = min(wanted, size // SHARE_RING, max(room // 2, CAPACITY_MIN))
+    return 1 << (max(best, CAPACITY_MIN).bit_length() - 1)

@@ -1,0 +1,93 @@
+"""Constants of the segment format, version 1. Constants only: if you change this file, change docs/segment.md.
+
+All integers are little-endian; every block starts at a multiple of 8. Zero is never a magic or a kind, so a hole in a
+file can never look like a block.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+# A byte with its high bit, three letters, the major version, then CR LF and ^Z: damage by 7-bit or text transfer shows.
+FILE_MAGIC = b"\x89STP1\r\n\x1a"
+FORMAT_MAJOR = 1
+FORMAT_MINOR = 0
+
+# magic, major u16, minor u16, header size u32, incompatible flags u32, compatible flags u32, store id 16, writer u64,
+# segment number u32, created ns i64, CRC-32 of the 60 bytes before it.
+FILE_HEADER = struct.Struct("<8sHHIII16sQIqI")
+FILE_HEADER_SIZE = FILE_HEADER.size
+
+BLOCK_MAGIC = 0xB10C57EB
+# magic u32, kind u8, codec u8, header size u16, stored size u32, raw size u32, payload CRC u32, records u32,
+# block number u64, stream u64, first sequence u64, last sequence u64, min step u64, max step u64,
+# flags u32, CRC of the previous block's header u32 (the file header's for the first), reserved u32, CRC of the 84 before.
+BLOCK_HEADER = struct.Struct("<IBBHIIIIQQQQQQIIII")
+BLOCK_HEADER_SIZE = BLOCK_HEADER.size
+ALIGNMENT = 8
+
+KIND_ROWS = 1
+KIND_COLUMNS = 2
+KIND_BLOB = 3
+KIND_KEYS = 4
+KIND_META = 5
+KIND_CHECKPOINT = 6
+KIND_GAP = 7
+# Bit 7 of a kind: a reader that does not know it may skip the block. Without it: "a newer version wrote this".
+KIND_SKIPPABLE = 0x80
+KIND_INDEX = KIND_SKIPPABLE | 8
+
+# Block flags. The low 16 bits may be ignored by a reader that does not know them, the high 16 may not.
+FLAG_HAS_META = 1  # ROWS: META or GAP records are among the records
+FLAG_HAS_PIECES = 2  # ROWS: at least one record does not commit its row
+FLAG_MERGED = 4  # ROWS: pieces were coalesced, so there are fewer records than sequences
+INCOMPATIBLE_MASK = 0xFFFF0000
+
+# index offset u64, file size u64, blocks u32, reserved u32, CRC of the 24 before u32, magic u32.
+TRAILER = struct.Struct("<QQIIII")
+TRAILER_SIZE = TRAILER.size
+TRAILER_MAGIC = 0x5EA1ED01
+
+KEYS_BLOCK_NAMES_MAX = 100_000
+
+
+class FileHeader(NamedTuple):
+    """Who wrote a segment: its writer's random id and the segment's number, from 0, among that writer's in this run."""
+
+    store_id: bytes
+    writer: int
+    number: int
+    created_ns: int
+    crc: int = 0
+
+
+class Block(NamedTuple):
+    """A decoded block header with its place in the file."""
+
+    offset: int
+    kind: int
+    codec: int
+    stored_size: int
+    raw_size: int
+    payload_crc: int
+    records: int
+    number: int
+    stream: int
+    first: int
+    last: int
+    step_min: int
+    step_max: int
+    flags: int
+    previous_crc: int
+    crc: int
+
+    @property
+    def end(self) -> int:
+        """Where the next block starts."""
+        return padded(self.offset + BLOCK_HEADER_SIZE + self.stored_size)
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to the alignment of blocks."""
+    return (size + ALIGNMENT - 1) & ~(ALIGNMENT - 1)

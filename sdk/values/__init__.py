@@ -1,0 +1,28 @@
+"""Values: what a user may log, and what each becomes in a record.
+
+What may live here: turning foreign objects into plain msgpack values (`plain`), and later the media types. A foreign
+package is recognised by its type's module, so nothing here imports numpy, torch or jax that the user did not import.
+
+| logged | stored, and read back as |
+|---|---|
+| None, bool, int (64-bit), float incl. NaN and infinities, str | itself |
+| numpy, torch, jax, TensorFlow scalar or array of size 1 | bool, int, float or str |
+| numpy, torch, jax, TensorFlow array of up to 16 KiB | tensor, read as numpy array of the same dtype and shape |
+| list, tuple, range, deque, array.array | list |
+| set, frozenset | list, sorted where its elements can be ordered |
+| Mapping | map; nested keys that are not str become their text |
+| bytes, bytearray, memoryview | bytes |
+| datetime, date, time | ISO 8601 text |
+| timedelta | float, seconds |
+| Enum | its value, where that can be stored, else its name |
+| dataclass, namedtuple | map of its fields |
+| Decimal, Fraction | float, nearest |
+| complex | map with "real" and "imag" |
+| pathlib.Path | str |
+| UUID, numpy datetime64 | str |
+| function, class | its dotted name |
+"""
+
+from .convert import KNOWN_SCALARS, plain, plain_value, register_known_scalars
+
+__all__ = ["KNOWN_SCALARS", "plain", "plain_value", "register_known_scalars"]

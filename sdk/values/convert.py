@@ -1,0 +1,290 @@
+"""Foreign objects to plain msgpack values; the table is in the package's docstring.
+
+Runs foreign code (`__float__`, `__array__`, `item()` of a CUDA scalar, which waits for the device), so it is called
+without any lock. The caller's objects are never changed and nothing of them is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from ..limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, NESTING_MAX
+from ..record import EXT_TENSOR
+
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_PLAIN_SCALARS = frozenset({bool, float, type(None)})
+
+# Exact types that the packer of the hot path may convert inside the lock: pure C conversions that call no foreign code.
+KNOWN_SCALARS: dict[type, Callable[[Any], object]] = {}
+
+_on_device: list[Callable[[str], None]] = []
+
+
+def register_known_scalars() -> None:
+    """Adds numpy's scalar types to `KNOWN_SCALARS` if the user's process has imported numpy."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or KNOWN_SCALARS:
+        return
+    for name, convert in (
+        ("float16", float), ("float32", float), ("bool_", bool),
+        ("int8", int), ("int16", int), ("int32", int), ("int64", int),
+        ("uint8", int), ("uint16", int), ("uint32", int), ("uint64", int),
+    ):  # fmt: skip
+        KNOWN_SCALARS[getattr(numpy, name)] = convert
+
+
+def on_device_value(callback: Callable[[str], None]) -> None:
+    """Sets who is told (by a text) when a value had to be fetched from a device, which makes the loop wait for it."""
+    _on_device[:] = [callback]
+
+
+def plain(data: Mapping[Any, Any], *, keep_going: bool = False) -> tuple[dict[str, Any], dict[str, str]]:
+    """A call's data as plain values, and what was left out.
+
+    Args:
+        data: What the user gave to `log`.
+        keep_going: Leave out what cannot be stored instead of raising.
+
+    Returns:
+        The plain map, and key to explanation of what is not in it.
+
+    Raises:
+        TypeError: A key is not a str, or a value is of a type that cannot be stored.
+        ValueError: A value of a right type is out of range: beyond 64 bits, nested too deep, too large.
+    """
+    out: dict[str, Any] = {}
+    bad: dict[str, str] = {}
+    for index, (key, value) in enumerate(data.items()):
+        try:
+            out[_check_key(key, index, data)] = plain_value(value, key)
+        except (TypeError, ValueError) as error:
+            if not keep_going:
+                raise type(error)(
+                    f"{error}. Nothing of this call was stored.\n"
+                    "  In a long job STEPD_MISUSE=warn leaves such keys out instead of raising."
+                ) from None
+            bad[str(key)[:KEY_BYTES_MAX]] = str(error)
+    return out, bad
+
+
+def _check_key(key: object, index: int, data: Mapping[Any, Any]) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"log() key {index} is {type(key).__name__}, expected str: {key!r} in {_excerpt(data)}")
+    if len(key.encode("utf-8", "surrogatepass")) > KEY_BYTES_MAX:
+        raise ValueError(f"log() key {index} is longer than {KEY_BYTES_MAX} bytes: {key[:40]!r}…")
+    return str(key)
+
+
+def _excerpt(data: Mapping[Any, Any]) -> str:
+    text = ", ".join(f"{k!r}: {type(v).__name__}" for k, v in list(data.items())[:4])
+    return f"{{{text}{', …' if len(data) > 4 else ''}}}"
+
+
+def plain_value(value: Any, key: object = "", depth: int = 0) -> Any:
+    """One value as a plain one.
+
+    Raises:
+        TypeError, ValueError: As `plain`.
+    """
+    kind = type(value)
+    if kind in _PLAIN_SCALARS:
+        return value
+    if kind is int:
+        return _integer(value, key)
+    if kind is str:
+        return value
+    if depth > NESTING_MAX:
+        raise ValueError(f"log() value of {key!r} is nested deeper than {NESTING_MAX}")
+    if kind is dict or kind is list or kind is tuple:
+        return _container(value, key, depth)
+    handler = _HANDLERS.get(kind.__module__.partition(".")[0])
+    if handler is not None:
+        converted = handler(value, key)
+        if converted is not _UNKNOWN:
+            return converted
+    return _standard(value, key, depth)
+
+
+def _integer(value: int, key: object) -> int:
+    if _INT_MIN <= value <= _INT_MAX:
+        return int(value)
+    raise ValueError(f"log() value of {key!r} is an integer of {value.bit_length()} bits, expected at most 64")
+
+
+def _container(value: Any, key: object, depth: int) -> Any:
+    if isinstance(value, dict):
+        return {_name(k): plain_value(v, key, depth + 1) for k, v in value.items()}
+    fields = getattr(value, "_fields", None)
+    if fields and isinstance(value, tuple):
+        return {name: plain_value(v, key, depth + 1) for name, v in zip(fields, value)}
+    return [plain_value(v, key, depth + 1) for v in value]
+
+
+def _name(key: object) -> str:
+    return key if type(key) is str else str(key)
+
+
+_UNKNOWN = object()
+
+
+def _standard(value: Any, key: object, depth: int) -> Any:
+    """Objects of the standard library and the rest, by the table."""
+    import enum
+
+    if isinstance(value, enum.Enum):
+        try:
+            return plain_value(value.value, key, depth + 1)
+        except (TypeError, ValueError):
+            return value.name
+    for base, convert in _BUILTIN_BASES:
+        if isinstance(value, base):
+            return convert(value, key, depth)
+    for module, name, convert in _LAZY_BASES:
+        loaded = sys.modules.get(module)
+        if loaded is not None and isinstance(value, getattr(loaded, name)):
+            return convert(value, key, depth)
+    if hasattr(type(value), "__dataclass_fields__"):
+        fields = type(value).__dataclass_fields__
+        return {name: plain_value(getattr(value, name), key, depth + 1) for name in fields}
+    if isinstance(value, Mapping):
+        return {_name(k): plain_value(v, key, depth + 1) for k, v in value.items()}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    raise TypeError(f"log() value of {key!r} is {_type_name(value)}, which cannot be stored")
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _list(value: Any, key: object, depth: int) -> list[Any]:
+    return [plain_value(v, key, depth + 1) for v in value]
+
+
+def _set(value: Any, key: object, depth: int) -> list[Any]:
+    items = _list(value, key, depth)
+    try:
+        return sorted(items)
+    except TypeError:
+        return items
+
+
+def _complex(value: complex, key: object, depth: int) -> dict[str, float]:
+    return {"real": value.real, "imag": value.imag}
+
+
+_Convert = Callable[[Any, object, int], Any]
+_BUILTIN_BASES: tuple[tuple[Any, _Convert], ...] = (
+    (bool, lambda v, k, d: bool(v)),
+    (int, lambda v, k, d: _integer(int(v), k)),
+    (float, lambda v, k, d: float(v)),
+    (str, lambda v, k, d: str(v)),
+    ((bytes, bytearray, memoryview), lambda v, k, d: bytes(v)),
+    ((dict, list, tuple), _container),
+    (range, _list),
+    ((set, frozenset), _set),
+    (complex, _complex),
+)
+_LAZY_BASES: tuple[tuple[str, str, _Convert], ...] = (
+    ("datetime", "datetime", lambda v, k, d: v.isoformat()),
+    ("datetime", "date", lambda v, k, d: v.isoformat()),
+    ("datetime", "time", lambda v, k, d: v.isoformat()),
+    ("datetime", "timedelta", lambda v, k, d: v.total_seconds()),
+    ("decimal", "Decimal", lambda v, k, d: float(v)),
+    ("fractions", "Fraction", lambda v, k, d: float(v)),
+    ("pathlib", "PurePath", lambda v, k, d: str(v)),
+    ("uuid", "UUID", lambda v, k, d: str(v)),
+    ("collections", "deque", _list),
+    ("array", "array", _list),
+)
+
+
+def _from_numpy(value: Any, key: object) -> Any:
+    register_known_scalars()
+    import numpy
+
+    if isinstance(value, (numpy.datetime64, numpy.timedelta64)):
+        return str(value)
+    if isinstance(value, numpy.generic):
+        item = value.item()
+        return _UNKNOWN if isinstance(item, numpy.generic) else plain_value(item, key)
+    if isinstance(value, numpy.ndarray):
+        return _from_array(value, key)
+    return _UNKNOWN
+
+
+def _from_array(array: Any, key: object, dtype_name: str | None = None) -> Any:
+    if array.dtype.hasobject:
+        raise TypeError(f"log() value of {key!r} is an array of Python objects (dtype {array.dtype}), expected numbers")
+    if array.size == 1 and dtype_name is None:
+        return plain_value(array.reshape(()).item() if array.dtype.kind not in "mM" else str(array.reshape(())), key)
+    if array.dtype.kind in "US":
+        return array.tolist()
+    if array.nbytes > INLINE_TENSOR_BYTES_MAX:
+        raise ValueError(
+            f"log() value of {key!r} is an array of {array.nbytes} bytes (shape {array.shape}, dtype {array.dtype}); arrays "
+            f"beyond {INLINE_TENSOR_BYTES_MAX} bytes are not stored yet: log a statistic of it"
+        )
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    name = dtype_name or little.dtype.str
+    packed = msgpack.packb([name, list(array.shape), little.tobytes()])
+    return msgpack.ExtType(EXT_TENSOR, packed)
+
+
+def _from_torch(value: Any, key: object) -> Any:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return str(value) if isinstance(value, (torch.device, torch.dtype)) else _UNKNOWN
+    if value.device.type != "cpu":
+        _tell_device(key, value.device)
+    if value.numel() == 1:
+        return plain_value(value.item(), key)
+    tensor = value.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return _from_array(tensor.view(torch.int16).numpy().view("<u2"), key, "bfloat16")
+    return _from_array(tensor.numpy(), key)
+
+
+def _from_jax(value: Any, key: object) -> Any:
+    if not hasattr(value, "dtype") or not hasattr(value, "__array__"):
+        return _UNKNOWN
+    platform = getattr(getattr(value, "device", None), "platform", "cpu")
+    if platform != "cpu":
+        _tell_device(key, platform)
+    if value.size == 1:
+        return plain_value(value.reshape(()).item(), key)
+    import numpy
+
+    array = numpy.asarray(value)
+    if array.dtype.name == "bfloat16":
+        return _from_array(array.view("<u2"), key, "bfloat16")
+    return _from_array(array, key)
+
+
+def _from_tensorflow(value: Any, key: object) -> Any:
+    if not hasattr(value, "numpy"):
+        return _UNKNOWN
+    return _from_numpy(value.numpy(), key)
+
+
+def _tell_device(key: object, device: object) -> None:
+    for callback in _on_device:
+        callback(
+            f"the value of {key!r} lives on {device}: fetching it makes the loop wait for the device at every call. "
+            "Log `.item()` of a value you fetch anyway, or log less often"
+        )
+
+
+_HANDLERS: dict[str, Callable[[Any, object], Any]] = {
+    "numpy": _from_numpy,
+    "torch": _from_torch,
+    "jax": _from_jax,
+    "jaxlib": _from_jax,
+    "tensorflow": _from_tensorflow,
+}
