@@ -59,6 +59,9 @@ from .format import (
 )
 from .ring import Ring
 
+# (open step) -> a ring for this process, the facts of its first META record, what to call at the first log().
+ChildMaker = Callable[[int], "tuple[Ring, Mapping[str, Any], Callable[[], None] | None]"]
+
 Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
 
 # Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
@@ -123,9 +126,12 @@ class Journal:
         "bind_child",
         "boundaries",
         "close_log",
+        "deferred",
         "drain_deferred",
+        "hold",
         "late_dropped",
         "left_out",
+        "let_go",
         "log",
         "mark",
         "meta_end",
@@ -143,12 +149,15 @@ class Journal:
     append_meta: Callable[[Mapping[str, Any]], int]
     drain_deferred: Callable[[], None]
     report_gap: Callable[[], bool]
-    bind_child: Callable[[Callable[[int], Ring]], None]
+    bind_child: Callable[[ChildMaker], None]
+    hold: Callable[[], None]
+    let_go: Callable[[], None]
     close_log: Callable[[str], None]
     late_dropped: Callable[[], int]
     left_out: Callable[[], dict[str, str]]
     ring: Ring
     boundaries: deque[Mark]
+    deferred: deque[Any]
 
 
 def open_journal(
@@ -188,7 +197,7 @@ def open_journal(
     refusing = False
     dropped_late = 0
     stopped: str | None = None
-    child_ring: Callable[[int], Ring] | None = None
+    child_ring: ChildMaker | None = None
 
     def convert_known(value: object) -> object:
         convert = values.KNOWN_SCALARS.get(type(value))
@@ -434,7 +443,7 @@ def open_journal(
         payload = encode_map(gap)
         if mark[0] + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
             return False
-        place(KIND_GAP, 0, payload, mark[2], mark[2], piece=True)
+        place(KIND_GAP, 0, payload, mark[2], mark[2], piece=False)
         words[WORD_REPORTED] = words[WORD_EPISODE]
         return True
 
@@ -459,7 +468,7 @@ def open_journal(
             if head + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
                 return 0
             note_boundary(head)
-            place(KIND_META, 0, payload, open_step, open_step, piece=True)
+            place(KIND_META, 0, payload, open_step, open_step, piece=False)
             return sequence
 
     def release(position: int) -> None:
@@ -473,7 +482,7 @@ def open_journal(
             drain_deferred()
             stopped, limit = text, 0
 
-    def bind_child(make: Callable[[int], Ring]) -> None:
+    def bind_child(make: ChildMaker) -> None:
         """In a forked child: the next append asks `make(open step)` for a ring of the child's own and goes on there."""
         nonlocal lock, owned, limit, child_ring
         lock = threading.RLock()
@@ -484,19 +493,23 @@ def open_journal(
 
     def rebind() -> None:
         nonlocal child_ring, data, words, capacity, mask, record_max, mark, piece_end, meta_end, last_boundary, refusing
+        nonlocal on_first_log
         assert child_ring is not None
         make, child_ring = child_ring, None
         open_step = mark[2]
         mark = (0, 1, open_step)
         piece_end = meta_end = last_boundary = 0
         refusing = False
-        journal.ring = ring = make(open_step)
+        ring, facts, on_first_log = make(open_step)
+        journal.ring = ring
         data, words, capacity = ring.data, ring.words, ring.capacity
         mask, record_max = capacity - 1, capacity // _RECORD_SHARE
+        place(KIND_META, 0, encode_map(dict(facts)), open_step, open_step, piece=False)
 
     journal = Journal()
     journal.ring = ring
     journal.boundaries = boundaries
+    journal.deferred = deferred
     journal.log = log
     journal.mark = lambda: mark
     journal.piece_end = lambda: piece_end
@@ -507,6 +520,8 @@ def open_journal(
     journal.report_gap = report_gap
     journal.bind_child = bind_child
     journal.close_log = close_log
+    journal.hold = lambda: lock.__enter__() and None
+    journal.let_go = lambda: lock.__exit__(None, None, None)
     journal.late_dropped = lambda: dropped_late
     journal.left_out = lambda: dict(misused)
     return journal

@@ -12,10 +12,11 @@ import struct
 import zlib
 from typing import Any, NamedTuple
 
-from .. import platform
+from .. import clock, platform
 from ..errors import DamageError
 from ..record import HEADER_SIZE, decode_map, walk
 from .format import (
+    DRAFT_SUFFIX,
     HEADER_BYTES,
     STATIC,
     STATIC_MAGIC,
@@ -34,6 +35,9 @@ from .format import (
     WORD_REPORTED,
     WORDS,
 )
+
+
+_DRAFT_AGE_NS = 60 * 10**9
 
 
 class RingHeader(NamedTuple):
@@ -76,6 +80,17 @@ def ring_paths(base: str, store_digest: str) -> list[str]:
     except Exception:
         return []
     return [os.path.join(directory, n) for n in names if n.startswith(f"{store_digest}-") and n.endswith(SUFFIX)]
+
+
+def remove_drafts(base: str, store_digest: str) -> None:
+    """Removes rings whose process died while making them. Whoever makes one takes milliseconds, so age decides."""
+    with contextlib.suppress(Exception):
+        directory = platform.shared_directory(base)
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if name.startswith(f"{store_digest}-") and name.endswith(DRAFT_SUFFIX):
+                if clock.wall_ns() - os.stat(path).st_mtime_ns > _DRAFT_AGE_NS:
+                    os.unlink(path)
 
 
 def read_header(path: str) -> RingHeader:

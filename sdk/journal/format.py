@@ -32,3 +32,5 @@ STATIC = struct.Struct("<8sHHIQQI")
 VERSION = 1
 
 SUFFIX = ".ring"
+# A ring that is being made: not locked yet, so nobody may judge it by its lock.
+DRAFT_SUFFIX = ".new"

@@ -19,7 +19,7 @@ from .. import platform
 from ..ids import hex_u64
 from ..platform.linux import forget_lock
 from ..record import encode_map
-from .format import CAPACITY_MIN, HEADER_BYTES, STATIC, STATIC_MAGIC, STATIC_OFFSET, SUFFIX, VERSION, WORDS
+from .format import CAPACITY_MIN, DRAFT_SUFFIX, HEADER_BYTES, STATIC, STATIC_MAGIC, STATIC_OFFSET, SUFFIX, VERSION, WORDS
 
 # Limit: all rings and arenas of one user on one host together, as a share of the file system's size. PyTorch's own
 # workers die of a bus error when we fill /dev/shm, so this is a matter of goal 1.
@@ -69,22 +69,28 @@ class Ring:
             while size >= CAPACITY_MIN:
                 path = os.path.join(directory, f"{store_digest}-{hex_u64(stream)}{SUFFIX}")
                 try:
-                    descriptor, mapping = platform.create_shared(path, HEADER_BYTES + size)
+                    descriptor, mapping = platform.create_shared(path + DRAFT_SUFFIX, HEADER_BYTES + size)
                 except OSError as error:
                     trouble = str(error)
                     size //= 2
                     continue
                 ring = cls(mapping, size, path, descriptor)
                 ring._write_static(stream, identity)
+                os.rename(path + DRAFT_SUFFIX, path)
                 note = None if size == capacity else f"{base} is small: the ring has {size >> 10} KiB of {capacity >> 10}"
                 return ring, note
             trouble = f"no room for a ring of {CAPACITY_MIN >> 10} KiB in {base}"
         except Exception as error:
             trouble = str(error)
-        mapping = mmap.mmap(-1, HEADER_BYTES + VOLATILE_CAPACITY)
-        ring = cls(mapping, VOLATILE_CAPACITY, None, -1)
-        ring._write_static(stream, identity)
+        ring = cls.private(stream, identity)
         return ring, f"{trouble}; records wait in private memory, which does not survive kill -9 of the trainer"
+
+    @classmethod
+    def private(cls, stream: int, identity: Mapping[str, Any], capacity: int = VOLATILE_CAPACITY) -> Ring:
+        """A ring in private memory."""
+        ring = cls(mmap.mmap(-1, HEADER_BYTES + capacity), capacity, None, -1)
+        ring._write_static(stream, identity)
+        return ring
 
     def _write_static(self, stream: int, identity: Mapping[str, Any]) -> None:
         text = encode_map(dict(identity))

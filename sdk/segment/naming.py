@@ -3,7 +3,6 @@
     <store>/store.json                          format version and id of the store
     <store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
         history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
-        run.json                                derived: a cache that may be deleted
         aside/                                  torn tails that recovery cut off
     <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
@@ -17,7 +16,6 @@ from typing import NamedTuple
 from ..ids import hex_u64, run_directory
 
 STORE_FILE = "store.json"
-RUN_FILE = "run.json"
 RUNS = "runs"
 TRASH = "trash"
 ASIDE = "aside"

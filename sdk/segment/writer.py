@@ -8,7 +8,7 @@ recovery see a whole block or none; it is durable against a killed process when 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import compression
@@ -99,7 +99,7 @@ class SegmentWriter:
     def append(
         self,
         kind: int,
-        raw: Buffer,
+        raw: Buffer | Sequence[Buffer],
         *,
         stream: int = 0,
         first: int = 0,
@@ -114,24 +114,34 @@ class SegmentWriter:
         """Appends one block.
 
         Args:
-            raw: The payload before compression; not kept.
+            raw: The payload before compression, whole or in parts; not kept. Parts of an uncompressed block are not
+                joined in memory.
             keys: Key to count of records that hold it, for the per-key index; None if nobody looked.
 
         Raises:
             OSError: Nothing of the block is in the file.
         """
-        if not raw or len(raw) > BLOCK_RAW_BYTES_MAX:
-            raise ValueError(f"block payload has {len(raw)} bytes, expected 1 to {BLOCK_RAW_BYTES_MAX}")
-        codec, stored = compression.compress(raw) if compress else (compression.CODEC_NONE, raw)
+        parts: Sequence[Buffer] = [raw] if isinstance(raw, (bytes, bytearray, memoryview)) else raw
+        raw_size = sum(map(len, parts))
+        if not 0 < raw_size <= BLOCK_RAW_BYTES_MAX:
+            raise ValueError(f"block payload has {raw_size} bytes, expected 1 to {BLOCK_RAW_BYTES_MAX}")
+        codec = compression.CODEC_NONE
+        if compress:
+            codec, packed = compression.compress(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts = [packed]
+        stored_size = sum(map(len, parts))
+        crc = 0
+        for part in parts:
+            crc = zlib.crc32(part, crc)
         offset = self._file.size
         block = Block(
-            offset, kind, codec, len(stored), len(raw), zlib.crc32(stored), records, self._next_number, stream,
+            offset, kind, codec, stored_size, raw_size, crc, records, self._next_number, stream,
             first, last, step_min, step_max, flags, self._previous_crc, 0,
         )  # fmt: skip
         head = pack_block_header(block)
         block = block._replace(crc=int.from_bytes(head[-4:], "little"))
-        padding = b"\0" * (-(offset + BLOCK_HEADER_SIZE + len(stored)) % ALIGNMENT)
-        self._file.append([head, stored, padding])
+        padding = b"\0" * (-(offset + BLOCK_HEADER_SIZE + stored_size) % ALIGNMENT)
+        self._file.append([head, *parts, padding])
         self._previous_crc = block.crc
         self._next_number += 1
         if keys is None:
@@ -153,8 +163,8 @@ class SegmentWriter:
         """Forces the segment to the disk; after a failure this segment must not be used again."""
         self._file.sync()
 
-    def seal(self) -> None:
-        """Writes KEYS (where all keys are known), INDEX and the trailer, and closes the file."""
+    def seal(self, *, close: bool = True) -> None:
+        """Writes KEYS (where all keys are known), INDEX and the trailer, and closes the file unless told not to."""
         if self._keys_known and self._key_index and len(self._key_index) <= KEYS_BLOCK_NAMES_MAX:
             self.append(KIND_KEYS, encode_map({"keys": list(self._key_index)}), keys={})
         index = {
@@ -166,7 +176,8 @@ class SegmentWriter:
         block = self.append(KIND_INDEX, encode_map(index), keys={})
         trailer = pack_trailer(block.offset, block.end, len(self.blocks))
         self._file.append([trailer])
-        self.close()
+        if close:
+            self.close()
 
     def close(self) -> None:
         """Closes the file without sealing it."""

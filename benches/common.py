@@ -1,0 +1,296 @@
+"""What the benchmarks share: the machine, percentiles, a store with its daemon, a case in a process of its own, a table.
+
+Every case runs in a fresh interpreter with a fresh store, since what an earlier case left (a warm allocator, a backlog in
+the daemon, pages of a ring) would be measured as the next one's. A case is a function `case_NAME(arguments) -> results`
+of the program itself; `run_case` starts the program again with `--case`, and talks to it over its pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(1, str(ROOT))  # the tree that these programs lie in, not another one that is installed
+PACKAGES = ("stepd", "msgpack", "pyzmq", "numpy", "lz4")
+# One thread for numpy: the loop beside which we measure should use the core that it is said to use.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_RESULT = "result: "
+
+Results = dict[str, Any]
+
+
+# ---- the machine
+
+
+def machine() -> Results:
+    """What a number depends on: processor, memory, kernel, interpreter, versions, load, date."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "cpus_usable": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "timer_ns": timer_cost_ns(),
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "from the tree"
+
+
+def timer_cost_ns(calls: int = 100_000) -> int:
+    """The median of what the timer measures when nothing is between its two calls: part of every latency below."""
+    clock = time.perf_counter_ns
+    samples = []
+    for _ in range(calls):
+        start = clock()
+        samples.append(clock() - start)
+    return sorted(samples)[calls // 2]
+
+
+def print_machine(facts: Results) -> None:
+    """The same facts as text, above a table."""
+    versions = "  ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(
+        f"{facts['date']}  {facts['cpu']}, {facts['cpus_usable']} usable, {facts['memory_gib']} GiB, Linux {facts['kernel']}"
+    )
+    print(f"{facts['python']}  {versions}")
+    print(
+        f"load before the start {facts['load_1min']}; the timer itself costs {facts['timer_ns']} ns, not subtracted\n"
+    )
+
+
+# ---- numbers
+
+
+def percentiles_us(samples_ns: Any) -> Results:
+    """p50, p99, p99.9, p99.99 and the largest of nanosecond samples (anything numpy takes), in microseconds."""
+    import numpy
+
+    ordered = numpy.sort(numpy.asarray(samples_ns))
+    # The nearest rank, not an interpolation: a latency that was measured. p99.99 of 1000 samples is the largest.
+    ranks = {name: min(len(ordered) - 1, int(len(ordered) * share)) for name, share in SHARES.items()}
+    return {name: round(float(ordered[rank]) / 1000, 3) for name, rank in ranks.items()}
+
+
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "p99.99": 0.9999, "max": 1.0}
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one, or the lower of the two."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table whose first column is text and whose others are numbers."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    print(f"{title}")
+    for line in [list(columns), ["-" * width for width in widths], *cells]:
+        padded = [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))]
+        print("  " + "  ".join(padded).rstrip())
+    print(flush=True)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+# ---- a store and its daemon
+
+
+@contextlib.contextmanager
+def fresh_store() -> Iterator[str]:
+    """A new store in a directory of its own; its daemon is stopped and its files are removed at the end.
+
+    It lies in the tree's `build/` unless TMPDIR says otherwise: /tmp may be memory, and a disk is what users have.
+    """
+    parent = os.environ.get("TMPDIR") or str(ROOT / "build")
+    os.makedirs(parent, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix="bench-", dir=parent)
+    store = os.path.join(directory, "store")
+    try:
+        yield store
+    finally:
+        end_daemon(store)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def environment(store: str, **more: str) -> dict[str, str]:
+    """The environment of a case: the tree (or the installed package), this store, none of the user's own settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEPD_", "WANDB_"))}
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**kept, **ONE_THREAD, "PYTHONPATH": search, "STEPD_DIR": store, **more}
+
+
+def command(store: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `stepd …` on the store."""
+    line = [sys.executable, "-m", "stepd", *arguments]
+    return subprocess.run(
+        line, env=environment(store), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def start_daemon(store: str) -> int:
+    """Starts the store's daemon and returns its pid."""
+    answer = command(store, "start")
+    if answer.returncode:
+        raise SystemExit(f"the daemon of {store} did not start: {answer.stderr or answer.stdout}")
+    return daemon_pid(store)
+
+
+def daemon_pid(store: str) -> int:
+    """The pid of the daemon that serves the store, 0 if there is none."""
+    answer = command(store, "status", "--json")
+    with contextlib.suppress(ValueError):
+        return int(json.loads(answer.stdout).get("pid") or 0)
+    return 0
+
+
+def end_daemon(store: str) -> None:
+    """Stops the daemon, however it is: one that a case left stopped is continued first."""
+    pid = daemon_pid(store)
+    if pid:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGCONT)
+        command(store, "stop")
+
+
+def process_memory(pid: int) -> Results:
+    """Resident memory now and at its highest, in MB; empty when the process is gone."""
+    names = {"VmHWM": "rss_max_mb", "VmRSS": "rss_mb"}
+    found: Results = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name in names:
+                found[names[name]] = round(int(value.split()[0]) * 1024 / 1e6, 1)
+    return found
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """What all threads of a process used so far, user and system."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def stored_rows(store: str, key: str, run: str = "latest") -> int:
+    """How many rows of a run hold `key`, by the reader."""
+    import sdk
+
+    opened = sdk.open_store(store)
+    found = opened.runs()[0] if run == "latest" else opened.run(run)
+    return len(found.series(key).step)
+
+
+# ---- a case in a process of its own
+
+
+class Case:
+    """A case that runs: the parent's side of the conversation."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> None:
+        """Starts the program again with `--case`."""
+        line = [sys.executable, os.path.abspath(sys.argv[0]), "--case", name, json.dumps(arguments)]
+        self.name = name
+        # A file, not a pipe: a case that writes more than a pipe holds would wait for us while we wait for it.
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by result()
+        self.process = subprocess.Popen(
+            line, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+
+    def wait_for(self, word: str) -> None:
+        """Reads on until the case says `word`; what it prints besides is passed on to stderr."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+            sys.stderr.write(line)
+        raise SystemExit(f"case {self.name} ended before it said {word!r}:\n{self._errors()}")
+
+    def say(self, word: str) -> None:
+        """Lets the case go on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> Results:
+        """Waits for the end."""
+        assert self.process.stdout is not None
+        found: Results | None = None
+        for line in self.process.stdout:
+            if line.startswith(_RESULT):
+                found = json.loads(line[len(_RESULT) :])
+        if self.process.wait() or found is None:
+            raise SystemExit(f"case {self.name} failed with {self.process.returncode}:\n{self._errors()}")
+        self.errors.close()
+        return found
+
+    def _errors(self) -> str:
+        self.process.wait()
+        self.errors.seek(0)
+        return self.errors.read()[-4000:]
+
+
+def run_case(name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Results:
+    """A case with which there is nothing to talk about."""
+    return Case(name, arguments, env).result()
+
+
+def tell_and_wait(word: str) -> None:
+    """In a case: says `word` to the parent, and waits until it answers."""
+    print(word, flush=True)
+    if not sys.stdin.readline():
+        raise SystemExit("the benchmark went away")
+
+
+def serve_case(cases: Mapping[str, Callable[[Results], Results]]) -> bool:
+    """In the program's main: runs the case that the command line names, and says whether it named one."""
+    if len(sys.argv) != 4 or sys.argv[1] != "--case":
+        return False
+    result = cases[sys.argv[2]](json.loads(sys.argv[3]))
+    print(_RESULT + json.dumps(result), flush=True)
+    return True
+
+
+def write_json(path: str, results: Results) -> None:
+    """Everything that was measured, for a program to read."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+        file.write("\n")

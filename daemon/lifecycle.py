@@ -1,0 +1,68 @@
+"""One daemon for each store and host: the lock that decides it, signals, and when to leave."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+
+from sdk import clock, platform
+from sdk.platform import HeldLock
+from sdk.transport import lock_path
+
+
+def take_store(store: str, version: str) -> HeldLock | None:
+    """The lock on `store` on this host, held until death, or None when another daemon serves it.
+
+    Invariant: taken before the socket is bound, because a second bind would silently steal the socket.
+    """
+    import os
+
+    lock = platform.hold_lock(lock_path(store))
+    if lock is not None:
+        text = json.dumps({"pid": os.getpid(), "version": version, "store": store, "started_ns": clock.wall_ns()})
+        lock.write(text.encode())
+    return lock
+
+
+def on_termination(callback: Callable[[], None]) -> None:
+    """Calls `callback` on SIGTERM, SIGINT and SIGHUP. The daemon is its own process: these are its own to handle."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: callback())
+
+
+class Leaving:
+    """When a daemon ends: asked to stop, terminated and drained, or idle. Pure; takes the time as an argument."""
+
+    def __init__(self, now: float, *, persistent: bool, idle_seconds: float, drain_seconds: float) -> None:
+        self.persistent = persistent
+        self._idle_seconds = idle_seconds
+        self._drain_seconds = drain_seconds
+        self._needed_at = now
+        self._terminated_at: float | None = None
+        self._stop = False
+
+    def stop(self) -> None:
+        """A user asked: leave as soon as everything received is written."""
+        self._stop = True
+
+    def terminate(self, now: float) -> None:
+        """A signal came: serve living trainers a little longer. A second signal ends it at once."""
+        if self._terminated_at is not None:
+            self._stop = True
+        self._terminated_at = self._terminated_at or now
+
+    @property
+    def is_terminated(self) -> bool:
+        return self._terminated_at is not None
+
+    def note(self, now: float, *, living_trainers: bool) -> None:
+        if living_trainers:
+            self._needed_at = now
+
+    def is_due(self, now: float, *, living_trainers: bool) -> bool:
+        if self._stop:
+            return True
+        if self._terminated_at is not None:
+            return not living_trainers or now - self._terminated_at >= self._drain_seconds
+        return not self.persistent and now - self._needed_at >= self._idle_seconds

@@ -1,0 +1,130 @@
+"""The waiting batches of one stream, made into the payload of one ROWS block.
+
+Records that commit their own row pass through as they are. Where pieces of the same row meet in the flush window they
+are merged, by the same function that the reader uses. Records whose steps only grow have nothing to merge and pass
+through too, which their headers tell without decoding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sdk.files import Buffer
+from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, encode_map, pack, walk
+from sdk.rows import Piece, merge
+from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, FLAG_MERGED
+from sdk.shapes import Group, groups
+from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
+
+# Limit: more single records than this in a block and its keys are not collected: decoding each would cost more than
+# a reader saves by knowing them.
+_SINGLES_MAX = 256
+
+
+class Waiting(NamedTuple):
+    """A batch (or the new part of one) that was received and is not written yet."""
+
+    first: int
+    last: int
+    flags: int
+    step_max: int
+    records: Buffer
+
+
+class Payload(NamedTuple):
+    """What goes into a ROWS block, with the facts of its header. `keys`: key to count of records, where known."""
+
+    raw: Buffer
+    records: int
+    first: int
+    last: int
+    step_min: int
+    step_max: int
+    flags: int
+    keys: dict[str, int] | None
+
+
+def coalesce(waiting: Sequence[Waiting]) -> Payload:
+    """One payload for all of `waiting`, which are contiguous and not empty.
+
+    Raises:
+        DamageError: The bytes are not records: a bug of the trainer, or an attack.
+    """
+    raw: Buffer = waiting[0].records if len(waiting) == 1 else b"".join(w.records for w in waiting)
+    first, last = waiting[0].first, waiting[-1].last
+    batch_flags = 0
+    for part in waiting:
+        batch_flags |= part.flags
+    count = last - first + 1
+    flags = FLAG_HAS_META if batch_flags & BATCH_HAS_META else 0
+    step_max = max(w.step_max for w in waiting)
+    if not batch_flags & BATCH_HAS_PIECES:
+        # Why the first record tells: without late rows steps never fall within a stream.
+        step_min = HEADER.unpack_from(raw)[5]
+        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw))
+    return _merge(raw, count, first, last, flags | FLAG_HAS_PIECES)
+
+
+def _merge(raw: Buffer, count: int, first: int, last: int, flags: int) -> Payload:
+    step_min, step_max, mergeable = _steps(raw)
+    if not mergeable:
+        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw))
+    others: list[Record] = []
+    pieces: list[Piece] = []
+    for record in walk(raw):
+        if record.kind == KIND_ROW:
+            values = decode_map(record.payload)
+            pieces.append(Piece(record.sequence, record.step, record.flags, record.time_ns, values))
+        else:
+            others.append(record)
+    rows = merge(pieces)
+    keys: dict[str, int] = {}
+    for row in rows:
+        for key in row.values:
+            keys[key] = keys.get(key, 0) + 1
+        others.append(Record(row.sequence, row.step, row.flags, KIND_ROW, row.time_ns, encode_map(row.values)))
+    others.sort(key=lambda record: record.sequence)
+    merged = b"".join(map(pack, others))
+    return Payload(merged, len(others), first, last, step_min, step_max, flags | FLAG_MERGED, keys)
+
+
+def _steps(raw: Buffer) -> tuple[int, int, bool]:
+    """(min step, max step, whether two ROW records may be pieces of one row), from the headers alone."""
+    low, high, previous, mergeable = 2**64, 0, -1, False
+    offset, end = 0, len(raw)
+    unpack_from = HEADER.unpack_from
+    while offset + HEADER_SIZE <= end:
+        size, kind, flags, _, _, step, _ = unpack_from(raw, offset)
+        if kind == KIND_ROW:
+            if step <= previous:
+                mergeable = True
+            previous = step
+            if step < low:
+                low = step
+            if step > high:
+                high = step
+        offset += max(size, HEADER_SIZE)
+    return (low if high >= low else 0), high, mergeable
+
+
+def _keys(raw: Buffer) -> dict[str, int] | None:
+    """Key to count of records that hold it, or None where telling would cost a decode of too many records."""
+    keys: dict[str, int] = {}
+    singles = 0
+    for group in groups(raw):
+        if isinstance(group, Group):
+            for key in group.keys:
+                keys[key] = keys.get(key, 0) + len(group)
+            continue
+        if group.kind != KIND_ROW:
+            continue
+        singles += 1
+        if singles > _SINGLES_MAX:
+            return None
+        for row in merge([Piece(group.sequence, group.step, group.flags, group.time_ns, decode_map(group.payload))]):
+            for key in row.values:
+                keys[key] = keys.get(key, 0) + 1
+    return keys
+
+

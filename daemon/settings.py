@@ -1,0 +1,39 @@
+"""What one daemon may choose for itself. Numbers that trainers must know too are `sdk.limits`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdk.limits import GIB, KIB, MIB
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """Frozen at start; every field has a reason.
+
+    Attributes:
+        flush_bytes: A stream's waiting records are written as one block when they reach this: large enough that lz4 and
+            the 88-byte header do not matter, small enough that a tight loop is stored within 5 ms.
+        flush_commit_seconds: Committed rows wait at most this long: 5 blocks a second for a slow loop.
+        flush_age_seconds: Pieces of open rows wait at most this long for one another, and are readable then.
+        sync_seconds: How often dirty segments are forced to the disk. `sync_share_max`: and at most this share of the
+            time, where the disk is slow.
+        idle_seconds: Without a living trainer for so long, a daemon that nobody asked to stay leaves.
+        drain_seconds: After SIGTERM it goes on serving living trainers for so long.
+        liveness_seconds: How often the rings of known and unknown streams are looked at.
+        pending_bytes_max: Bytes of all streams that wait while the disk refuses; beyond it nothing more is received.
+        free_bytes_min: Below it `status` warns.
+    """
+
+    flush_bytes: int = 256 * KIB
+    flush_commit_seconds: float = 0.2
+    flush_age_seconds: float = 1.0
+    sync_seconds: float = 1.0
+    sync_share_max: float = 0.2
+    idle_seconds: float = 60.0
+    drain_seconds: float = 25.0
+    liveness_seconds: float = 1.0
+    pending_bytes_max: int = 256 * MIB
+    free_bytes_min: int = 1 * GIB
+    persistent: bool = False
+    shared_memory_dir: str = "/dev/shm"

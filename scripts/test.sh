@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Everything that must hold: style, types, floors, tests. `bash scripts/test.sh [arguments of pytest]`
+#
+# Makes .venv on the first run (see _venv.sh). The last line is pytest's own. Fails when a process of the tests is left over.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
+prepare_venv test
+python=$venv/bin/python
+
+# Paths in the arguments are relative to the root, as pytest prints them.
+cd "$root"
+mark=STEPD_TEST_SESSION=$$-$RANDOM$RANDOM
+
+"$python" -m ruff check --quiet --cache-dir "$venv/.ruff_cache" .
+"$python" -m ruff format --check --quiet --cache-dir "$venv/.ruff_cache" .
+"$python" -m mypy --no-error-summary --cache-dir "$venv/.mypy_cache"
+lint=$("$venv/bin/lint-imports" --no-cache 2>&1) || { printf '%s\n' "$lint" && exit 1; }
+
+# One process, not pytest-xdist: the tests that kill, stop and time real processes would measure each other on two cores.
+status=0
+env "$mark" "$python" -m pytest "$@" || status=$?
+
+# Daemons of the tests end themselves once their stores are idle; a test that leaves one for longer has forgotten it.
+left=$("$python" "$root/scripts/_processes.py" "$mark" --wait 5 --kill) || {
+    printf 'error: the tests left processes behind (killed now):\n%s\n' "$left" >&2
+    status=1
+}
+exit "$status"

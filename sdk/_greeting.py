@@ -1,0 +1,270 @@
+"""What a training script's user reads on stderr: the greeting of `init`, the receipt of `finish`, and single notes.
+
+Nothing here raises and nothing here writes to stdout: a closed or broken stderr must not end a training, and a program's
+output is not ours. Only the process that speaks for its job (rank 0) prints. Texts are built by pure functions, so that
+tests and notebooks can have them without a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_INDENT = "       "
+_BARS = "▁▂▃▄▅▆▇█"
+# What replaces characters that the terminal's encoding does not have.
+_ASCII = str.maketrans({**dict(zip(_BARS, "_.,-=+*#")), "→": "->", "·": "|", "…": "...", "–": "-"})
+SPARK_POINTS = 16
+SERIES_MAX = 5
+
+_said: set[str] = set()
+_quiet: bool | None = None
+
+
+def set_quiet(quiet: bool | None) -> None:
+    """Whether notes are kept back; None asks the environment, as before the first `init`."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether this process prints nothing: silenced, or not the one that speaks for its job."""
+    if _quiet is not None:
+        return _quiet
+    from ._launcher import find_launch
+
+    silent = os.environ.get("STEPD_SILENT") or os.environ.get("WANDB_SILENT") or ""
+    return silent.strip().lower() in ("1", "true", "yes", "on") or not find_launch().speaks
+
+
+def say(text: str) -> None:
+    """Writes lines to stderr; trouble with stderr is nobody's trouble."""
+    with contextlib.suppress(Exception):
+        stream = sys.stderr
+        line = f"{text}\n"
+        try:
+            line.encode(getattr(stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            line = line.translate(_ASCII)
+        stream.write(line)
+        stream.flush()
+
+
+def note(text: str) -> None:
+    """One line about something the user should know, unless this process is quiet."""
+    if not is_quiet():
+        say(f"stepd: {text}")
+
+
+def note_once(topic: str, text: str) -> None:
+    """`note`, once per process and topic."""
+    if topic not in _said:
+        _said.add(topic)
+        note(text)
+
+
+def is_terminal() -> bool:
+    """Whether stderr is looked at by a person right now."""
+    try:
+        return bool(sys.stderr.isatty())
+    except Exception:
+        return False
+
+
+def clean(text: str) -> str:
+    """`text` without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def short_path(path: str) -> str:
+    """`path` with the home directory as ~."""
+    home = os.path.expanduser("~")
+    if home not in ("", "/", "~") and (path == home or path.startswith(home + os.sep)):
+        return "~" + path[len(home) :]
+    return path
+
+
+def command(words: str, run_id: str, store: str) -> str:
+    """A command that can be pasted, naming the store where it would not be found by itself."""
+    from .location import find_store
+
+    try:
+        elsewhere = find_store().path != store
+    except OSError:
+        elsewhere = True
+    where = f" --dir {shlex.quote(store)}" if elsewhere else ""
+    return f"stepd {words.format(run=shlex.quote(run_id))}{where}"
+
+
+def greeting(
+    *, name: str, run_id: str, project: str, store: str, directory: str, notes: Iterable[str], terminal: bool
+) -> str:
+    """What `init` prints: two lines, or one where nobody looks at a terminal, and one for each piece of trouble."""
+    watch = command("tail {run} -f", run_id, store)
+    name, place = clean(name), clean(short_path(directory))
+    if terminal:
+        lines = [
+            f"stepd  {name} ({run_id})  project {clean(project)}  →  {place}",
+            f"{_INDENT}watch: {watch}    nothing leaves this machine",
+        ]
+        lead = "     ! "
+    else:
+        lines = [f"stepd: run {name} ({run_id}), project {clean(project)}, in {place}; watch: {watch}"]
+        lead = "stepd: ! "
+    return "\n".join([*lines, *(lead + clean(text) for text in notes)])
+
+
+def receipt(
+    *,
+    name: str,
+    run_id: str,
+    store: str,
+    state: str,
+    seconds: float,
+    steps: int,
+    counts: Any,
+    size: int,
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]] = (),
+) -> str:
+    """What `finish` prints.
+
+    Args:
+        counts: A `Receipt` of the stream.
+        size: Bytes in the run's directory.
+        series: (key, steps, values) of the series to show, in order.
+    """
+    lines = [f"stepd  {clean(name)} ({run_id})  {state} after {duration(seconds)}, {count(steps, 'step')}"]
+    shown = [spark_text(*item) for item in series]
+    lines += [_INDENT + "      ".join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
+    lines += [_INDENT + text for text in stored_text(counts, size)]
+    share = 100 * counts.cost_seconds / seconds if seconds > 0 else 0.0
+    lines.append(f"{_INDENT}logging cost the loop {duration(counts.cost_seconds)} ({share:.2g} %)")
+    commands = [command(f"{verb} {{run}}", run_id, store) for verb in ("show", "plot", "export")]
+    lines.append(_INDENT + "  ·  ".join(commands))
+    return "\n".join(lines)
+
+
+def stored_text(counts: Any, size: int) -> list[str]:
+    """What became of the records, one line each: what is stored, what is lost, what waits, what was left out."""
+    total = counts.accepted + counts.refused
+    text = f"stored {counts.stored:,} of {total:,} records, {counts.refused:,} dropped, {_where(counts)}   {bytes_text(size)}"
+    lines = [text]
+    if counts.refused:
+        lines.append(f"! {count(counts.refused, 'record')} dropped: journal, spool and disk were full; the gap is in the data")
+    if counts.stored < counts.accepted:
+        waiting = counts.accepted - counts.stored
+        lines.append(f"! {count(waiting, 'record')} still in shared memory; the daemon goes on with them; stepd status")
+    if counts.late_dropped:
+        lines.append(f"! {count(counts.late_dropped, 'call')} below the open step dropped, as late_steps='drop' asks")
+    for key, reason in list(counts.left_out.items())[:3]:
+        lines.append(f"! left out {key!r}: {clean(str(reason))[:120]}")
+    if len(counts.left_out) > 3:
+        lines.append(f"! left out {len(counts.left_out) - 3} more keys")
+    if counts.wait_seconds >= 1:
+        lines.append(f"finish() waited {duration(counts.wait_seconds)}")
+    return lines
+
+
+def _where(counts: Any) -> str:
+    if counts.ended_in == "ring":
+        return "in part only"
+    if counts.ended_in == "spool":
+        return "in our own spool (no daemon answered), readable now"
+    return "on disk (fsync)" if counts.synced else "on disk, fsync follows"
+
+
+def choose_keys(keys: Iterable[str], defined: Mapping[str, Any]) -> list[str]:
+    """At most five keys worth a sparkline: those with a summary defined, then losses and accuracies, then the rest."""
+
+    def order(item: tuple[int, str]) -> tuple[int, int]:
+        index, key = item
+        summary = (defined.get(key) or {}).get("summary") if isinstance(defined.get(key), Mapping) else None
+        if summary and "none" not in summary:
+            return 0, index
+        return (1, index) if _direction(key) or "loss" in key.lower() else (2, index)
+
+    visible = [key for key in keys if not key.startswith("_")]
+    return [key for _, key in sorted(enumerate(visible), key=order)][:SERIES_MAX]
+
+
+def _direction(key: str) -> str:
+    """Which end of a series is good, by its name: "min", "max" or "" (not known)."""
+    lower = key.lower()
+    if any(word in lower for word in ("loss", "err", "perplexity", "ppl")):
+        return "min"
+    return "max" if any(word in lower for word in ("acc", "reward", "auc", "f1", "score", "bleu")) else ""
+
+
+def spark_text(key: str, steps: Sequence[float], values: Sequence[float]) -> str:
+    """``train/loss  2.31 ▇▅▃▂▁ 0.041   min 0.038 @ 981,220`` for a series, thinned to a handful of bars."""
+    points = [(int(s), float(v)) for s, v in zip(steps, values) if math.isfinite(float(v))]
+    if not points:
+        return f"{clean(key)}  no finite value"
+    stride = max(1, math.ceil(len(points) / SPARK_POINTS))
+    kept = [value for _, value in points[::stride]]
+    text = f"{clean(key)}  {number(points[0][1])} {bars(kept)} {number(points[-1][1])}"
+    direction = _direction(key)
+    if direction:
+        best = (min if direction == "min" else max)(points, key=lambda point: point[1])
+        text += f"   {direction} {number(best[1])} @ {best[0]:,}"
+    return text
+
+
+def bars(values: Sequence[float]) -> str:
+    """One bar of eight heights for each value."""
+    low, high = min(values), max(values)
+    # Why halves: the difference of two huge floats may be infinite.
+    span = high / 2 - low / 2
+    if not span > 0:
+        return _BARS[3] * len(values)
+    return "".join(_BARS[min(int((v / 2 - low / 2) / span * 8), 7)] for v in values)
+
+
+def number(value: float) -> str:
+    """A value in few characters."""
+    if value.is_integer() and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def count(number_: int, noun: str) -> str:
+    """``1 step``, ``1,000 steps``."""
+    return f"{number_:,} {noun}{'' if number_ == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that matter."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.2g} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def bytes_text(size: int) -> str:
+    """A size in decimal units, as disks are sold and `ls -h --si` shows them."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def directory_bytes(path: str) -> int:
+    """Bytes of the files in a run's directory; 0 where it cannot be read."""
+    total = 0
+    for root, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total

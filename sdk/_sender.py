@@ -1,0 +1,440 @@
+"""The sender: the one thread of a trainer that carries the ring's records to where they are stored.
+
+It sleeps on its own clock: 5 ms while it finds much, growing to 50 ms when it finds little, woken early only by `flush`
+and `finish`. At each wake it looks once at the ring, sends everything un-sent as one message (at most 4 MiB), reads the
+acks that are there, and sleeps. Why: each socket call gives the GIL away and getting it back from a busy loop costs up to
+5 ms, so the number of calls, not of bytes, is the limit. No Python runs here per record.
+
+States: DOWN (no socket) -> GREETED (Hello sent, waiting for Welcome) -> LIVE (batches and acks) -> DOWN again on silence,
+Reject, or when records have to go to the spool. Whatever the state, what is not stored stays in the ring:
+
+* half the ring un-stored, or no daemon for `SPOOL_AGE_SECONDS`: the ring's bytes go to the spool (`sdk._spool`);
+* the spool refuses as well: the ring fills, `log()` refuses and counts;
+* a new session begins with what is not stored, so nothing is lost and the daemon drops what it has.
+
+Threads: everything here runs in the sender's thread, but for `start`, `flush`, `finish` and the counters they read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from . import _spawn, clock
+from ._spool import Spool
+from .errors import CommError, ProtocolError
+from .files import DISK
+from .ids import hex_u64
+from .journal.appender import Journal
+from .limits import BATCH_BYTES_MAX, KIB, WIRE_VERSION, WIRE_VERSION_MIN
+from .location import StoreIdentity
+from .platform import boot_id, host_name
+from .settings import Settings
+from .transport import Connection, endpoint_path
+from .wire.messages import (
+    BATCH_HAS_META,
+    BATCH_HAS_PIECES,
+    Ack,
+    Batch,
+    Finish,
+    Finished,
+    Flush,
+    Flushed,
+    Hello,
+    Message,
+    Reject,
+    Welcome,
+)
+from .wire.session import Outbox, Span, span_between
+
+WAKE_SECONDS_MIN = 0.005
+WAKE_SECONDS_MAX = 0.05
+_BUSY_BYTES = 256 * KIB
+# No ack for so long while bytes are in flight, or no Welcome: close the socket and open a new one.
+SILENCE_SECONDS = 1.0
+# Without a daemon for so long, records go to the spool instead of waiting in memory until half the ring is full.
+SPOOL_AGE_SECONDS = 2.0
+_SPOOL_INTERVAL_SECONDS = 1.0
+# When no daemon answered for so long the sender starts one; then it backs off, doubling, up to the maximum.
+RESTART_SECONDS = 2.0
+_RESTART_SECONDS_MAX = 300.0
+_SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
+# Limit: META records that wait for room in a full ring; the oldest go first, as later facts replace earlier ones.
+_PENDING_META_MAX = 10_000
+
+# Connections that a forked child inherited: kept for ever, because closing them there would disturb the parent's.
+_inherited: list[Connection] = []
+
+_DOWN, _GREETED, _LIVE = "down", "greeted", "live"
+
+
+class SenderState(NamedTuple):
+    """What a sender had done when it was asked."""
+
+    stored: int
+    synced: int
+    spooled: int
+    ended_in: str
+
+
+class Sender:
+    """Carries one journal."""
+
+    def __init__(
+        self, journal: Journal, store: StoreIdentity, run_id: str, stream: int, settings: Settings, version: str
+    ) -> None:
+        self._journal = journal
+        self._store = store
+        self._run_id = run_id
+        self._stream = stream
+        self._settings = settings
+        self._version = version
+        self._outbox = Outbox(journal.mark()[2])
+        self._spool = Spool(
+            DISK, store, run_id, stream, bytes_max=settings.spool_bytes_max,
+            origin={
+                "kind": "spool", "host": host_name(), "boot_id": boot_id(), "pid": os.getpid(), "stream": hex_u64(stream),
+            },
+        )  # fmt: skip
+        self._connection: Connection | None = None
+        self._state = _DOWN
+        self._credit_limit = BATCH_BYTES_MAX
+        now = clock.monotonic()
+        self._heard = self._greeted = now
+        self._contact = now  # when a daemon last answered, or we began to look for one
+        self._restart_pause = RESTART_SECONDS
+        self._next_restart = now + RESTART_SECONDS
+        self._starter = 0
+        self._spooled_at = 0.0
+        self._spool_trouble_until = 0.0
+        self._delay = WAKE_SECONDS_MIN
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._thread: threading.Thread | None = None
+        self._finish_deadline: float | None = None
+        self._finish_state = ""
+        self._flush_wanted = 0
+        self._flush_sent = 0
+        self._progress = threading.Condition()
+        self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
+        self.notices: deque[tuple[str, str]] = deque(maxlen=64)
+        self.print_notice: Callable[[str], None] = lambda text: None
+        self._noticed_at: dict[str, float] = {}
+        self.cpu_seconds = 0.0
+
+    # -- from other threads ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread; lazily, so that a script that forks its workers first has no thread then."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="stepd-sender", daemon=True)
+            self._thread.start()
+
+    def adopt_starter(self, pid: int) -> None:
+        """Hands over a process started by `_spawn.start`, to be reaped here."""
+        self._starter = pid
+        self._next_restart = clock.monotonic() + 5.0
+
+    def wake(self) -> None:
+        """Ends the current sleep."""
+        with contextlib.suppress(RuntimeError):
+            self._wake.release()
+
+    def flush(self, sequence: int, timeout: float) -> bool:
+        """Waits until everything up to `sequence` is stored, at most `timeout` seconds; whether it is."""
+        self.start()
+        deadline = clock.monotonic() + timeout
+        self._flush_wanted = max(self._flush_wanted, sequence)
+        with self._progress:
+            while self._outbox.stored_sequence < sequence:
+                self.wake()
+                left = deadline - clock.monotonic()
+                if left <= 0 or not self.is_alive():
+                    return False
+                self._progress.wait(min(left, 0.05))
+        return True
+
+    def finish(self, timeout: float) -> SenderState:
+        """Stores what is left, ends the session and the thread; returns within about `timeout` seconds."""
+        self._finish_deadline = clock.monotonic() + timeout
+        if self._thread is None:
+            self._finish_here()
+        else:
+            self.wake()
+            self._thread.join(timeout + 5.0)
+        return self.state()
+
+    def state(self) -> SenderState:
+        outbox = self._outbox
+        return SenderState(outbox.stored_sequence, outbox.synced, self._spool.records, self._finish_state)
+
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._finish_deadline is None:
+            try:
+                self._delay = self._next_delay(self.wake_once(clock.monotonic()))
+            except Exception as error:  # a bug of ours must not end the thread: the ring would fill and stay full
+                self._notice("bug", f"the sender met an unexpected error, records stay in the ring: {error!r}")
+                self._delay = WAKE_SECONDS_MAX
+            self.cpu_seconds = clock.cpu()
+            self._wake.acquire(timeout=self._delay)
+        self._finish_here()
+        self.cpu_seconds = clock.cpu()
+
+    def _next_delay(self, found: int) -> float:
+        if found > _BUSY_BYTES or self._flush_wanted > self._outbox.stored_sequence:
+            return WAKE_SECONDS_MIN
+        return min(self._delay * 1.5, WAKE_SECONDS_MAX)
+
+    def wake_once(self, now: float) -> int:
+        """One look; returns the bytes that were waiting."""
+        journal, outbox = self._journal, self._outbox
+        if journal.deferred:
+            journal.drain_deferred()
+        journal.report_gap()
+        self.place_pending_meta()
+        mark = journal.mark()
+        found = mark[0] - outbox.sent[0]
+        self._receive(now)
+        if self._state == _DOWN:
+            self._connect(now)
+        elif now - max(self._heard, self._greeted) > SILENCE_SECONDS and (self._state == _GREETED or outbox.in_flight_bytes):
+            self._disconnect()
+        if self._state == _LIVE:
+            self._send_batch()
+            self._ask_for_flush()
+        self._maybe_spool(now)
+        self._maybe_start_daemon(now)
+        self._print_notices(now)
+        return found
+
+    def place_pending_meta(self) -> bool:
+        """Puts the META records that found no room into the ring; whether none is left."""
+        while self.pending_meta:
+            if not self._journal.append_meta(self.pending_meta[0]):
+                return False
+            self.pending_meta.popleft()
+        return True
+
+    def _connect(self, now: float) -> None:
+        if not _spawn.is_serving(self._store.path):
+            return
+        try:
+            self._connection = Connection(endpoint_path(self._store.path))
+            ring = self._journal.ring.path or ""
+            self._connection.send(
+                Hello(
+                    WIRE_VERSION_MIN, WIRE_VERSION, self._stream, self._run_id, self._store.id,
+                    self._outbox.stored_sequence, ring, os.getpid(), self._version,
+                    {"batch_bytes_max": BATCH_BYTES_MAX},
+                )
+            )  # fmt: skip
+        except (CommError, OSError, ProtocolError):
+            self._disconnect()
+            return
+        self._state = _GREETED
+        self._greeted = now
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._state = _DOWN
+        self._flush_sent = 0
+        self._outbox.open(0)
+
+    def _receive(self, now: float) -> None:
+        if self._connection is None:
+            return
+        try:
+            while (message := self._connection.receive()) is not None:
+                self._heard = self._contact = now
+                self._handle(message, now)
+                if self._connection is None:
+                    return
+        except (CommError, ProtocolError) as error:
+            self._notice("wire", f"the daemon's answer is unreadable, reconnecting: {error}")
+            self._disconnect()
+
+    def _handle(self, message: Message, now: float) -> None:
+        if isinstance(message, Welcome):
+            self._outbox.open(message.credit)
+            self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
+            self._state = _LIVE
+            self._restart_pause = RESTART_SECONDS
+            if self._spool.is_open:
+                self._spool.seal()
+                self._notice("back", "a daemon serves again; the spool is closed, nothing was lost")
+        elif isinstance(message, (Ack, Flushed, Finished)):
+            if self._outbox.acknowledge(message.written, message.synced):
+                self._release()
+            if isinstance(message, Finished):
+                self._finish_state = "written"
+        elif isinstance(message, Reject):
+            self._notice("reject", f"the daemon refuses this stream ({message.code}): {message.text}")
+            self._disconnect()
+            if not message.retriable:
+                self._next_restart = now + _RESTART_SECONDS_MAX
+
+    def _release(self) -> None:
+        self._journal.release(self._outbox.stored[0])
+        with self._progress:
+            self._progress.notify_all()
+
+    def _flags(self, span: Span) -> int:
+        journal = self._journal
+        pieces = BATCH_HAS_PIECES if journal.piece_end() > span.start else 0
+        return pieces | (BATCH_HAS_META if journal.meta_end() > span.start else 0)
+
+    def _send_batch(self) -> bool:
+        assert self._connection is not None
+        mark = self._journal.mark()
+        span = self._outbox.next(self._journal.boundaries, mark, self._credit_limit)
+        if span is None:
+            return False
+        parts = self._journal.ring.slices(span.start, span.end)
+        records = parts[0] if len(parts) == 1 else b"".join(parts)
+        batch = Batch(self._stream, span.first, span.last, self._flags(span), span.step_max, records)
+        try:
+            sent = self._connection.send(batch)
+        except CommError:
+            sent = False
+        if not sent:
+            self._disconnect()
+        return sent
+
+    def _ask_for_flush(self) -> None:
+        wanted = self._flush_wanted
+        if wanted > self._flush_sent and self._outbox.sent[1] > wanted and self._connection is not None:
+            self._flush_sent = wanted
+            self._connection.send(Flush(self._stream, wanted))
+
+    # -- spool -------------------------------------------------------------------------------------------------------
+
+    def _maybe_spool(self, now: float) -> None:
+        capacity = self._journal.ring.capacity
+        waiting = self._journal.mark()[0] - self._outbox.stored[0]
+        # While acks come the daemon is merely busy: it may have a little more of the ring than when nobody answers.
+        healthy = self._state == _LIVE and now - self._heard < 0.1
+        full = waiting * 4 > capacity * (3 if healthy else 2)
+        old = (
+            self._state != _LIVE
+            and now - self._contact > SPOOL_AGE_SECONDS
+            and now - self._spooled_at > _SPOOL_INTERVAL_SECONDS
+        )
+        urgent = self._state != _LIVE and self._flush_wanted > self._outbox.stored_sequence
+        if waiting and (full or old or urgent) and now >= self._spool_trouble_until:
+            self._disconnect()
+            self._spool_all(now)
+
+    def _spool_all(self, now: float) -> bool:
+        """Moves everything in the ring to the spool; whether all of it is stored now."""
+        self._spooled_at = now
+        if not self._spool.is_open:
+            self._notice("spool", "no daemon takes the records; they go to this run's spool on disk, nothing is lost")
+        while True:
+            span = span_between(self._outbox.stored, self._journal.boundaries, self._journal.mark(), BATCH_BYTES_MAX)
+            if span is None:
+                return True
+            size = span.end - span.start
+            if not self._spool.has_room(size):
+                limit = self._settings.spool_bytes_max
+                self._trouble(now, f"the spool has reached spool_bytes_max ({limit} bytes)")
+                return False
+            try:
+                self._spool.append(
+                    self._stream, span, self._journal.ring.slices(span.start, span.end), self._flags(span)
+                )
+            except OSError as error:
+                self._trouble(now, f"the spool cannot be written: {error}")
+                return False
+            self._outbox.store_locally(span)
+            self._release()
+
+    def _trouble(self, now: float, text: str) -> None:
+        self._spool_trouble_until = now + _SPOOL_TROUBLE_PAUSE_SECONDS
+        self._notice("disk", f"{text}; records wait in the ring, and are counted when it is full")
+
+    # -- daemon ------------------------------------------------------------------------------------------------------
+
+    def _maybe_start_daemon(self, now: float) -> None:
+        if self._starter and _spawn.reap(self._starter):
+            self._starter = 0
+        if self._state != _DOWN or now < self._next_restart or now - self._contact < RESTART_SECONDS:
+            return
+        if not self._settings.autostart or _spawn.is_serving(self._store.path) or _spawn.was_stopped(self._store.path):
+            return
+        self._next_restart = now + self._restart_pause
+        self._restart_pause = min(self._restart_pause * 2, _RESTART_SECONDS_MAX)
+        try:
+            self._starter = _spawn.start(
+                self._store.path,
+                persistent=False,
+                idle_seconds=self._settings.idle_seconds,
+                shared_memory_dir=self._settings.shared_memory_dir,
+            )
+        except OSError as error:
+            self._notice("start", f"no daemon could be started: {error}")
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish_here(self) -> None:
+        """Runs to the end: with the daemon while acks advance, else through the spool."""
+        assert self._finish_deadline is not None
+        deadline = self._finish_deadline
+        last = self._journal.mark()[1] - 1
+        asked = False
+        if self._state == _DOWN:
+            self._connect(clock.monotonic())
+        advanced, stored_before = clock.monotonic(), -1
+        while self._finish_state == "" and self._state != _DOWN:
+            now = clock.monotonic()
+            self._receive(now)
+            if self._outbox.stored_sequence > stored_before:
+                advanced, stored_before = now, self._outbox.stored_sequence
+            if now > deadline or now - advanced > SILENCE_SECONDS or self._connection is None:
+                break
+            if self._state == _LIVE and not self._send_batch() and not asked and self._outbox.sent[1] > last:
+                asked = self._connection is not None and self._connection.send(Finish(self._stream, last))
+            if self._connection is not None:
+                self._connection.wait(0.02)
+        if self._finish_state != "written" or self._outbox.stored_sequence < last:
+            self._disconnect()
+            stored = self._spool_all(clock.monotonic())
+            self._finish_state = "spool" if stored else "ring"
+        if self._spool.is_open and self._spool.seal() and self._finish_state == "spool":
+            self._outbox.synced = self._outbox.stored_sequence
+        self._disconnect()
+        if self._starter:
+            _spawn.reap(self._starter)
+        self._print_notices(clock.monotonic())
+        with self._progress:
+            self._progress.notify_all()
+
+    def abandon(self) -> None:
+        """In a forked child: the thread does not exist here and the socket is the parent's; forget them."""
+        self._thread = None
+        if self._connection is not None:
+            _inherited.append(self._connection)
+            self._connection = None
+
+    # -- what the user should know -----------------------------------------------------------------------------------
+
+    def _notice(self, topic: str, text: str) -> None:
+        self.notices.append((topic, text))
+
+    def _print_notices(self, now: float) -> None:
+        """One line for each topic, at most one a minute, into the trainer's stderr."""
+        while self.notices:
+            topic, text = self.notices.popleft()
+            if topic == "misuse" or now - self._noticed_at.get(topic, -60.0) >= 60.0:
+                self._noticed_at[topic] = now
+                self.print_notice(text)

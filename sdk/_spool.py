@@ -1,0 +1,116 @@
+"""The spool: the segment that a trainer writes itself while no daemon takes its records.
+
+It is a segment of the run like any other (writer = the stream), so readers see it at once and nothing has to be carried
+over later. Written by the sender's thread only: blocks are not compressed and nothing is decoded, so that the thread
+keeps the GIL for microseconds. Bounded by `bytes_max`; sealed when the daemon is back or the run ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import clock
+from .files import Buffer, Files
+from .location import StoreIdentity
+from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
+from .segment.naming import SegmentName, format_segment, run_path
+from .segment.writer import SegmentWriter
+from .wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
+from .wire.session import Span
+
+SEGMENT_BYTES = 64 << 20
+
+
+class Spool:
+    """One writer's segments of one run, made lazily.
+
+    Attributes:
+        bytes_written: What all its segments take; at most `bytes_max`.
+        records: Records in them.
+    """
+
+    def __init__(
+        self, files: Files, store: StoreIdentity, run_id: str, writer: int, *, bytes_max: int, origin: Mapping[str, Any]
+    ) -> None:
+        """`origin` goes into the opening META block: who writes this and why."""
+        self._files = files
+        self._store = store
+        self._run_id = run_id
+        self._writer = writer
+        self._bytes_max = bytes_max
+        self._origin = dict(origin)
+        self._directory = run_path(store.path, run_id)
+        self._segment: SegmentWriter | None = None
+        self._number = 0
+        self._next_block = 0
+        self.bytes_written = 0
+        self.records = 0
+
+    def has_room(self, size: int) -> bool:
+        return self.bytes_written + size <= self._bytes_max
+
+    def append(self, stream: int, span: Span, parts: Sequence[Buffer], batch_flags: int) -> None:
+        """Stores the records of `span`.
+
+        Raises:
+            OSError: Nothing of them is stored.
+        """
+        segment = self._open()
+        before = segment.size
+        pieces = bool(batch_flags & BATCH_HAS_PIECES)
+        flags = (FLAG_HAS_PIECES if pieces else 0) | (FLAG_HAS_META if batch_flags & BATCH_HAS_META else 0)
+        segment.append(
+            KIND_ROWS,
+            parts,
+            stream=stream,
+            first=span.first,
+            last=span.last,
+            records=span.last - span.first + 1,
+            step_min=0 if pieces else span.step_first,
+            step_max=span.step_max,
+            flags=flags,
+            compress=False,
+        )
+        self.bytes_written += segment.size - before
+        self.records += span.last - span.first + 1
+        if segment.size >= SEGMENT_BYTES:
+            self.seal()
+
+    def append_gap(self, stream: int, gap: Mapping[str, Any]) -> None:
+        """Stores a GAP block: what was refused and cannot be told in the stream any more."""
+        self._open().append_map(KIND_GAP, gap, stream=stream)
+
+    def _open(self) -> SegmentWriter:
+        if self._segment is None:
+            self._files.make_directory(self._directory)
+            path = os.path.join(self._directory, format_segment(SegmentName(self._writer, self._number)))
+            header = FileHeader(self._store.id, self._writer, self._number, clock.wall_ns())
+            self._segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
+            self._number += 1
+            self._segment.append_map(KIND_META, {"run": self._run_id, "writer": self._origin})
+            self.bytes_written += self._segment.size
+        return self._segment
+
+    @property
+    def is_open(self) -> bool:
+        return self._segment is not None
+
+    def seal(self) -> bool:
+        """Ends the current segment and forces it to the disk; False where the disk refuses (recovery seals it then)."""
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return True
+        self._next_block = segment.next_block_number + 2  # KEYS and INDEX follow
+        try:
+            segment.seal(close=False)
+            segment.sync()
+            self._files.sync_directory(self._directory)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                segment.close()
+        return True

@@ -1,0 +1,16 @@
+"""The reader: runs of a store as Python objects, with or without a daemon, finished or still growing.
+
+What may live here: everything that looks at stored runs and changes nothing. It opens files through `sdk.files` only,
+creates none, takes no lock and starts no thread; it treats every byte of a store as hostile and lists damage instead of
+raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`.
+
+Floors inside, from below: `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
+continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `series`, `sample`,
+`tail`; `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
+"""
+
+from .facts import Gap
+from .run import Run, StreamInfo
+from .store import Store, open_store
+
+__all__ = ["Gap", "Run", "Store", "StreamInfo", "open_store"]

@@ -1,0 +1,73 @@
+"""The state of a run and of its streams: computed from locks and last words, never read from a file.
+
+A trainer holds a record lock on its ring for life, so on its host and boot the kernel knows whether it lives. From
+anywhere else only the data's age tells.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+
+from .. import platform
+from .facts import StreamFacts
+from .lanes import Lane
+
+RUNNING = "running"
+FINISHED = "finished"
+FAILED = "failed"
+CRASHED = "crashed"
+INTERRUPTED = "interrupted"
+ENDED = "ended"  # of a fork or spawn that did not say goodbye, which is normal
+
+# A run elsewhere counts as running while its files change: a daemon writes within a second, NFS shows it within 60 s,
+# and a loop may log once in some minutes.
+QUIET_SECONDS_MAX = 15 * 60.0
+
+# Whether the process of a stream lives; None: cannot be known here.
+Alive = Callable[[StreamFacts], "bool | None"]
+
+
+def alive_here(stream: StreamFacts) -> bool | None:
+    """Asks the kernel whether the stream's ring is locked; None for a stream of another host or boot, or without a ring."""
+    ring = stream.text("ring")
+    if ring is None or stream.text("host") != platform.host_name() or stream.text("boot_id") != platform.boot_id():
+        return None
+    try:
+        # A store is hostile input: opening a FIFO or a device because a record names it could hang or do harm.
+        if not os.path.isabs(ring) or not stat.S_ISREG(os.lstat(ring).st_mode):
+            return False
+    except (OSError, ValueError):
+        return False
+    return platform.is_locked(ring)
+
+
+def stream_state(stream: StreamFacts, alive: Alive, quiet_seconds: float) -> str:
+    """The state of one stream.
+
+    Args:
+        quiet_seconds: How long no segment of the run has changed.
+    """
+    if stream.end is not None:
+        said = stream.end.get("state")
+        return said if said in (FINISHED, FAILED, INTERRUPTED) else FINISHED
+    lives = alive(stream)
+    if lives or (lives is None and quiet_seconds < QUIET_SECONDS_MAX):
+        return RUNNING
+    return CRASHED if stream.kind == "main" else ENDED
+
+
+def run_state(lanes: Iterable[Lane], state_of: Callable[[StreamFacts], str]) -> str:
+    """The state of a run: running while any stream is, else the worst end among the last streams of its lanes."""
+    ends = set()
+    for lane in lanes:
+        states = [state_of(stream) for stream in lane.streams]
+        if RUNNING in states:
+            return RUNNING
+        if lane.last.kind in ("main", "attach"):
+            ends.add(states[-1])
+    for state in (FAILED, CRASHED, INTERRUPTED, FINISHED):
+        if state in ends:
+            return state
+    return CRASHED

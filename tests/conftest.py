@@ -1,0 +1,28 @@
+"""What every test may rely on: no settings from outside, and quick random tests that print what failed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# derandomize off: a failing example is printed by hypothesis with the call that reproduces it. No data base on disk, no
+# deadline: two cores are shared by everything that runs here.
+settings.register_profile(
+    "quick",
+    max_examples=60,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile(os.environ.get("STEPD_TEST_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test must not depend on the environment of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("STEPD_", "WANDB_")) and not name.startswith("STEPD_TEST_"):
+            monkeypatch.delenv(name)

@@ -1,0 +1,189 @@
+"""sdk.files: the promises of `Files` and `File`, kept by the real disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sdk import files
+from sdk.files import DISK, Disk, DiskFile, read_whole
+
+
+def mode(path: object) -> int:
+    return stat.S_IMODE(os.stat(str(path)).st_mode)
+
+
+def test_append_returns_offsets_and_read_gives_the_bytes_back(tmp_path: Path) -> None:
+    """What is appended stands at the returned offset; reading past the end gives what there is."""
+    file = DISK.create(str(tmp_path / "f"))
+    assert file.append([b"abc", b"", memoryview(b"de")]) == 0
+    assert file.append([bytearray(b"f")]) == 5
+    assert file.append([]) == 6
+    assert (file.size, file.read(0, 100), file.read(4, 1), file.read(6, 1), file.read(99, 1)) == (
+        6,
+        b"abcdef",
+        b"e",
+        b"",
+        b"",
+    )
+    file.close()
+    file.close()
+
+
+@pytest.mark.parametrize("count", [files._IOV_MAX - 1, files._IOV_MAX, files._IOV_MAX + 1, 2 * files._IOV_MAX + 3])
+def test_any_number_of_parts_is_written(tmp_path: Path, count: int) -> None:
+    """More parts than one system call takes are written in order."""
+    file = DISK.create(str(tmp_path / "f"))
+    parts = [bytes([i % 251]) * (i % 3) for i in range(count)]
+    file.append(parts)
+    assert file.read(0, file.size + 1) == b"".join(parts)
+    file.close()
+
+
+def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes one byte at a time changes nothing."""
+    real = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda fd, views, offset: real(fd, [views[0][:1]], offset))
+    file = DISK.create(str(tmp_path / "f"))
+    file.append([b"hello", b"", b"world"])
+    assert file.read(0, 100) == b"helloworld"
+    file.close()
+
+
+@pytest.mark.parametrize("written_before", range(0, 11))
+def test_failed_append_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_before: int) -> None:
+    """A disk that fills up in the middle of an append leaves the file as it was, and the next append goes on there."""
+    file = DISK.create(str(tmp_path / "f"))
+    file.append([b"before"])
+    real, room = os.pwritev, [written_before]
+
+    def full_soon(descriptor: int, views: list[memoryview], offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "no space")
+        part = views[0][: room[0]]
+        room[0] -= len(part)
+        return real(descriptor, [part], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", full_soon)
+        with pytest.raises(OSError, match="no space"):
+            file.append([b"hello", b"world!"])
+    assert (file.size, os.path.getsize(file.path)) == (6, 6)
+    assert file.append([b"after"]) == 6
+    assert file.read(0, 100) == b"beforeafter"
+    file.close()
+
+
+def test_create_is_exclusive_private_and_follows_no_link(tmp_path: Path) -> None:
+    """A taken name is FileExistsError, modes do not depend on who looks, a link is refused."""
+    old = os.umask(0)
+    try:
+        DISK.create(str(tmp_path / "f")).close()
+        DISK.make_directory(str(tmp_path / "a" / "b"))
+        DISK.make_directory(str(tmp_path / "a" / "b"))
+    finally:
+        os.umask(old)
+    assert (mode(tmp_path / "f"), mode(tmp_path / "a" / "b")) == (0o600, 0o700)
+    with pytest.raises(FileExistsError):
+        DISK.create(str(tmp_path / "f"))
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    for attempt in (
+        lambda: DISK.open(str(tmp_path / "link")),
+        lambda: DISK.open(str(tmp_path / "link"), write=True),
+        lambda: DISK.create(str(tmp_path / "link")),
+    ):
+        with pytest.raises(OSError):
+            attempt()
+
+
+def test_refresh_sees_what_another_writer_appended(tmp_path: Path) -> None:
+    """`size` is what was known; `refresh` asks again."""
+    writer, reader = DISK.create(str(tmp_path / "f")), None
+    writer.append([b"one"])
+    reader = DISK.open(str(tmp_path / "f"))
+    writer.append([b"two"])
+    assert reader.size == 3
+    reader.refresh()
+    assert reader.size == 6
+    with pytest.raises(OSError):
+        reader.append([b"x"])
+    writer.truncate(2)
+    assert writer.append([b"!"]) == 2
+    reader.refresh()
+    assert reader.read(0, 9) == b"on!"
+    writer.sync()
+    writer.close()
+    reader.close()
+
+
+def test_entries_are_sorted_and_tell_size_and_time(tmp_path: Path) -> None:
+    """Names in order with sizes; a missing directory and a plain file have no entries; a link is not followed."""
+    (tmp_path / "b").write_bytes(b"12345")
+    (tmp_path / "a").write_bytes(b"")
+    os.utime(tmp_path / "b", (1000, 2000))
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    found = DISK.entries(str(tmp_path))
+    assert [(name, size) for name, size, _ in found][:2] == [("a", 0), ("b", 5)]
+    assert found[1][2] == 2000
+    assert found[2][0] == "c" and found[2][1] != 5
+    assert DISK.entries(str(tmp_path / "none")) == []
+    assert DISK.entries(str(tmp_path / "b")) == []
+
+
+def test_write_whole_replaces_by_rename(tmp_path: Path) -> None:
+    """A reader that has the old file open keeps the old bytes, the name gives the new ones, and no draft is left."""
+    path = str(tmp_path / "f")
+    DISK.write_whole(path, b"old")
+    reader = DISK.open(path)
+    DISK.write_whole(path, b"newer")
+    assert (reader.read(0, 9), read_whole(DISK, path, 5), mode(path)) == (b"old", b"newer", 0o600)
+    reader.close()
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("broken", ["append", "sync"])
+def test_write_whole_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """A failure before the rename leaves the old bytes and no draft."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    path = str(tmp_path / "f")
+    DISK.write_whole(path, b"old")
+    monkeypatch.setattr(DiskFile, broken, fail)
+    with pytest.raises(OSError, match="broken disk"):
+        DISK.write_whole(path, b"new")
+    monkeypatch.undo()
+    assert read_whole(DISK, path, 3) == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_read_whole_refuses_a_larger_file(tmp_path: Path) -> None:
+    """Size at the limit is read, one more byte is EFBIG."""
+    (tmp_path / "f").write_bytes(b"x" * 10)
+    assert read_whole(DISK, str(tmp_path / "f"), 10) == b"x" * 10
+    with pytest.raises(OSError) as caught:
+        read_whole(DISK, str(tmp_path / "f"), 9)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_names(tmp_path: Path) -> None:
+    """exists, rename, remove, remove_tree, sync_directory and free_bytes do what they say; a dangling link exists."""
+    path = str(tmp_path / "f")
+    DISK.write_whole(path, b"x")
+    DISK.rename(path, path + "2")
+    assert not DISK.exists(path) and DISK.exists(path + "2")
+    DISK.remove(path + "2")
+    assert not DISK.exists(path + "2")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert DISK.exists(str(tmp_path / "dangling"))
+    DISK.make_directory(str(tmp_path / "d" / "e"))
+    DISK.remove_tree(str(tmp_path / "d"))
+    assert not DISK.exists(str(tmp_path / "d"))
+    DISK.sync_directory(str(tmp_path))
+    assert DISK.free_bytes(str(tmp_path)) > 0
+    assert isinstance(DISK, Disk)
