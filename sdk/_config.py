@@ -174,26 +174,30 @@ def _same(old: Any, new: Any) -> bool:
     return bool(old == new) or (old != old and new != new)
 
 
-def config_value(value: Any, key: object = "", depth: int = 0) -> Any:
+def config_value(value: Any, key: object = "", inside: tuple[int, ...] = ()) -> Any:
     """A hyperparameter as a plain value: arrays become lists, what cannot be stored becomes its text.
+
+    Args:
+        inside: The containers around it by identity, so that one which holds itself ends.
 
     Raises:
         TypeError: A media value.
     """
     if getattr(type(value), "_stepd_media", False):
         raise TypeError(f"config {key!r} is {type(value).__name__}: media are logged, not configured")
-    if depth > NESTING_MAX:
-        return str(type(value))
+    if len(inside) > NESTING_MAX or id(value) in inside:
+        return "…"
+    deeper = (*inside, id(value))
     if isinstance(value, Mapping):
-        return {str(k): config_value(v, key, depth + 1) for k, v in value.items()}
+        return {str(k): config_value(v, key, deeper) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return [config_value(v, key, depth + 1) for v in value]
+        return [config_value(v, key, deeper) for v in value]
     try:
         plain = plain_value(value, key)
     except (TypeError, ValueError, OverflowError, RecursionError):
         plain = None if value is None else _text(value)
     if isinstance(plain, msgpack.ExtType):  # a tensor: people want to read it
-        return config_value(value.tolist(), key, depth + 1)
+        return config_value(value.tolist(), key, deeper)
     return plain
 
 

@@ -7,6 +7,7 @@ own row.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ FLAG_LATE = 2  # the step is below the stream's open step
 FLAG_MARKED = 4  # misuse="warn" left at least one key out
 
 EXT_TENSOR = 1  # msgpack array [dtype name, shape, raw little-endian bytes in C order]
+# What `numpy.dtype.str` gives for anything but Python objects, and the one type that numpy has no name for.
+_DTYPE = re.compile(r"bfloat16|[<>|=]?[?bhilqBHILQefdFDgGSUVmMiuc][0-9]{0,6}(\[[0-9]{0,6}[A-Za-z]{1,2}\])?", re.ASCII)
 EXT_BIG_INT = 2  # decimal text of an integer beyond 64 bits, inside a tensor-free value
 
 
@@ -89,23 +92,41 @@ def decode_map(payload: Buffer) -> dict[str, Any]:
     """
     size = len(payload)
     try:
-        value = msgpack.unpackb(
-            payload,
-            raw=False,
-            strict_map_key=False,
-            unicode_errors="surrogatepass",
-            ext_hook=_extension,
-            max_str_len=size,
-            max_bin_len=size,
-            max_array_len=size,
-            max_map_len=size,
-            max_ext_len=size,
-        )
+        try:
+            value = _unpack(payload)
+        except TypeError:
+            # A nested map whose key is a tuple: the packer takes it, and it must not make the whole record unreadable.
+            value = _unpack(payload, object_pairs_hook=_pairs)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise DamageError(f"payload of {size} bytes is not a msgpack map: {error}") from error
     if type(value) is not dict:
         raise DamageError(f"payload holds {type(value).__name__}, expected a map")
     return value
+
+
+def _unpack(payload: Buffer, **options: Any) -> Any:
+    size = len(payload)
+    return msgpack.unpackb(
+        payload,
+        raw=False,
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        ext_hook=_extension,
+        max_str_len=size,
+        max_bin_len=size,
+        max_array_len=size,
+        max_map_len=size,
+        max_ext_len=size,
+        **options,
+    )
+
+
+def _pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_hashable(key): value for key, value in pairs}
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(map(_hashable, key)) if type(key) is list else key
 
 
 def _extension(code: int, data: bytes) -> object:
@@ -118,11 +139,13 @@ def _tensor(data: bytes) -> object:
     import numpy
 
     name, shape, raw = msgpack.unpackb(data, raw=False, max_array_len=64)
+    # Why so strict: numpy evaluates what it takes for a structured dtype, and guesses a size of -1.
+    if type(shape) is not list or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"tensor of shape {shape!r}")
+    if type(name) is not str or not _DTYPE.fullmatch(name):
+        raise ValueError(f"tensor of dtype {name!r}")
     if name == "bfloat16":
         # bfloat16 is the upper half of a float32, so widening is exact and needs no other package.
         wide = numpy.frombuffer(raw, dtype="<u2").astype("<u4") << 16
         return wide.view("<f4").reshape(shape)
-    dtype = numpy.dtype(name)
-    if dtype.hasobject:
-        raise ValueError(f"tensor of dtype {name!r} holds Python objects")
-    return numpy.frombuffer(raw, dtype=dtype).reshape(shape).copy()
+    return numpy.frombuffer(raw, dtype=numpy.dtype(name)).reshape(shape).copy()

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .limits import NESTING_MAX
 from .record import FLAG_COMMIT, FLAG_LATE
 
 
@@ -40,18 +39,21 @@ def flatten(values: Mapping[Any, Any]) -> dict[str, Any]:
     else:
         return values if type(values) is dict else dict(values)
     flat: dict[str, Any] = {}
-    _flatten_into(flat, "", values, 0)
-    return flat
-
-
-def _flatten_into(flat: dict[str, Any], prefix: str, values: Mapping[Any, Any], depth: int) -> None:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if type(value) is dict and value and depth < NESTING_MAX:
-            _flatten_into(flat, f"{name}.", value, depth + 1)
-        else:
+    # Why no recursion and no limit: the packer takes 1000 levels, and a row that was flattened once must keep its names
+    # when it is flattened again.
+    levels = [("", iter(values.items()))]
+    while levels:
+        prefix, items = levels[-1]
+        for key, value in items:
+            name = f"{prefix}{key}"
+            if type(value) is dict and value:
+                levels.append((f"{name}.", iter(value.items())))
+                break
             flat.pop(name, None)  # so that the order of names is the order of their last writes
             flat[name] = value
+        else:
+            levels.pop()
+    return flat
 
 
 def merge(pieces: Iterable[Piece]) -> list[Piece]:
@@ -94,8 +96,11 @@ def open_step_after(pieces: Iterable[Piece], first_step: int) -> int:
     """The open step N of a stream after these pieces, by the table in DESIGN ("What `log` means")."""
     step = first_step
     for piece in sorted(pieces, key=_sequence):
-        if not piece.flags & FLAG_LATE:
-            step = max(step, piece.step + 1 if piece.flags & FLAG_COMMIT else piece.step)
+        # COMMIT first: a merged piece has the flags of all its parts, and a late part never commits.
+        if piece.flags & FLAG_COMMIT:
+            step = max(step, piece.step + 1)
+        elif not piece.flags & FLAG_LATE:
+            step = max(step, piece.step)
     return step
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .files import Buffer
+from .limits import STEP_MAX
 from .record import HEADER, HEADER_SIZE, KIND_ROW, Record, walk
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def _group_at(view: memoryview, offset: int) -> Group | None:
         if count < _GROUP_RECORDS_MIN:
             return None
         matrix = matrix[:count]
-    return Group(shape, matrix)
+    group = Group(shape, matrix)
+    # A step that cannot be is for `walk` to report.
+    return group if int(group.steps().max()) <= STEP_MAX else None
 
 
 def _shape_of(payload: bytes, length: int, flags: int) -> Shape | None:
@@ -204,7 +207,7 @@ def _read_key(payload: bytes, at: int) -> tuple[str | None, int]:
     token = payload[at]
     if 0xA0 <= token <= 0xBF:
         size, at = token & 0x1F, at + 1
-    elif token == 0xD9:
+    elif token == 0xD9 and at + 1 < len(payload):
         size, at = payload[at + 1], at + 2
     elif token == 0xDA:
         size, at = int.from_bytes(payload[at + 1 : at + 3], "big"), at + 3

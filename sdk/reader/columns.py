@@ -76,7 +76,9 @@ class Joined(NamedTuple):
     stream: NDArray[numpy.uint64]
 
 
-def collect(scan: Scan, plan: dict[int, list[Entry]], lane: Lane, keys: Iterable[str] | None) -> dict[str, dict[int, Column]]:
+def collect(
+    scan: Scan, plan: dict[int, list[Entry]], lane: Lane, keys: Iterable[str] | None
+) -> dict[str, dict[int, Column]]:
     """The columns of a lane by key and stream, rows that a resume hid left out.
 
     Args:
@@ -127,12 +129,10 @@ def _of_group(group: Group, wanted: set[str] | None, limit: int) -> Iterable[tup
     if not keys:
         return []
     step, sequence, time_ns = group.steps().astype(numpy.int64), group.sequences(), group.times_ns()
-    shown = None if int(step.max()) < limit else step < limit
-    found = []
-    for key in keys:
-        chunk = Chunk(sequence, step, time_ns, group.values(key))
-        found.append((key, chunk if shown is None else Chunk(*(array[shown] for array in chunk))))  # type: ignore[call-overload]
-    return found
+    if int(step.max()) < limit:
+        return [(key, Chunk(sequence, step, time_ns, group.values(key))) for key in keys]
+    shown = step < limit
+    return [(key, Chunk(sequence[shown], step[shown], time_ns[shown], group.values(key)[shown])) for key in keys]
 
 
 def plain(value: Any) -> Any:
@@ -192,18 +192,16 @@ def unite(pieces: list[NDArray[Any] | list[Any]]) -> tuple[NDArray[Any], NDArray
             kinds |= found - {"n"}
         else:
             kinds.add("i" if piece.dtype.kind in "iu" else piece.dtype.kind)
-    null = None
-    if has_null:
-        null = numpy.concatenate(
-            [
-                numpy.array([value is None for value in piece]) if isinstance(piece, list) else numpy.zeros(len(piece), bool)
-                for piece in pieces
-            ]
-        )
-    return _typed(pieces, kinds), null
+    return _typed(pieces, kinds), numpy.concatenate([_nulls(piece) for piece in pieces]) if has_null else None
 
 
 _KINDS: dict[type, str] = {float: "f", int: "i", bool: "b", str: "s", type(None): "n"}
+
+
+def _nulls(piece: NDArray[Any] | list[Any]) -> NDArray[numpy.bool_]:
+    if isinstance(piece, list):
+        return numpy.array([value is None for value in piece], bool)
+    return numpy.zeros(len(piece), bool)
 
 
 def _typed(pieces: list[NDArray[Any] | list[Any]], kinds: set[str]) -> NDArray[Any]:
@@ -220,11 +218,11 @@ def _typed(pieces: list[NDArray[Any] | list[Any]], kinds: set[str]) -> NDArray[A
 def _integer_dtype(pieces: list[NDArray[Any] | list[Any]]) -> Any:
     low, high = 0, 0
     for piece in pieces:
-        values: Any = [v for v in piece if v is not None] if isinstance(piece, list) else piece
-        if len(values):
-            low, high = min(low, int(min(values) if isinstance(values, list) else values.min())), max(
-                high, int(max(values) if isinstance(values, list) else values.max())
-            )
+        if isinstance(piece, list):
+            known = [value for value in piece if value is not None] or [0]
+            low, high = min(low, *known), max(high, *known)
+        elif len(piece):
+            low, high = min(low, int(piece.min())), max(high, int(piece.max()))
     if high <= _INT64_MAX and low >= -_INT64_MAX - 1:
         return numpy.int64
     return numpy.uint64 if low >= 0 and high < 2**64 else object

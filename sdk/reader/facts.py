@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import DamageError
 from ..files import Buffer
@@ -21,7 +22,8 @@ from .scan import Entry, Scan, Source
 _LENGTH_AND_KIND = struct.Struct("<IB")
 
 
-class Gap(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gap:
     """Records that are not in the data.
 
     Attributes:

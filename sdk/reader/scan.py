@@ -89,8 +89,10 @@ class Scan:
             listed = self._list()
             for name in self.sources.keys() - listed.keys():
                 self._shut(self.sources.pop(name))
-            # Why a list: every listed segment is looked at even when one of them is gone.
-            if all([self._look(name, *facts) for name, facts in listed.items()]):
+            gone = 0
+            for name, (size, changed) in listed.items():
+                gone += not self._look(name, size, changed)
+            if not gone:
                 return
 
     def _list(self) -> dict[str, tuple[int, float]]:
@@ -153,7 +155,8 @@ class Scan:
             raise DamageError(f"cannot read {path!r}: {error}") from error
         while len(self._open) >= _OPEN_MAX:
             self._shut(next(iter(self._open.values())))
-        source.reader = self._open[source.name] = reader
+        source.reader = reader
+        self._open[source.name] = source
         self._take(source, reader)
         return reader
 

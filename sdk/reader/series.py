@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Series(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Series:
     """The values of one key; the three arrays have the same length, are sorted by step and are the caller's own.
 
     Attributes:
@@ -37,7 +39,6 @@ class Series(NamedTuple):
     stream: NDArray[numpy.uint64] | None = None
     others: tuple[str, ...] = ()
 
-    # A NamedTuple's length would be its number of fields; what people mean is the number of values.
     def __len__(self) -> int:
         return len(self.step)
 

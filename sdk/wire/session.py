@@ -63,10 +63,13 @@ class Outbox:
         """The next batch: as much as one message and the credit allow, ending where a record ends.
 
         Args:
-            boundaries: Marks inside the ring, oldest first; those behind us are removed.
+            boundaries: Marks inside the ring, oldest first; those before what is stored are removed.
             now: The current mark.
         """
         room = min(bytes_max, self._credit - self.in_flight_bytes)
+        # Invariant: only what is stored may be forgotten; a new session sends the rest again, from the same boundaries.
+        while boundaries and boundaries[0][0] <= self.stored[0]:
+            boundaries.popleft()
         span = span_between(self.sent, boundaries, now, room)
         if span is not None:
             self.sent = (span.end, span.last + 1, span.step_max)
@@ -93,11 +96,9 @@ class Outbox:
 
 def span_between(start: Mark, boundaries: deque[Mark], now: Mark, room: int) -> Span | None:
     """The longest run of whole records from `start` that takes at most `room` bytes, or None."""
-    while boundaries and boundaries[0][0] <= start[0]:
-        boundaries.popleft()
     end = now
     if now[0] - start[0] > room:
-        fitting = [mark for mark in list(boundaries) if mark[0] - start[0] <= room]
+        fitting = [mark for mark in list(boundaries) if start[0] < mark[0] <= start[0] + room]
         if not fitting:
             return None
         end = fitting[-1]

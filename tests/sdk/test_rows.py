@@ -12,7 +12,7 @@ from sdk.limits import NESTING_MAX
 from sdk.record import FLAG_COMMIT, FLAG_LATE, FLAG_MARKED, decode_map, encode_map
 from sdk.rows import Piece, committed, flatten, merge, open_step_after
 
-leaf = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+leaf = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.lists(st.integers(-9, 9), max_size=2)
 key = st.sampled_from(["a", "b", "c", "a.b", "a.b.c", ""])
 values = st.dictionaries(key, st.recursive(leaf, lambda inner: st.dictionaries(key, inner, max_size=3), max_leaves=6), max_size=4)
 

@@ -1,0 +1,93 @@
+"""The command line: `stepd` and `daemon` are this one command. Each command's module is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from sdk.errors import Error
+
+# Command -> (group of the help page, one line of help).
+COMMANDS = {
+    "runs": ("Look", "List the runs of the store."),
+    "show": ("Look", "Facts, config, summary and keys of a run."),
+    "tail": ("Look", "The last rows of a run, and with -f the next ones as they come."),
+    "plot": ("Look", "Curves of runs in the terminal."),
+    "export": ("Move", "All rows of a run as JSON lines or CSV."),
+    "rm": ("Mend", "Move a run to the trash, where it stays for seven days."),
+    "start": ("Daemon", "Start the daemon of the store, unless one serves it."),
+    "stop": ("Daemon", "Stop it after everything received is written."),
+    "restart": ("Daemon", "Stop it and start another."),
+    "status": ("Daemon", "What it is doing."),
+}
+_GROUPS = ("Look", "Move", "Mend", "Daemon")
+
+
+class Commands(click.Group):
+    """Finds a command's module by its name and prints our own errors without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"daemon.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 2)
+            hint = f" Did you mean: {', '.join(f'stepd {n}' for n in near)}?" if near else ""
+            raise click.UsageError(f"no command {args[0]!r}.{hint}", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in _GROUPS:
+            rows = [(name, text) for name, (where, text) in COMMANDS.items() if where == group]
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Error as error:
+            click.echo(f"stepd: {error}", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            # The reader of our output went away (`stepd export | head`): that is no error of ours to report.
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from sdk import __version__
+    from sdk.limits import WIRE_VERSION
+    from sdk.segment.format import FORMAT_MAJOR, FORMAT_MINOR
+
+    click.echo(f"stepd {__version__} (wire {WIRE_VERSION}, segment format {FORMAT_MAJOR}.{FORMAT_MINOR})")
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions.")
+@click.option("--dir", "directory", metavar="PATH", help="The store; default: STEPD_DIR, the nearest .stepd/, ~/.stepd.")
+@click.pass_context
+def cli(ctx: click.Context, directory: str | None) -> None:
+    """stepd: log every step of a training run, lose nothing, look at it from here."""
+    ctx.obj = directory
+
+
+def main() -> None:
+    """Entry of the commands `stepd` and `daemon`."""
+    cli(prog_name="stepd")

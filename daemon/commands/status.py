@@ -1,0 +1,76 @@
+"""`stepd status`: what the daemon is doing, and whether anything was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+from daemon.commands.service import directory_option, duration, size, store_path
+from sdk import _spawn
+from sdk.location import read_store
+from sdk.transport import request
+
+_LOG_LINES = 50
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--log", "show_log", is_flag=True, help="The daemon's own log.")
+@click.option("--check", is_flag=True, help="Exit 1 when no daemon serves the store.")
+@directory_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool, show_log: bool, check: bool, directory: str | None) -> None:
+    """What the daemon is doing. No daemon is no error: the next init() starts one."""
+    path = store_path(ctx, directory)
+    if show_log:
+        _print_log(path)
+        return
+    serving = os.path.isdir(path) and _spawn.is_serving(path)
+    if serving:
+        read_store(path)
+        facts: dict[str, Any] = {"serving": True, **request(path, "status")}
+    else:
+        facts = {"serving": False, "store": path, "pid": None, "runs": []}
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        _print(facts)
+    if check and not serving:
+        ctx.exit(1)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    if not facts["serving"]:
+        click.echo(f"no daemon serves {facts['store']}; the next init() starts one")
+        return
+    kind = "stays until stopped" if facts["persistent"] else "leaves when idle"
+    click.echo(f"serving {facts['store']}   pid {facts['pid']}   up {duration(facts['uptime_seconds'])}   {kind}")
+    rate = f"{facts['records_per_second']:,.0f} records/s, {size(facts['bytes_per_second'])}/s"
+    click.echo(f"  now      {rate}   in all {facts['records']:,} records, {size(facts['bytes'])}")
+    click.echo(
+        f"  health   {facts['refused']} refused, {facts['write_failures']} write and {facts['sync_failures']} fsync failures   "
+        f"synced {facts['synced_age_seconds']:.1f} s behind   {size(facts['free_bytes'])} free"
+    )
+    for run in facts["runs"]:
+        click.echo(
+            f"  run      {run['id']}   {run['streams']} stream{'s' if run['streams'] > 1 else ''}   lag "
+            f"{run['lag_seconds'] * 1000:.0f} ms   {run['refused']} refused"
+        )
+    if facts["last_error"]:
+        click.echo(f"  trouble  {facts['last_error']}")
+
+
+def _print_log(path: str) -> None:
+    from daemon.server import LOG_FILE
+    from sdk.files import DISK, read_whole
+
+    name = os.path.join(path, LOG_FILE)
+    if not DISK.exists(name):
+        click.echo(f"no daemon has served {path} yet")
+        return
+    lines = read_whole(DISK, name, 8 << 20).decode(errors="replace").splitlines()
+    for line in lines[-_LOG_LINES:]:
+        click.echo("".join(c if c.isprintable() else "?" for c in line))

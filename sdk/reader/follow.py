@@ -1,0 +1,84 @@
+"""Following a run that grows: which rows are new since the last look.
+
+Nothing is kept but which blocks were seen. New blocks name the steps that they touch; those rows are then read whole, from
+all blocks that may hold them, so a late piece gives its row again and memory does not grow with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .join import Selection, items, steps_in
+from .lanes import Lane
+from .scan import Scan
+from .state import RUNNING
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from .run import Run
+
+
+class Follower:
+    """A place in a run's growth. Belongs to one reader; `Run.look_for_new` moves it."""
+
+    def __init__(self, keys: frozenset[str] | None = None) -> None:
+        self.keys = keys
+        self._last: dict[int, list[tuple[int, int]]] = {}
+
+    def new_steps(self, scan: Scan, lanes: list[Lane]) -> NDArray[numpy.int64]:
+        """The steps that blocks touch which were not there at the last call, ascending."""
+        import numpy
+
+        steps = [numpy.empty(0, numpy.int64)]
+        for item in items(scan, lanes, Selection(self.keys)):
+            block = item.entry.block
+            seen = self._last.get(block.stream, [])
+            # By sequence, not by file and block: recovery, a drain and compaction store the same records elsewhere.
+            if not any(low <= block.first and block.last <= high for low, high in seen):
+                steps.append(steps_in(scan, item, Selection(self.keys), seen))
+        self._remember(scan)
+        return numpy.unique(numpy.concatenate(steps))
+
+    def _remember(self, scan: Scan) -> None:
+        for stream, entries in scan.plan().items():
+            ranges = self._last.setdefault(stream, [])
+            ranges.extend((entry.block.first, entry.block.last) for entry in entries)
+            self._last[stream] = _united(ranges)
+
+
+def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers as few ranges."""
+    united: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if united and first <= united[-1][1] + 1:
+            united[-1] = (united[-1][0], max(united[-1][1], last))
+        else:
+            united.append((first, last))
+    return united
+
+
+def follow_run(
+    run: Run,
+    follower: Follower,
+    poll_seconds: float,
+    timeout: float | None,
+    wait: Callable[[float], None],
+    new_only: bool,
+) -> Iterator[dict[str, Any]]:
+    """See `Run.follow`."""
+    if new_only:
+        run.look_for_new(follower)
+    idle = 0.0
+    while True:
+        # Race: asked before looking, so that rows stored between the last look and the end are still given.
+        running = run.state == RUNNING
+        rows = run.look_for_new(follower)
+        yield from rows
+        idle = 0.0 if rows else idle
+        if not running or (timeout is not None and idle >= timeout):
+            return
+        wait(poll_seconds)
+        idle += poll_seconds

@@ -1,0 +1,95 @@
+"""Finding what the user meant: nearest names for an error, and a run for a text."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import NotFoundError
+
+if TYPE_CHECKING:
+    from .run import Run
+
+_LATEST = re.compile(r"latest(?:~([0-9]{1,9}))?")
+_NEAR = 0.55
+_LISTED_MAX = 5
+
+
+def nearest(text: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` names that look like `text`, the nearest first: the whole name, or its part after the last slash."""
+    text = text.lower()
+    scored = []
+    for name in names:
+        low = name.lower()
+        score = max(_likeness(text, low), _likeness(text, low.rpartition("/")[2]))
+        if text and text in low:
+            score = max(score, _NEAR)
+        if score >= _NEAR:
+            scored.append((-score, name))
+    return [name for _, name in sorted(scored)[:count]]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def list_names(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def find_run(text: str, where: str, runs: Callable[[str | None], list[Run]], ago: Callable[[float], str]) -> Run:
+    """The run that `text` names: an id, an id's prefix, a name, `latest`, `latest~2`, or one of these after `project/`.
+
+    Args:
+        where: The store's path, for errors.
+        runs: The runs of a project (None: of all), newest first.
+        ago: A Unix time as people say it.
+
+    Raises:
+        NotFoundError: None, or more than one.
+    """
+    everything = runs(None)
+    if not everything:
+        raise NotFoundError(f"there is no run in {where} yet", hint='sdk.init(project="…") in a training script')
+    exact = [run for run in everything if run.id == text]
+    if exact:
+        return exact[0]
+    project, slash, rest = text.rpartition("/")
+    if slash:
+        inside = [run for run in everything if run.project == project]
+        if inside:
+            return _among(rest or "latest", text, where, inside, ago)
+    return _among(text, text, where, everything, ago)
+
+
+def _among(text: str, said: str, where: str, runs: list[Run], ago: Callable[[float], str]) -> Run:
+    latest = _LATEST.fullmatch(text)
+    if latest is not None:
+        back = int(latest[1] or 0)
+        if back < len(runs):
+            return runs[back]
+        raise NotFoundError(f"no run matches {said!r}: there are only {len(runs)} runs", hint="stepd runs")
+    for found in (
+        [run for run in runs if run.id == text],
+        [run for run in runs if run.name == text],
+        [run for run in runs if text and run.id.startswith(text)],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            candidates = _describe(found, ago)
+            raise NotFoundError(
+                f"{said!r} matches {len(found)} runs in {where}: {candidates}", hint=f"stepd show {found[0].id}"
+            )
+    near = nearest(text, [name for run in runs for name in (run.id, run.name)])
+    close = [run for run in runs if run.id in near or run.name in near] or runs
+    raise NotFoundError(
+        f"no run matches {said!r}. In {where}: {_describe(close, ago)}", hint=f"stepd show {close[0].id}"
+    )
+
+
+def _describe(runs: list[Run], ago: Callable[[float], str]) -> str:
+    listed = ", ".join(f"{run.id} {run.name} ({ago(run.started)})" for run in runs[:_LISTED_MAX])
+    return listed + (f" and {len(runs) - _LISTED_MAX} more" if len(runs) > _LISTED_MAX else "")
