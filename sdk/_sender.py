@@ -32,9 +32,9 @@ from .ids import hex_u64
 from .journal.appender import Journal
 from .limits import BATCH_BYTES_MAX, KIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
-from .platform import boot_id, host_name
+from .platform import boot_id, host_name, is_locked
 from .settings import Settings
-from .transport import Connection, endpoint_path
+from .transport import Connection, endpoint_path, lock_path
 from .wire.messages import (
     BATCH_HAS_META,
     BATCH_HAS_PIECES,
@@ -59,8 +59,9 @@ SILENCE_SECONDS = 1.0
 # Without a daemon for so long, records go to the spool instead of waiting in memory until half the ring is full.
 SPOOL_AGE_SECONDS = 2.0
 _SPOOL_INTERVAL_SECONDS = 1.0
-# When no daemon answered for so long the sender starts one; then it backs off, doubling, up to the maximum.
-RESTART_SECONDS = 2.0
+# While bytes are in flight and no ack comes, look so often whether the daemon's process still lives.
+_LIVENESS_SECONDS = 0.1
+# When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
 _RESTART_SECONDS_MAX = 300.0
 _SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
 # Limit: META records that wait for room in a full ring; the oldest go first, as later facts replace earlier ones.
@@ -104,10 +105,13 @@ class Sender:
         self._state = _DOWN
         self._credit_limit = BATCH_BYTES_MAX
         now = clock.monotonic()
-        self._heard = self._greeted = now
+        self._heard = now
+        self._waiting_since: float | None = None  # when the oldest message went out that nothing has answered
         self._contact = now  # when a daemon last answered, or we began to look for one
-        self._restart_pause = RESTART_SECONDS
-        self._next_restart = now + RESTART_SECONDS
+        self._restart_pause = settings.restart_seconds
+        self._next_restart = now + settings.restart_seconds
+        self._lock_path = lock_path(store.path)
+        self._asked_liveness = now
         self._starter = 0
         self._spooled_at = 0.0
         self._spool_trouble_until = 0.0
@@ -212,7 +216,7 @@ class Sender:
         self._receive(now)
         if self._state == _DOWN:
             self._connect(now)
-        elif now - max(self._heard, self._greeted) > SILENCE_SECONDS and (self._state == _GREETED or outbox.in_flight_bytes):
+        elif self._is_lost(now):
             self._disconnect()
         if self._state == _LIVE:
             self._send_batch()
@@ -231,7 +235,7 @@ class Sender:
         return True
 
     def _connect(self, now: float) -> None:
-        if not _spawn.is_serving(self._store.path):
+        if not is_locked(self._lock_path):
             return
         try:
             self._connection = Connection(endpoint_path(self._store.path))
@@ -247,13 +251,26 @@ class Sender:
             self._disconnect()
             return
         self._state = _GREETED
-        self._greeted = now
+        self._waiting_since = now
+
+    def _is_lost(self, now: float) -> bool:
+        """Whether what is in flight will not be answered: too long a silence, or the daemon's process is gone."""
+        if self._waiting_since is None:
+            return False
+        silence = now - self._waiting_since
+        if silence > SILENCE_SECONDS:
+            return True
+        if silence < _LIVENESS_SECONDS or now - self._asked_liveness < _LIVENESS_SECONDS:
+            return False
+        self._asked_liveness = now
+        return not is_locked(self._lock_path)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
         self._state = _DOWN
+        self._waiting_since = None
         self._flush_sent = 0
         self._outbox.open(0)
 
@@ -266,6 +283,7 @@ class Sender:
                 self._handle(message, now)
                 if self._connection is None:
                     return
+                self._waiting_since = now if self._outbox.in_flight_bytes else None
         except (CommError, ProtocolError) as error:
             self._notice("wire", f"the daemon's answer is unreadable, reconnecting: {error}")
             self._disconnect()
@@ -275,7 +293,7 @@ class Sender:
             self._outbox.open(message.credit)
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE
-            self._restart_pause = RESTART_SECONDS
+            self._restart_pause = self._settings.restart_seconds
             if self._spool.is_open:
                 self._spool.seal()
                 self._notice("back", "a daemon serves again; the spool is closed, nothing was lost")
@@ -315,6 +333,8 @@ class Sender:
             sent = False
         if not sent:
             self._disconnect()
+        elif self._waiting_since is None:
+            self._waiting_since = clock.monotonic()
         return sent
 
     def _ask_for_flush(self) -> None:
@@ -374,9 +394,9 @@ class Sender:
     def _maybe_start_daemon(self, now: float) -> None:
         if self._starter and _spawn.reap(self._starter):
             self._starter = 0
-        if self._state != _DOWN or now < self._next_restart or now - self._contact < RESTART_SECONDS:
+        if self._state != _DOWN or now < self._next_restart or now - self._contact < self._settings.restart_seconds:
             return
-        if not self._settings.autostart or _spawn.is_serving(self._store.path) or _spawn.was_stopped(self._store.path):
+        if not self._settings.autostart or is_locked(self._lock_path) or _spawn.was_stopped(self._store.path):
             return
         self._next_restart = now + self._restart_pause
         self._restart_pause = min(self._restart_pause * 2, _RESTART_SECONDS_MAX)

@@ -185,6 +185,10 @@ class Settings:
     """How long an auto-started daemon stays after the last run of its store, in seconds. Default: 60, so that a loop of
     short scripts keeps one. STEPD_IDLE_SECONDS."""
 
+    restart_seconds: float = _setting(2.0, _seconds)
+    """How long a sender looks for a lost daemon before it starts another, in seconds; it backs off from there. Default:
+    2, so that a restart by hand or by a process manager comes first. STEPD_RESTART_SECONDS."""
+
     given: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """The fields that were not left to their defaults."""
 

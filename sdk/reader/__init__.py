@@ -6,11 +6,12 @@ raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`
 
 Floors inside, from below: `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
 continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `series`, `sample`,
-`tail`; `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
+`tail`; `about`, `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
 """
 
+from .about import StreamInfo
 from .facts import Gap
-from .run import Run, StreamInfo
+from .run import Run
 from .store import Store, open_store
 
 __all__ = ["Gap", "Run", "Store", "StreamInfo", "open_store"]

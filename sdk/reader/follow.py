@@ -39,10 +39,11 @@ class Follower:
             # By sequence, not by file and block: recovery, a drain and compaction store the same records elsewhere.
             if not any(low <= block.first and block.last <= high for low, high in seen):
                 steps.append(steps_in(scan, item, Selection(self.keys), seen))
-        self._remember(scan)
+        self.mark(scan)
         return numpy.unique(numpy.concatenate(steps))
 
-    def _remember(self, scan: Scan) -> None:
+    def mark(self, scan: Scan) -> None:
+        """Takes everything that is stored now for seen."""
         for stream, entries in scan.plan().items():
             ranges = self._last.setdefault(stream, [])
             ranges.extend((entry.block.first, entry.block.last) for entry in entries)
@@ -66,11 +67,11 @@ def follow_run(
     poll_seconds: float,
     timeout: float | None,
     wait: Callable[[float], None],
-    new_only: bool,
+    last: int | None,
 ) -> Iterator[dict[str, Any]]:
     """See `Run.follow`."""
-    if new_only:
-        run.look_for_new(follower)
+    if last is not None:
+        yield from run.tail_and_mark(last, follower)
     idle = 0.0
     while True:
         # Race: asked before looking, so that rows stored between the last look and the end are still given.

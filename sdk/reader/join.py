@@ -197,6 +197,8 @@ def last_steps(scan: Scan, lanes: list[Lane], count: int, selection: Selection =
     import numpy
 
     steps = numpy.empty(0, numpy.int64)
+    if count < 1:
+        return steps
     for item in sorted(items(scan, lanes, selection), key=lambda item: -item.entry.block.step_max):
         if len(steps) >= count and int(steps[-count]) > item.entry.block.step_max:
             break

@@ -61,14 +61,22 @@ def plain(data: Mapping[Any, Any], *, keep_going: bool = False) -> tuple[dict[st
     for index, (key, value) in enumerate(data.items()):
         try:
             out[_check_key(key, index, data)] = plain_value(value, key)
-        except (TypeError, ValueError) as error:
-            if not keep_going:
-                raise type(error)(
-                    f"{error}. Nothing of this call was stored.\n"
-                    "  In a long job STEPD_MISUSE=warn leaves such keys out instead of raising."
-                ) from None
-            bad[str(key)[:KEY_BYTES_MAX]] = str(error)
+        except Exception as error:  # foreign code raises what it likes: RuntimeError of a meta tensor's item()
+            if keep_going:
+                bad[str(key)[:KEY_BYTES_MAX]] = str(error) if _is_ours(error) else f"log() value of {key!r}: {error!r}"
+                continue
+            if not isinstance(error, (TypeError, ValueError)):
+                raise
+            # Not type(error): a subclass may have a constructor of its own (UnicodeDecodeError, pydantic's).
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(
+                f"{error}. Nothing of this call was stored.\n"
+                "  In a long job STEPD_MISUSE=warn leaves such keys out instead of raising."
+            ) from None
     return out, bad
+
+
+def _is_ours(error: Exception) -> bool:
+    return type(error) in (TypeError, ValueError) and str(error).startswith("log() ")
 
 
 def _check_key(key: object, index: int, data: Mapping[Any, Any]) -> str:
@@ -101,11 +109,14 @@ def plain_value(value: Any, key: object = "", depth: int = 0) -> Any:
         raise ValueError(f"log() value of {key!r} is nested deeper than {NESTING_MAX}")
     if kind is dict or kind is list or kind is tuple:
         return _container(value, key, depth)
-    handler = _HANDLERS.get(kind.__module__.partition(".")[0])
-    if handler is not None:
-        converted = handler(value, key)
-        if converted is not _UNKNOWN:
-            return converted
+    # By any base: a loss is often a tensor subclass of another package (MONAI, fastai, torchvision).
+    for base in kind.__mro__:
+        handler = _HANDLERS.get(str(base.__module__).partition(".")[0])
+        if handler is not None:
+            converted = handler(value, key)
+            if converted is not _UNKNOWN:
+                return converted
+            break
     return _standard(value, key, depth)
 
 
@@ -212,7 +223,11 @@ def _from_numpy(value: Any, key: object) -> Any:
         return str(value)
     if isinstance(value, numpy.generic):
         item = value.item()
-        return _UNKNOWN if isinstance(item, numpy.generic) else plain_value(item, key)
+        if isinstance(item, numpy.complexfloating):
+            item = complex(item)
+        elif isinstance(item, numpy.generic):  # longdouble, and types that other packages add
+            item = float(item)
+        return plain_value(item, key)
     if isinstance(value, numpy.ndarray):
         return _from_array(value, key)
     return _UNKNOWN
@@ -270,7 +285,7 @@ def _from_jax(value: Any, key: object) -> Any:
 def _from_tensorflow(value: Any, key: object) -> Any:
     if not hasattr(value, "numpy"):
         return _UNKNOWN
-    return _from_numpy(value.numpy(), key)
+    return plain_value(value.numpy(), key)
 
 
 def _tell_device(key: object, device: object) -> None:

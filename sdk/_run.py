@@ -1,0 +1,578 @@
+"""`Run`: what `init` returns and a training script holds.
+
+Life: `_api` makes it around a stream; `finish`, leaving a `with` block or the interpreter's exit ends it. A pickled run
+comes back as the same object in its own process, and in another one as a run that opens a stream of its own with its
+first record. The hot path is not here: `run.log` is the stream's own function, put over the method of that name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from . import _greeting, clock
+from ._compat import AlertLevel, RunCompat
+from ._config import Config, StaticConfig
+from ._launcher import Launch, find_launch
+from ._metric import Metric, make_metric
+from ._summary import Summary
+from .errors import Error, UsageError
+from .ids import hex_u64, random_u64
+from .location import StoreIdentity
+from .segment.naming import run_path
+from .settings import Settings
+
+READ_SECONDS_MAX = 2.0
+SNAPSHOT_SECONDS = 1.0
+ALERT_SECONDS = 60.0
+INTERRUPTED_EXIT_CODE = 130
+
+_by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+
+
+class RunStream(Protocol):
+    """What a run needs of a stream; `sdk._stream.Stream` in life."""
+
+    log: Callable[..., None]
+    notes: list[str]
+    store: str
+
+    @property
+    def id(self) -> str: ...
+
+    def step(self) -> int: ...
+
+    def append_meta(self, facts: Mapping[str, Any]) -> None: ...
+
+    def flush(self, timeout: float) -> bool: ...
+
+    def finish(self, state: str, exit_code: int, timeout: float) -> Any: ...
+
+
+class DisabledStream:
+    """A stream of nothing, for mode="disabled" and for a process in which no stream could be opened."""
+
+    def __init__(self, notes: Iterable[str] = ()) -> None:
+        self.id = hex_u64(random_u64())
+        self.log: Callable[..., None] = _log_nothing
+        self.notes = list(notes)
+        self.store = ""
+
+    def step(self) -> int:
+        return 0
+
+    def append_meta(self, facts: Mapping[str, Any]) -> None:
+        pass
+
+    def flush(self, timeout: float) -> bool:
+        return True
+
+    def finish(self, state: str, exit_code: int, timeout: float) -> None:
+        return None
+
+
+def _log_nothing(data: Any, step: int | None = None, commit: bool | None = None, sync: object = None) -> None:
+    pass
+
+
+class RunStatus(dict[str, Any]):
+    """What `run.status()` gives; W&B's three fields, of which nothing ever waits here."""
+
+    sync_items_total = 0
+    sync_items_pending = 0
+    sync_time = None
+
+
+class Run(RunCompat):
+    """One training execution.
+
+    Any thread may call anything. `log`, attributes and writes to `config` and `summary` never wait for a disk or the
+    daemon; reading a summary key waits up to 2 s, `finish` up to `Settings.finish_seconds_max`. After `finish` whatever
+    changes the run raises `UsageError`. In a forked child the same object logs into a stream of the child's own.
+
+    Attributes:
+        config: See `Config`.
+        summary: See `Summary`.
+        settings: The frozen `Settings` of this run.
+        group, job_type, entity: "" where there is none.
+        resumed: Whether it goes on with rows of an earlier process.
+        starting_step: The step of its first row without an explicit one.
+        start_time: Unix seconds.
+    """
+
+    url: str | None = None
+    project_url: str | None = None
+    sweep_url: str | None = None
+    sweep_id: str | None = None
+
+    def __init__(
+        self,
+        stream: RunStream | None,
+        about: Mapping[str, Any],
+        *,
+        store: StoreIdentity,
+        settings: Settings,
+        config: Mapping[str, Any] = {},
+        allow_val_change: bool = False,
+        kind: str = "main",
+        launch: Launch | None = None,
+        first_step: int = 0,
+        resumed: bool = False,
+        entity: str = "",
+        token: str | None = None,
+        opener: Callable[[], RunStream] | None = None,
+        on_attach: Callable[[Run], None] = lambda run: None,
+        on_finish: Callable[[Run], None] = lambda run: None,
+        read: Callable[[str, str], Any] | None = None,
+    ) -> None:
+        """Args: `about` is the run's map in its first META record; `opener` opens the stream when `stream` is None; `read`
+        gives the reader's run for (store path, id)."""
+        self._about = dict(about)
+        self._stream = stream
+        self._opener = opener
+        self._store = store
+        self._kind = kind
+        self._launch = launch or find_launch()
+        self._token = token or hex_u64(random_u64())
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._finished = False
+        self._on_attach, self._on_finish = on_attach, on_finish
+        self._read = read or _read_run
+        self._allow = allow_val_change
+        self._metrics: dict[str, Metric] = {}
+        self._alerts: dict[str, float] = {}
+        self._snapshot: tuple[object, float, Mapping[str, Any]] | None = None
+        self._files: str | None = None
+        self._begun = clock.monotonic()
+        self.settings = settings
+        self.entity = entity
+        self.resumed = resumed
+        self.starting_step = first_step
+        self.start_time = clock.wall_ns() / 1e9
+        self.config = Config(config, emit=self._emit_config, allow_val_change=allow_val_change)
+        self.summary = Summary(self._logged, self._emit)
+        _by_token[self._token] = self
+        if stream is not None:
+            self.__dict__["log"] = stream.log
+
+    # -- logging -----------------------------------------------------------------------------------------------------
+
+    def log(
+        self, data: Mapping[str, Any], step: int | None = None, commit: bool | None = None, sync: object = None
+    ) -> None:
+        """Records `data` for a step. Takes about a microsecond and waits for nothing.
+
+        Args:
+            data: Names to values; nested dicts become dotted names. It is not changed and not kept.
+            step: The row it belongs to; without one, the open row, which it completes. An older step is merged into
+                its row (`Settings.late_steps`).
+            commit: Whether the row is complete; default: yes without `step`, no with one.
+            sync: Does nothing.
+
+        Raises:
+            TypeError, ValueError: A key or value that cannot be stored, a step that is no non-negative int: nothing of
+                the call is stored. With ``misuse="warn"`` the key is left out instead.
+            UsageError: The run is finished.
+        """
+        self._require_running("log()")
+        self._attached().log(data, step, commit, sync)
+
+    @property
+    def _log(self) -> Callable[..., None]:
+        return self.log
+
+    @property
+    def step(self) -> int:
+        """The step that the next `log` without one belongs to. No round trip."""
+        return self._stream.step() if self._stream is not None else self.starting_step
+
+    def define_metric(
+        self,
+        name: Any,
+        step_metric: Any = None,
+        step_sync: bool | None = None,
+        hidden: bool | None = None,
+        summary: str | None = None,
+        goal: str | None = None,
+        overwrite: bool | None = None,
+    ) -> Metric:
+        """Says how a key is to be shown and summarised.
+
+        Args:
+            name: A key, or a prefix and one `*` at its end.
+            step_metric: The key that is its x axis.
+            summary: A comma list of min, max, mean, last, first, best, copy, none.
+            overwrite: Forget what was said of `name` before; otherwise this adds to it.
+
+        Raises:
+            Error: An argument that cannot be.
+        """
+        self._require_running("define_metric()")
+        metric = make_metric(name, step_metric, step_sync, hidden, summary, goal)
+        with self._lock:
+            old = self._metrics.get(metric.name)
+            if old is not None and not overwrite:
+                said = {key: value for key, value in metric._asdict().items() if value not in (None, ())}
+                metric = old._replace(**said)
+            self._metrics[metric.name] = metric
+        self._emit({"metric": {metric.name: metric.facts()}})
+        return metric
+
+    def alert(self, title: str, text: str = "", level: Any = None, wait_duration: Any = None) -> None:
+        """Prints a line on stderr and marks the run; the same title at most once in `wait_duration` (default 1 min).
+
+        Raises:
+            ValueError: `level` is not INFO, WARN or ERROR.
+            TypeError: `wait_duration` is neither seconds nor a timedelta.
+        """
+        self._require_running("alert()")
+        named = getattr(level, "value", level) or "INFO"
+        if named not in AlertLevel.__members__:
+            raise ValueError(f"alert() level is {level!r}, expected 'INFO', 'WARN' or 'ERROR'")
+        wait = ALERT_SECONDS if wait_duration is None else _seconds(wait_duration)
+        now = clock.monotonic()
+        if now - self._alerts.get(title, -float("inf")) < wait:
+            return
+        self._alerts[title] = now
+        self._emit({"alert": {str(clock.wall_ns()): {"title": str(title), "text": str(text), "level": named}}})
+        self._say(f"stepd: alert {named}: {_greeting.clean(str(title))}: {_greeting.clean(str(text))}")
+
+    def mark_preempting(self) -> None:
+        """Notes that the scheduler is about to stop this process."""
+        self._emit({"run": {"preempting": True}})
+
+    # -- ending ------------------------------------------------------------------------------------------------------
+
+    def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> None:
+        """Stores everything and ends the run; a second call does nothing.
+
+        Returns when every accepted record is stored by the daemon or, where it does not answer within
+        `Settings.finish_seconds_max`, in a segment of our own.
+
+        Args:
+            exit_code: Anything but 0 and None makes the state "failed".
+            quiet: No receipt.
+        """
+        code = int(exit_code or 0)
+        self.end("failed" if code else "finished", code, quiet=bool(quiet))
+
+    join = finish
+
+    def end(self, state: str, exit_code: int, timeout: float | None = None, quiet: bool = False) -> None:
+        """`finish` with a state: "finished", "failed" or "interrupted". Never raises for operating trouble."""
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True
+        try:
+            if self._stream is not None:
+                limit = self.settings.finish_seconds_max if timeout is None else timeout
+                counts = self._stream.finish(state, exit_code, limit)
+                if counts is not None and not quiet:
+                    self._print_receipt(state, counts)
+        except Exception as error:
+            self._say(f"stepd: finish() of run {self.id!r} failed: {type(error).__name__}: {error}")
+        finally:
+            if not isinstance(self._stream, DisabledStream):
+                self._opener = None
+            self.__dict__.pop("log", None)
+            self._on_finish(self)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.end(*end_state(kind, error))
+
+    def _print_receipt(self, state: str, counts: Any) -> None:
+        if self._is_silent() or self._kind != "main":
+            return
+        with contextlib.suppress(Exception):
+            steps = max(self.step - self.starting_step, 1 if counts.accepted else 0)
+            text = _greeting.receipt(
+                name=self.name,
+                run_id=self.id,
+                store=self._store.path,
+                state=state,
+                seconds=clock.monotonic() - self._begun,
+                steps=steps,
+                counts=counts,
+                size=_greeting.directory_bytes(self.sync_dir),
+                series=self._sparklines(),
+            )
+            _greeting.say(text)
+
+    def _sparklines(self) -> list[tuple[str, Any, Any]]:
+        try:
+            reader = self._read(self._store.path, self.id)
+            defined = {name: metric.facts() for name, metric in self._metrics.items()}
+            keys = _greeting.choose_keys(reader.keys(), defined)
+            found = reader.sample(keys, _greeting.SPARK_POINTS * 4)
+            return [(key, *found[key]) for key in keys if key in found and len(found[key][1]) > 1]
+        except Exception:  # a receipt without pictures is still a receipt
+            return []
+
+    # -- what the run is ---------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Unique in the store."""
+        return str(self._about["id"])
+
+    @property
+    def name(self) -> str:
+        """The name for people; may be set."""
+        return str(self._about.get("name") or self.id)
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._set_fact("name", str(value))
+
+    @property
+    def notes(self) -> str:
+        """A longer text; may be set."""
+        return str(self._about.get("notes") or "")
+
+    @notes.setter
+    def notes(self, value: str | None) -> None:
+        self._set_fact("notes", None if value is None else str(value))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Words to find the run by; may be set, for instance ``run.tags += ("final",)``. A tag that cannot be is left
+        out with a note."""
+        return tuple(self._about.get("tags") or ())
+
+    @tags.setter
+    def tags(self, value: str | Iterable[str]) -> None:
+        kept: list[str] = []
+        for tag in [value] if isinstance(value, str) else value or ():
+            try:
+                kept.extend(Settings(tags=(tag,)).tags)
+            except ValueError as error:
+                self._say(f"stepd: {error}")
+        self._set_fact("tags", list(dict.fromkeys(kept)))
+
+    def _set_fact(self, key: str, value: Any) -> None:
+        self._emit({"run": {key: value}})
+        self._about[key] = value
+
+    @property
+    def group(self) -> str:
+        return str(self._about.get("group") or "")
+
+    @property
+    def job_type(self) -> str:
+        return str(self._about.get("job_type") or "")
+
+    @property
+    def project(self) -> str:
+        return str(self._about.get("project") or "")
+
+    @property
+    def path(self) -> str:
+        """``project/id``, what `sdk.Api().run` takes."""
+        return f"{self.project}/{self.id}"
+
+    @property
+    def dir(self) -> str:
+        """A directory for the user's own files of this run, made when first asked for."""
+        if self._files is None:
+            wanted = os.path.join(self.sync_dir, "files") if self._store.path else ""
+            try:
+                if wanted:
+                    os.makedirs(wanted, mode=0o700, exist_ok=True)
+            except OSError as error:
+                self._say(f"stepd: cannot make {wanted}: {error}; run.dir is a temporary directory")
+                wanted = ""
+            if not wanted:
+                import tempfile
+
+                wanted = tempfile.mkdtemp(prefix="stepd-files-")
+            self._files = wanted
+        return self._files
+
+    @property
+    def sync_dir(self) -> str:
+        """The run's directory in the store."""
+        return run_path(self._store.path, self.id) if self._store.path else ""
+
+    @property
+    def config_static(self) -> StaticConfig:
+        """The config now, read-only."""
+        return StaticConfig(self.config.as_dict())
+
+    @property
+    def disabled(self) -> bool:
+        """Whether nothing is recorded because the user said so."""
+        return self.settings.disabled
+
+    @property
+    def offline(self) -> bool:
+        """Whether the user asked for W&B's offline mode; stepd never needs a network."""
+        return self.settings.mode in ("offline", "dryrun")
+
+    @property
+    def mode(self) -> str:
+        return self.settings.mode
+
+    @property
+    def _attach_id(self) -> str:
+        return self.id
+
+    def project_name(self) -> str:
+        """As `project`."""
+        return self.project
+
+    def status(self) -> RunStatus:
+        """Nothing waits to be uploaded."""
+        return RunStatus()
+
+    def display(self, height: int = 420, hidden: bool = False) -> bool:
+        """False: there is no page to show."""
+        return False
+
+    def to_html(self, height: int = 420, hidden: bool = False) -> str:
+        """A line of escaped HTML."""
+        text = f"{self.name} ({self.id}), project {self.project}, step {self.step:,}"
+        return f"<div>stepd run {html.escape(text)}</div>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self.to_html()}
+
+    def __repr__(self) -> str:
+        state = "finished" if self._finished else "disabled" if self.disabled else f"step {self.step}"
+        return f"<sdk.Run {self.name!r} ({self.id}) of project {self.project!r}, {state}>"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in _OPEN and not hasattr(type(self), name):
+            raise AttributeError(
+                f"Run has no attribute {name!r} to set. Try: run.config[{name!r}] = …, or run.summary[{name!r}] = …"
+            )
+        object.__setattr__(self, name, value)
+
+    # -- copies and processes ----------------------------------------------------------------------------------------
+
+    def __copy__(self) -> Run:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Run:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {
+            "token": self._token,
+            "about": dict(self._about),
+            "store": tuple(self._store),
+            "settings": self.settings,
+            "config": self.config.as_dict(),
+            "allow_val_change": self._allow,
+            "parent": self._stream.id if self._stream is not None else None,
+            "step": self.step,
+            "finished": self._finished,
+            "entity": self.entity,
+        }
+        return restore, (facts,)
+
+    def _attached(self) -> RunStream:
+        """The stream, opened now if this run came from another process."""
+        with self._lock:
+            if self._stream is None:
+                try:
+                    assert self._opener is not None
+                    self._stream = self._opener()
+                except (Error, OSError) as error:
+                    self._say(f"stepd: this process cannot log into run {self.id!r}: {error}")
+                    self._stream = DisabledStream()
+                self.__dict__["log"] = self._stream.log
+                self._on_attach(self)
+            return self._stream
+
+    def _require_running(self, what: str) -> None:
+        if self._finished:
+            raise UsageError(
+                f"{what} was called after finish() of run {self.id!r}", hint="sdk.init() starts another run; sdk.attach(id)"
+            )
+
+    def _emit(self, facts: Mapping[str, Any]) -> None:
+        if self._finished:
+            self._require_running("a change")
+        self._attached().append_meta(facts)
+
+    def _emit_config(self, changed: dict[str, Any]) -> None:
+        self._emit({"config": changed})
+
+    def _logged(self) -> Mapping[str, Any]:
+        """What the store knows of this run's summary, everything accepted so far included (waits at most 2 s)."""
+        if self._stream is None or isinstance(self._stream, DisabledStream):
+            return {}
+        now = clock.monotonic()
+        journal = getattr(self._stream, "journal", None)
+        mark = journal.mark()[1] if journal is not None else None
+        if self._snapshot is not None and mark is not None:
+            seen, when, values = self._snapshot
+            if seen == mark and now - when < SNAPSHOT_SECONDS:
+                return values
+        if not self._finished:
+            self._stream.flush(READ_SECONDS_MAX)
+        try:
+            values = dict(self._read(self._store.path, self.id).summary)
+        except (Error, OSError):
+            values = {}
+        self._snapshot = (mark, clock.monotonic(), values)
+        return values
+
+    def _is_silent(self) -> bool:
+        return self.settings.silent or not self._launch.speaks or self._pid != os.getpid()
+
+    def _say(self, text: str) -> None:
+        if not self.settings.silent:
+            _greeting.say(text)
+
+
+# Plain attributes that the constructor sets; every other public name must be one of the class.
+_OPEN = frozenset({"config", "entity", "log", "resumed", "settings", "start_time", "starting_step", "summary"})
+
+
+def end_state(kind: type[BaseException] | None, error: object) -> tuple[str, int]:
+    """The state and exit code of a run that an exception ended, or None."""
+    if kind is None:
+        return "finished", 0
+    if issubclass(kind, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED_EXIT_CODE
+    if issubclass(kind, SystemExit):
+        code = getattr(error, "code", 1)
+        number = code if isinstance(code, int) else 0 if code is None else 1
+        return ("failed" if number else "finished"), number
+    return "failed", 1
+
+
+def restore(facts: dict[str, Any]) -> Run:
+    """A pickled run: the same object where it lives, else one that opens a stream of kind "spawn" when it is used."""
+    run = _by_token.get(facts["token"])
+    if run is not None:
+        return run
+    from . import _api
+
+    return _api.restore(facts)
+
+
+def _read_run(store: str, run_id: str) -> Any:
+    from .reader import open_store
+
+    return open_store(store).run(run_id)
+
+
+def _seconds(value: Any) -> float:
+    total = getattr(value, "total_seconds", None)
+    if callable(total):
+        return float(total())
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise TypeError(f"alert() wait_duration is {type(value).__name__}, expected seconds or a timedelta")

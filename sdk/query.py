@@ -1,0 +1,291 @@
+"""W&B's reading names over the reader: ``Api().run("project/id").history(keys=["loss"])``.
+
+Everything is local: `Api` opens the store that `init` would use. An entity (`entity/project/id`) is accepted and ignored.
+What a server would do (filters in MongoDB's language, artifacts, reports) raises `UnsupportedError` and names the way here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .errors import UnsupportedError
+from .reader.run import Run as StoredRun
+from .reader.store import open_store
+
+_RUNTIME = "_runtime"
+_STEP = "_step"
+_TIMESTAMP = "_timestamp"
+_OUR_KEYS = frozenset({_STEP, _TIMESTAMP, _RUNTIME})
+
+
+class Summary(dict[str, Any]):
+    """A run's summary; `_json_dict` is what W&B's own export recipe reads."""
+
+    @property
+    def _json_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+
+class Api:
+    """The runs of a store under W&B's names.
+
+    Args:
+        overrides, timeout, api_key: Accepted for compatibility; there is no server and no account.
+        dir: The store; None: as `init` would choose.
+
+    Raises:
+        StoreError: There is no store.
+    """
+
+    def __init__(
+        self,
+        overrides: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        api_key: str | None = None,
+        *,
+        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name that `init` gives it
+    ) -> None:
+        del timeout, api_key
+        self._project = str((overrides or {}).get("project") or "")
+        self._store = open_store(dir)
+
+    @property
+    def default_entity(self) -> str:
+        """There are no entities."""
+        return ""
+
+    def run(self, path: str = "") -> Run:
+        """The run at ``"project/id"``, ``"entity/project/id"`` or ``"id"``; names and prefixes of ids do as well.
+
+        Raises:
+            NotFoundError: No run or several match.
+        """
+        parts = [part for part in path.strip("/").split("/") if part and part != "runs"]
+        if len(parts) == 1 and self._project:
+            parts = [self._project, *parts]
+        return Run(self._store.run("/".join(parts[-2:]) or "latest"))
+
+    def runs(
+        self,
+        path: str | None = None,
+        filters: dict[str, Any] | None = None,
+        order: str = "+created_at",
+        per_page: int = 50,
+        include_sweeps: bool = True,
+        lazy: bool = True,
+    ) -> list[Run]:
+        """The runs of ``"project"`` or ``"entity/project"`` (None: of all), the oldest first, as W&B's default order.
+
+        Raises:
+            UnsupportedError: `filters`, or another order than ``+created_at`` and ``-created_at``.
+        """
+        del per_page, include_sweeps, lazy
+        if filters:
+            raise UnsupportedError(
+                "Api.runs(filters=…) is not served",
+                hint="[run for run in api.runs(project) if run.config['lr'] < 1e-3]",
+            )
+        if order.lstrip("+-") != "created_at":
+            raise UnsupportedError(f"Api.runs(order={order!r}) is not served", hint="sorted(api.runs(project), key=…)")
+        project = (path or "").strip("/").rpartition("/")[2] or self._project or None
+        found = sorted(self._store.runs(project), key=lambda run: run.created, reverse=order.startswith("-"))
+        return [Run(run) for run in found]
+
+    def artifact(self, name: str, type: str | None = None) -> Any:  # noqa: A002 - W&B's name
+        """Not served."""
+        raise UnsupportedError(f"Api.artifact({name!r}) is not served: there is no artifact server")
+
+
+class Run:
+    """A stored run under W&B's names. The run of the reader itself is `stored`."""
+
+    def __init__(self, stored: StoredRun) -> None:
+        self.stored = stored
+
+    def __repr__(self) -> str:
+        return f"<Run {'/'.join(self.path)} ({self.state})>"
+
+    @property
+    def id(self) -> str:
+        return self.stored.id
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def project(self) -> str:
+        return self.stored.project
+
+    @property
+    def entity(self) -> str:
+        return ""
+
+    @property
+    def path(self) -> list[str]:
+        """Entity, project and id; the entity is empty."""
+        return [self.entity, self.project, self.id]
+
+    @property
+    def url(self) -> None:
+        """There is no server."""
+        return
+
+    @property
+    def group(self) -> str:
+        return self.stored.group
+
+    @property
+    def job_type(self) -> str:
+        return self.stored.job_type
+
+    @property
+    def tags(self) -> list[str]:
+        return self.stored.tags
+
+    @property
+    def notes(self) -> str:
+        return self.stored.notes
+
+    @property
+    def state(self) -> str:
+        return self.stored.state
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.stored.config
+
+    @property
+    def summary(self) -> Summary:
+        """Reads all rows; keep it if you need it twice."""
+        return Summary(self.stored.summary)
+
+    @property
+    def created_at(self) -> str:
+        """ISO 8601, UTC."""
+        import datetime
+
+        when = datetime.datetime.fromtimestamp(self.stored.created, datetime.timezone.utc)
+        return when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+    @property
+    def lastHistoryStep(self) -> int:  # noqa: N802 - W&B's name
+        """The largest step, -1 before the first row."""
+        last = self.stored.last_step
+        return -1 if last is None else last
+
+    def load(self, force: bool = False) -> None:
+        """Reads the facts again."""
+        self.stored.refresh()
+
+    def history(
+        self,
+        samples: int = 500,
+        keys: Iterable[str] | None = None,
+        x_axis: str = _STEP,
+        pandas: bool = True,
+        stream: str = "default",
+    ) -> Any:
+        """At most `samples` rows, evenly spread, the first and the last included.
+
+        Args:
+            keys: Only rows that hold all of these, and only `x_axis` and these; None: every row with all its keys,
+                `_timestamp` and `_runtime` included.
+            pandas: A pandas.DataFrame; else a list of dicts.
+
+        Raises:
+            Error: pandas is wanted and not installed.
+            UnsupportedError: `stream` is not "default".
+        """
+        if stream != "default":
+            raise UnsupportedError(f"history(stream={stream!r}) is not served", hint="history(keys=run.stored.keys())")
+        if pandas:
+            from .reader.frames import pandas_module
+
+            module = pandas_module("history()")
+        wanted = _names(keys)
+        if wanted is None:
+            found = list(self._rows(_evenly(self.stored.steps(), samples), None))
+        else:
+            wanted = list(dict.fromkeys([x_axis, *wanted]))
+            steps = self._steps_with_all(wanted)
+            found = [{key: row[key] for key in wanted} for row in self._rows(_evenly(steps, samples), wanted)]
+        return module.DataFrame(found, columns=wanted) if pandas else found
+
+    def scan_history(
+        self,
+        keys: Iterable[str] | None = None,
+        page_size: int = 1000,
+        min_step: int | None = None,
+        max_step: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Every row in step order.
+
+        Args:
+            keys: Only rows that hold all of these (not null), and only these; None: every row with all its keys.
+            page_size: Accepted for compatibility: rows come from the disk as they are asked for.
+            min_step: No row below it.
+            max_step: No row at or above it, as in W&B.
+        """
+        del page_size
+        return self._scan(_names(keys), min_step, max_step)
+
+    def _scan(self, wanted: list[str] | None, min_step: int | None, max_step: int | None) -> Iterator[dict[str, Any]]:
+        stored = None if wanted is None else [key for key in wanted if key not in _OUR_KEYS] or None
+        created = self.stored.created
+        for row in self.stored.rows(stored, first_step=min_step or 0):
+            if max_step is not None and row[_STEP] >= max_step:
+                return
+            row[_RUNTIME] = row[_TIMESTAMP] - created
+            if wanted is None:
+                yield row
+            elif all(row.get(key) is not None for key in wanted):
+                yield {key: row[key] for key in wanted}
+
+    def _rows(self, steps: Any, wanted: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+        stored = None if wanted is None else [key for key in wanted if key not in _OUR_KEYS] or None
+        created = self.stored.created
+        for row in self.stored.rows_at(steps, stored):
+            row[_RUNTIME] = row[_TIMESTAMP] - created
+            yield row
+
+    def _steps_with_all(self, wanted: Sequence[str]) -> Any:
+        """The steps at which no wanted key is missing or null."""
+        import numpy
+
+        stored = [key for key in wanted if key not in _OUR_KEYS]
+        if not stored:
+            return self.stored.steps()
+        common = None
+        for steps in self.stored.steps_by_key(stored):
+            common = steps if common is None else numpy.intersect1d(common, steps, assume_unique=True)
+        return common
+
+    def files(self, *_: Any, **__: Any) -> Any:
+        """Not served."""
+        raise UnsupportedError("run.files() is not served", hint=f"ls {self.stored.directory}")
+
+    def logged_artifacts(self, *_: Any, **__: Any) -> Any:
+        """Not served."""
+        raise UnsupportedError("run.logged_artifacts() is not served: there is no artifact server")
+
+
+def _names(keys: Iterable[str] | None) -> list[str] | None:
+    if isinstance(keys, str):
+        raise TypeError(f"keys is the str {keys!r}, expected a list of them: [{keys!r}]")
+    return None if keys is None else list(keys)
+
+
+def _evenly(steps: Any, samples: int) -> Any:
+    import numpy
+
+    count = max(int(samples), 0)
+    if len(steps) <= count:
+        return steps
+    index = numpy.linspace(0, len(steps) - 1, count).round().astype(numpy.int64)
+    return steps[numpy.unique(index)]
+
+
+__all__ = ["Api", "Run", "Summary"]

@@ -1,0 +1,240 @@
+"""What a run is, from the files alone: identity, streams, gaps, damage, state. `run` adds the values.
+
+Also the frame of every operation: list the directory again, read, close what was opened, and start again when a segment
+was replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from .. import clock
+from ..errors import StoreError
+from ..files import DISK, Files
+from ..ids import run_directory
+from ..segment.reader import Damage
+from . import state
+from .facts import Facts, Gap, StreamFacts, missing
+from .lanes import Lane, lanes_of
+from .scan import Gone, Scan
+
+_Result = TypeVar("_Result")
+# A segment replaced during an operation: a replacement stays for at least a minute, so the second try finds it.
+TRIES_MAX = 4
+
+
+class StreamInfo(NamedTuple):
+    """The ordered records of one process into the run.
+
+    Attributes:
+        id: 16 hex digits.
+        kind: "main", "fork", "spawn" or "attach".
+        rank, host, pid: Whose it is, None where it did not say.
+        started: Unix seconds.
+        state: "running", "finished", "failed", "interrupted", "crashed"; "ended" for a child that did not say goodbye.
+        records: How many of its sequence numbers are stored, facts about the run included.
+        first, last: The first and last stored sequence, 0 if none.
+        attempt: From 1; a resume counts up.
+        parent, continues: Ids of the stream it was forked from, and of the one whose rows it goes on with.
+    """
+
+    id: str
+    kind: str
+    rank: int | None
+    host: str | None
+    pid: int | None
+    started: float
+    state: str
+    records: int
+    first: int
+    last: int
+    attempt: int
+    parent: str | None
+    continues: str | None
+
+
+class About:
+    """The facts of one run; `Run` is what users hold."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        files: Files = DISK,
+        alive: state.Alive = state.alive_here,
+        now_ns: Callable[[], int] = clock.wall_ns,
+    ) -> None:
+        self.directory = directory
+        self._scan = Scan(files, directory)
+        self._facts = Facts()
+        self._lanes: list[Lane] = []
+        self._alive = alive
+        self._now_ns = now_ns
+        self.refresh()
+
+    # Operations: list again, read, close what was opened, start again if a segment was replaced meanwhile.
+
+    def refresh(self) -> None:
+        """Reads the facts again."""
+        self._reading(lambda: None)
+
+    def _reading(self, operation: Callable[[], _Result]) -> _Result:
+        try:
+            for _ in range(TRIES_MAX):
+                with contextlib.suppress(Gone):
+                    self._look()
+                    return operation()
+            raise StoreError(f"segments of run {self.id!r} keep disappearing from {self.directory!r}")
+        finally:
+            self._scan.close()
+
+    def _look(self) -> None:
+        self._scan.refresh()
+        self._facts.update(self._scan)
+        self._lanes = lanes_of(self._facts.streams)
+
+    @property
+    def id(self) -> str:
+        """The run's id; where the files do not tell one that belongs to this directory, the directory's name."""
+        name = os.path.basename(self.directory)
+        for claimed in (self._facts.run.get("id"), self._facts.run_id):
+            if isinstance(claimed, str) and run_directory(claimed) == name:
+                return claimed
+        return name
+
+    def _text(self, name: str, default: str = "") -> str:
+        value = self._facts.run.get(name)
+        return value if isinstance(value, str) else default
+
+    @property
+    def name(self) -> str:
+        return self._text("name") or self.id
+
+    @property
+    def project(self) -> str:
+        return self._text("project")
+
+    @property
+    def group(self) -> str:
+        return self._text("group")
+
+    @property
+    def job_type(self) -> str:
+        return self._text("job_type")
+
+    @property
+    def notes(self) -> str:
+        return self._text("notes")
+
+    @property
+    def tags(self) -> list[str]:
+        tags = self._facts.run.get("tags")
+        return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the user's hyperparameters."""
+        return dict(self._facts.config)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `define_metric` said, by name."""
+        return dict(self._facts.metrics)
+
+    @property
+    def misuse(self) -> dict[str, Any]:
+        """Keys that `misuse="warn"` left out, and why."""
+        return dict(self._facts.misuse)
+
+    @property
+    def created(self) -> float:
+        """When the first stream started, Unix seconds; without one, when the first segment was made."""
+        return min((s.started for s in self._facts.streams.values() if s.started > 0), default=self._facts.created)
+
+    @property
+    def started(self) -> float:
+        """When it was last started or resumed, Unix seconds; what `latest` goes by."""
+        return max((s.started for s in self._facts.streams.values() if s.kind == "main"), default=self.created)
+
+    @property
+    def updated(self) -> float:
+        """When a segment last changed, Unix seconds."""
+        return self._scan.changed
+
+    @property
+    def size_bytes(self) -> int:
+        return self._scan.size_bytes
+
+    @property
+    def state(self) -> str:
+        """One of "running", "finished", "failed", "crashed", "interrupted": computed now, from locks and last words."""
+        if any(stream.end is None for stream in self._facts.streams.values()):
+            self.refresh()
+        return state.run_state(self._lanes, self._stream_state)
+
+    def _stream_state(self, stream: StreamFacts) -> str:
+        return state.stream_state(stream, self._alive, self._now_ns() / 1e9 - self._scan.changed)
+
+    @property
+    def streams(self) -> list[StreamInfo]:
+        """All streams, in the order of lanes: the main one first."""
+        plan = self._scan.plan()
+        return [
+            self._stream(stream, [(e.block.first, e.block.last) for e in plan.get(stream.id, ())])
+            for lane in self._lanes
+            for stream in lane.streams
+        ]
+
+    def _stream(self, stream: StreamFacts, ranges: list[tuple[int, int]]) -> StreamInfo:
+        return StreamInfo(
+            stream.hex,
+            stream.kind,
+            stream.number("rank"),
+            stream.text("host"),
+            stream.number("pid"),
+            stream.started,
+            self._stream_state(stream),
+            _covered(ranges),
+            ranges[0][0] if ranges else 0,
+            max((last for _, last in ranges), default=0),
+            stream.attempt,
+            stream.text("parent"),
+            stream.text("continues"),
+        )
+
+    @property
+    def records(self) -> int:
+        """Sequence numbers that are stored, of all streams: what was accepted and is not in `gaps`."""
+        return sum(stream.records for stream in self.streams)
+
+    @property
+    def last_step(self) -> int | None:
+        """The largest step by the blocks' headers, hidden rows included; None before the first row."""
+        return max((e.block.step_max for entries in self._scan.plan().values() for e in entries), default=None)
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """Records that are not in the data: refused ones, sequences that no segment holds, damage met so far."""
+        found = missing(self._scan)
+        if found:
+            # Race: 1. we look at writer A, 2. A stores 5, B stores 6, 3. we look at B: 5 seems missing. Look once more.
+            self.refresh()
+            found = missing(self._scan)
+        return self._facts.refused() + found
+
+    @property
+    def damage(self) -> list[Damage]:
+        """Bytes that could not be read, as far as somebody tried: payloads are checked when they are read."""
+        return self._scan.damage()
+
+
+def _covered(ranges: list[tuple[int, int]]) -> int:
+    """How many numbers lie in ranges that are sorted by their first one."""
+    total, end = 0, -1
+    for first, last in ranges:
+        total += max(0, last - max(first, end + 1) + 1)
+        end = max(end, last)
+    return total
