@@ -257,13 +257,15 @@ def latency(options: argparse.Namespace, target: str, daemon: str, metrics: int,
         case = common.Case(
             "latency", {**what, "directory": os.path.dirname(store)}, common.environment(store, STEPD_AUTOSTART="0")
         )
-        case.wait_for("ready")
-        if daemon in FATES:
-            os.kill(pid, FATES[daemon])
-        case.say("go")
-        case.wait_for("measured")
-        if daemon == "stopped":
-            os.kill(pid, signal.SIGCONT)
+        try:
+            case.wait_for("ready")
+            if daemon in FATES:
+                os.kill(pid, FATES[daemon])
+            case.say("go")
+            case.wait_for("measured")
+        finally:
+            if daemon == "stopped":  # also when the case failed: nobody could stop a stopped daemon
+                os.kill(pid, signal.SIGCONT)
         case.say("go")
         result = case.result()
         if target == "stepd":

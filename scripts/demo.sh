@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 store=$root/.stepd-demo
-mark=STEPD_DEMO_SESSION=$$-$RANDOM$RANDOM
+mark=_STEPD_DEMO_SESSION=$$-$RANDOM$RANDOM
 
 # Prints what a reader can paste (given the two variables told below), then does it.
 show() {

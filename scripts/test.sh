@@ -9,7 +9,8 @@ python=$venv/bin/python
 
 # Paths in the arguments are relative to the root, as pytest prints them.
 cd "$root"
-mark=STEPD_TEST_SESSION=$$-$RANDOM$RANDOM
+# Not STEPD_…: tests clear those, and the mark must reach the daemons they start.
+mark=_STEPD_TEST_SESSION=$$-$RANDOM$RANDOM
 
 "$python" -m ruff check --quiet --cache-dir "$venv/.ruff_cache" .
 "$python" -m ruff format --check --quiet --cache-dir "$venv/.ruff_cache" .

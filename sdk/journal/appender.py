@@ -69,7 +69,7 @@ _BOUNDARY_BYTES = MIB // 2
 # A record takes at most this share of the ring; a wider dict is split into pieces of the same row.
 _RECORD_SHARE = 8
 _FIRST_WORD = KIND_ROW << KIND_SHIFT
-_COMMIT_WORD = FLAG_COMMIT << FLAGS_SHIFT
+_COMMIT_WORD = _FIRST_WORD | FLAG_COMMIT << FLAGS_SHIFT
 
 
 class _Foreign(Exception):
@@ -208,7 +208,7 @@ def open_journal(
     pack: Callable[[object], bytes] = msgpack.Packer(default=convert_known).pack
 
     def log(data_: Any, step: int | None = None, commit: bool | None = None, sync: object = None) -> None:
-        nonlocal mark
+        nonlocal mark, piece_end
         if owned():
             defer(data_, step, commit)
             return
@@ -224,12 +224,20 @@ def open_journal(
                 size = HEADER_SIZE + len(payload)
                 tail = head + size
                 start = head & mask
-                if step is not None or commit is False or tail > limit or start + size > capacity:
+                if tail > limit or start + size > capacity:
                     append_row([payload], step, commit, 0)
                     return
-                pack_words(data, start, size | _FIRST_WORD | _COMMIT_WORD, sequence, open_step, now())
+                if step is None and commit is not False:
+                    pack_words(data, start, size | _COMMIT_WORD, sequence, open_step, now())
+                    open_step += 1
+                elif commit is None and type(step) is int and open_step <= step <= STEP_MAX:
+                    pack_words(data, start, size | _FIRST_WORD, sequence, step, now())
+                    open_step, piece_end = step, tail
+                else:
+                    append_row([payload], step, commit, 0)
+                    return
                 data[start + HEADER_SIZE : start + size] = payload
-                mark = (tail, sequence + 1, open_step + 1)
+                mark = (tail, sequence + 1, open_step)
                 words[WORD_HEAD] = tail
                 if deferred:
                     drain_deferred()
@@ -311,6 +319,12 @@ def open_journal(
             part[key] = value
             size += item
         payloads.append(encode_map(part))
+        total = sum(map(len, payloads))
+        if total > capacity // 2:
+            raise ValueError(
+                f"log() was given {len(flat)} values of {total} bytes, at most {capacity // 2} fit into this ring "
+                f"({capacity // KIB} KiB). Nothing of this call was stored."
+            )
         return payloads
 
     def defer(data_: Any, step: int | None, commit: bool | None) -> None:
@@ -342,6 +356,8 @@ def open_journal(
             raise UsageError(stopped)
         if child_ring is not None:
             rebind()
+        if len(payloads) == 1 and len(payloads[0]) > record_max - HEADER_SIZE:
+            raise _Foreign  # to be split, outside the lock
         if on_first_log is not None:
             callback, on_first_log = on_first_log, None
             callback()
@@ -364,7 +380,8 @@ def open_journal(
         if not make_room(sum(map(len, payloads)) + HEADER_SIZE * len(payloads), row):
             return
         for payload in payloads[:-1]:
-            place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, row if row > open_step else open_step, piece=True)
+            place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
+            note_boundary(mark[0])
         place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
         if deferred and deferred[0][0] is not payloads:
             drain_deferred()

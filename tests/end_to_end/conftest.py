@@ -13,8 +13,9 @@ import pytest
 
 from sdk import _spawn
 from sdk.errors import Error
-from sdk.platform import lock_owner, shared_directory, store_digest
+from sdk.platform import shared_directory, store_digest
 from sdk.transport import lock_path
+from tests.end_to_end.world import kill_daemon
 
 
 @pytest.fixture
@@ -40,12 +41,3 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(lock_path(str(path)).replace(".lock", f".{suffix}"))
         shutil.rmtree(path)
-
-
-def kill_daemon(path: Path) -> int | None:
-    """SIGKILLs the daemon of a store; its pid, or None if there was none."""
-    pid = lock_owner(lock_path(str(path)))
-    if pid:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
-    return pid

@@ -19,6 +19,7 @@ from pathlib import Path
 import sdk
 from sdk import platform
 from sdk.journal.drain import ring_paths
+from sdk.transport import lock_path
 
 DEADLINE_SECONDS = 60.0
 
@@ -100,3 +101,12 @@ def settle(store: Path) -> None:
 
     with contextlib.suppress(Error):
         request(str(store), "settle")
+
+
+def kill_daemon(path: Path) -> int | None:
+    """SIGKILLs the daemon of a store; its pid, or None if there was none."""
+    pid = lock_owner(lock_path(str(path)))
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    return pid

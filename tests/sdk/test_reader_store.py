@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sdk.errors import NotFoundError, StoreError
+from sdk.files import DISK
+from sdk.reader import Store, open_store
+from sdk.segment.naming import RUNS
+from tests.builders import START_NS, RunBuilder, make_run, make_store
+
+DAY_NS = 86_400 * 10**9
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> str:
+    return make_store(tmp_path)
+
+
+def three_runs(store_path: str) -> Store:
+    make_run(store_path, "a41f", project="digits", name="calm-otter-1", started_ns=START_NS)
+    make_run(store_path, "a4c0", project="digits", name="brave-fox-2", started_ns=START_NS + DAY_NS)
+    make_run(store_path, "zz99", project="other", name="brave-fox-2", started_ns=START_NS + 2 * DAY_NS)
+    return Store(store_path, now_ns=lambda: START_NS + 2 * DAY_NS + 7200 * 10**9)
+
+
+def test_no_store_is_said_and_none_is_made(tmp_path: Path) -> None:
+    """Reading never creates a store."""
+    with pytest.raises(StoreError, match="there is no store"):
+        open_store(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_default_is_what_init_would_use(store_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a path STEPD_DIR counts."""
+    monkeypatch.setenv("STEPD_DIR", store_path)
+    assert open_store().path == store_path
+
+
+def test_runs_are_newest_first(store_path: str) -> None:
+    """The run that was started last comes first; a project narrows."""
+    store = three_runs(store_path)
+    assert [run.id for run in store.runs()] == ["zz99", "a4c0", "a41f"]
+    assert [run.id for run in store.runs(project="digits")] == ["a4c0", "a41f"]
+    assert store.runs(project="none") == []
+
+
+def test_a_resume_makes_a_run_the_latest(store_path: str) -> None:
+    """`latest` goes by the last start of a main stream; an edit from elsewhere does not count."""
+    three_runs(store_path)
+    run = RunBuilder(store_path, "old1")
+    first = run.stream(started_ns=START_NS - DAY_NS)
+    run.stream(started_ns=START_NS + 3 * DAY_NS, continues=first.hex, attempt=2)
+    run.close()
+    run = RunBuilder(store_path, "old2")
+    run.stream(started_ns=START_NS - DAY_NS)
+    run.stream("attach", started_ns=START_NS + 9 * DAY_NS)
+    run.close()
+    found = Store(store_path).run("latest")
+    assert (found.id, found.created) == ("old1", (START_NS - DAY_NS) / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a41f", "a41f"), ("a41", "a41f"), ("calm-otter-1", "a41f"), ("latest", "zz99"), ("latest~2", "a41f"),
+        ("digits/latest", "a4c0"), ("digits/brave-fox-2", "a4c0"), ("digits/", "a4c0"), ("other/zz", "zz99"),
+        ("digits/a41f", "a41f"),
+    ],
+)  # fmt: skip
+def test_what_a_run_is_called(store_path: str, text: str, expected: str) -> None:
+    """Ids, prefixes, names, latest and project/… lead to a run."""
+    assert three_runs(store_path).run(text).id == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a4", ["'a4' matches 2 runs", "a41f calm-otter-1 (2 d ago)", "a4c0 brave-fox-2 (yesterday)", "stepd show a4"]),
+        ("brave-fox-2", ["matches 2 runs", "zz99", "a4c0"]),
+        ("a42f", ["no run matches 'a42f'", "a41f calm-otter-1", "Try: stepd show a41f"]),
+        ("digits/zz99", ["no run matches 'digits/zz99'", "a41f"]),
+        ("latest~3", ["there are only 3 runs"]),
+        ("", ["no run matches ''", "zz99 brave-fox-2 (2 h ago)"]),
+    ],
+)
+def test_unknown_and_ambiguous(store_path: str, text: str, parts: list[str]) -> None:
+    """The error names candidates, their age, and a command."""
+    with pytest.raises(NotFoundError) as caught:
+        three_runs(store_path).run(text)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_empty_store_says_what_to_do(store_path: str) -> None:
+    """An empty store is no run at all, with the cure."""
+    with pytest.raises(NotFoundError, match="there is no run in .* yet\n  Try: sdk.init"):
+        open_store(store_path).run("latest")
+
+
+def test_ids_of_any_text(store_path: str) -> None:
+    """An id that is no file name is found by its id, though its directory is called otherwise."""
+    for run_id in ("Größe 1", "A.b", "latest"):
+        make_run(store_path, run_id, [{"loss": 1.0}])
+        assert open_store(store_path).run(run_id).id == run_id
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", b"\0" * 100, b"\x89STP1\r\n\x1a" + b"\xff" * 4096, os.urandom(10_000)],
+    ids=["empty", "one-byte", "zeros", "magic", "random"],
+)
+def test_garbage_is_damage(store_path: str, content: bytes) -> None:
+    """A file that is no segment hides neither its run nor the others."""
+    make_run(store_path, "good", [{"loss": 1.0}])
+    directory = Path(store_path, RUNS, "bad")
+    directory.mkdir()
+    (directory / f"history-{1:016x}-000000.seg").write_bytes(content)
+    (directory / "notes.txt").write_bytes(content)
+    (Path(store_path, RUNS) / "file").write_bytes(content)
+    runs = {run.id: run for run in open_store(store_path).runs()}
+    assert set(runs) == {"good", "bad"}
+    assert len(runs["bad"].damage) == (1 if len(content) >= 64 else 0)
+    assert (runs["bad"].state, runs["bad"].keys(), list(runs["bad"].rows())) == ("crashed", [], [])
+    assert runs["bad"].summary == {}
+
+
+def test_links_pipes_and_directories_named_like_segments(store_path: str) -> None:
+    """Nothing in a run's directory makes a reader follow, block or raise."""
+    run = make_run(store_path, "good", [{"loss": 1.0}])
+    secret = Path(store_path, "secret")
+    secret.write_bytes(Path(run.daemon.paths[0]).read_bytes())
+    Path(run.directory, f"history-{1:016x}-000000.seg").symlink_to(secret)
+    os.mkfifo(os.path.join(run.directory, f"history-{2:016x}-000000.seg"))
+    os.mkdir(os.path.join(run.directory, f"history-{3:016x}-000000.seg"))
+    found = open_store(store_path).run("good")
+    assert found.keys() == ["loss"]
+    assert [os.path.basename(d.path)[8:24] for d in found.damage] == [f"{n:016x}" for n in (1, 3)]
+
+
+def test_a_run_cannot_claim_the_id_of_another(store_path: str) -> None:
+    """A copied directory is a run of its own name."""
+    run = make_run(store_path, "a41f", [{"loss": 1.0}])
+    copy = Path(store_path, RUNS, "copy")
+    copy.mkdir()
+    source = Path(run.daemon.paths[0])
+    (copy / source.name).write_bytes(source.read_bytes())
+    assert sorted(found.id for found in open_store(store_path).runs()) == ["a41f", "copy"]
+
+
+def test_descriptors_are_given_back(store_path: str) -> None:
+    """Listing keeps no file open, and many segments never hold many descriptors at once."""
+    run = RunBuilder(store_path)
+    main = run.stream()
+    for _ in range(100):
+        main.log({"loss": 1.0})
+        run.seal()
+    before = len(os.listdir("/proc/self/fd"))
+    found = open_store(store_path).run("a41f")
+    rows = found.rows()
+    next(rows)
+    assert len(os.listdir("/proc/self/fd")) - before < 70
+    assert len(list(rows)) == 99
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_unreadable_directory(store_path: str) -> None:
+    """An error of the disk in one directory becomes damage there."""
+    make_run(store_path, "good", [{"loss": 1.0}])
+
+    class Failing(type(DISK)):  # type: ignore[misc]
+        def open(self, path: str, *, write: bool = False) -> object:
+            if path.endswith(".seg"):
+                raise OSError(5, "Input/output error", path)
+            return super().open(path, write=write)
+
+    (run,) = Store(store_path, files=Failing()).runs()
+    assert "Input/output error" in run.damage[0].reason
