@@ -240,7 +240,8 @@ def measure_latency(options: argparse.Namespace) -> list[Results]:
             for target, daemon in TARGETS:
                 result = latency(options, target, daemon, metrics, pace, calls)
                 above = result["loop_cpu_us_per_call"] - base["loop_cpu_us_per_call"]
-                results.append({**result, "cpu_us_per_call": round(above, 3)})
+                # A loop that spins uses a whole core with or without us: the difference would be noise.
+                results.append({**result, "cpu_us_per_call": None if pace == "spin" else round(above, 3)})
                 progress(results[-1])
     return results
 
@@ -352,8 +353,8 @@ def print_results(results: Results) -> None:
             + [r["cpu_us_per_call"], r["calls"], r["finish_ms"], r.get("lost")]
             for r in results["latency"]
         ]
-        columns = ["latency of a call, µs", "metrics", "pace", *shares, "CPU µs/call", "calls", "finish ms", "lost"]
-        common.print_table("", columns, rows)
+        columns = ["target", "metrics", "pace", *shares, "CPU µs/call", "calls", "finish ms", "lost"]
+        common.print_table("latency of a call, µs", columns, rows)
     for name, first in (("slowdown", "work"), ("init", "state"), ("import", "import_ms")):
         if results[name]:
             rest = [column for column in results[name][0] if column != first]

@@ -26,7 +26,7 @@ from sdk import __version__, clock, platform
 from sdk.errors import Error, StoreError
 from sdk.files import DISK
 from sdk.ids import random_u64
-from sdk.location import StoreIdentity, make_store
+from sdk.location import StoreIdentity, read_store
 from sdk.transport import endpoint_path, lock_path
 from sdk.wire.messages import Control
 
@@ -224,7 +224,9 @@ def serve(store_path: str, settings: DaemonSettings) -> int:
     Raises:
         StoreError: The store cannot be used.
     """
-    store = make_store(store_path)
+    store = read_store(store_path)
+    if not store.writable:
+        raise StoreError(f"the store {store_path!r} is not ours to write")
     lock = take_store(store.path, __version__)
     if lock is None:
         return 0

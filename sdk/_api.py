@@ -1,24 +1,22 @@
-"""The functions of the module: `init`, `finish`, `attach`, and the placeholders that stand where a run's functions will be.
+"""`init`, `finish` and `attach`: how a run comes to be.
 
-There is at most one global run in a process. `init` puts its `log` (the stream's own function, no wrapper), `config` and
-`summary` into the module; `finish` puts the placeholders back. Names that were imported before `init` find the run
-through the placeholder. Nothing here waits for the daemon.
+`init` goes through settings, the active run, the store, what the store holds of the id, the facts, the stream, and only
+then makes the `Run`. Trouble with a directory leads to another one and a note, never to an exception: a logger must not
+keep a training from starting. Nothing here waits for the daemon.
 """
 
 from __future__ import annotations
 
-import atexit
-import builtins
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from . import _compat, _greeting, _resume, clock, ids, location
-from ._config import filtered, read_config
+from ._config import Config, filtered, read_config
+from ._globals import bind, forget, in_notebook, remember, state
 from ._launcher import Launch, default_project, find_launch
-from ._run import DisabledStream, Run, RunStream, end_state
+from ._run import DisabledStream, Run, RunStream
 from .errors import Error, NotFoundError, StoreError, UsageError
 from .limits import PROJECT_CHARACTERS_MAX, STEP_MAX
 from .location import StoreIdentity
@@ -28,6 +26,7 @@ from .settings import Settings, resolve
 ATTACH_SECONDS_MAX = 2.0
 
 _NOWHERE = StoreIdentity("", bytes(16), True)
+_NOTHING = "no directory can be written: nothing of this run is recorded"
 _PROJECT_FORBIDDEN = "/\\#?%:"
 _REINIT = (None, "default", "return_previous", "finish_previous", "create_new", True, False)
 
@@ -134,7 +133,7 @@ def init(
     given = filtered(read_config(config), config_include_keys, config_exclude_keys)
     run = _start(chosen, launch, given, step, allow_val_change, entity or "")
     if reinit != "create_new":
-        _bind(run)
+        bind(run)
     return run
 
 
@@ -207,36 +206,29 @@ def _start(
     if store.path:
         plan = _resume.make_plan(store.path, chosen.run_id, chosen.resume, resume_step, project, launch.rank)
     about = _about(chosen, launch, plan, project, store.path)
-    allowed = in_notebook() if allow is None else allow
-    run = Run(
-        None,
-        about,
-        store=store,
-        settings=chosen.replace(run_id=about["id"], project=about["project"]),
-        config=dict(plan.found.config) if plan.found is not None else {},
-        allow_val_change=True,  # what `init` is given replaces what an earlier attempt had
-        launch=launch,
-        first_step=plan.first_step,
-        resumed=plan.resumed,
-        entity=entity,
-        on_finish=_forget,
-        read=read_run,
-    )
-    facts: dict[str, Any] = {"run": {key: value for key, value in about.items() if key not in _unsaid(chosen, launch, plan)}}
+    settings = chosen.replace(run_id=about["id"], project=about["project"])
+    facts: dict[str, Any] = {"run": {k: v for k, v in about.items() if k not in _unsaid(chosen, launch)}}
     if plan.hide is not None:
         facts["hide"] = plan.hide
-    changed = run.take_config(config, allowed)
+    # What `init` is given replaces what an earlier attempt had, whatever allow_val_change says.
+    changed: dict[str, Any] = {}
+    merged = Config(plan.found.config if plan.found is not None else {}, emit=changed.update, allow_val_change=True)
+    merged.update(config)
     if changed:
         facts["config"] = changed
-    stream = _open_main(run, store, facts, plan)
-    run.take_stream(stream)
-    _remember(run)
+    opened = _open_main(store, facts, settings, plan, about["id"], launch)
+    run = Run(
+        opened.stream, about, store=opened.store, settings=settings, config=merged.as_dict(),
+        allow_val_change=in_notebook() if allow is None else allow, launch=launch, first_step=plan.first_step,
+        resumed=plan.resumed, entity=entity, on_finish=forget, read=read_run,
+    )  # fmt: skip
+    remember(run)
     if not chosen.silent and launch.speaks and state.capture is None and not chosen.disabled:
-        _greet(run, [*notes, *plan.notes, *stream.notes])
+        _greet(run, [*notes, *plan.notes, *opened.stream.notes])
     return run
 
 
-def _unsaid(chosen: Settings, launch: Launch, plan: _resume.Plan) -> set[str]:
+def _unsaid(chosen: Settings, launch: Launch) -> set[str]:
     """Facts that this process should not write: a name it made up for a run that it shares with rank 0."""
     shared = chosen.run_id is not None and bool(launch.rank)
     return {"name"} if shared and chosen.name is None else set()
@@ -302,11 +294,11 @@ def _find_store(chosen: Settings) -> tuple[StoreIdentity, list[str]]:
             notes.append(getattr(error, "message", str(error)))
             continue
         if notes:
-            notes.append(f"records go to {place.path}, which may vanish; set STEPD_DIR")
+            notes.append(_vanishing(place.path))
         elif place.note is not None:
             notes.append(place.note)
         return store, notes
-    return _NOWHERE, [*notes, "no directory can be written: NOTHING OF THIS RUN IS RECORDED"]
+    return _NOWHERE, [*notes, _NOTHING]
 
 
 def _places(chosen: Settings) -> Iterator[location.Location]:
@@ -320,28 +312,41 @@ def _places(chosen: Settings) -> Iterator[location.Location]:
         yield location.Location(tempfile.mkdtemp(prefix="stepd-store-"), None)
 
 
-def _open_main(run: Run, store: StoreIdentity, facts: Mapping[str, Any], plan: _resume.Plan) -> RunStream:
+class Opened(NamedTuple):
+    """A stream and the store it lies in."""
+
+    stream: RunStream
+    store: StoreIdentity
+
+
+def _open_main(
+    store: StoreIdentity, facts: Mapping[str, Any], settings: Settings, plan: _resume.Plan, run_id: str, launch: Launch
+) -> Opened:
+    """The run's stream, in another store where this one turns out not to take it, or a stream of nothing."""
     if not store.path and state.capture is None:
-        return DisabledStream()
-    options: dict[str, Any] = {
-        "run_id": run.id, "continues": plan.continues, "attempt": plan.attempt, "first_step": plan.first_step,
-        "extra": run._launch.facts(),
-    }  # fmt: skip
+        return Opened(DisabledStream(), store)
     opener = open_stream if state.capture is None else state.capture.open_stream
+    options: dict[str, Any] = {
+        "run_id": run_id, "continues": plan.continues, "attempt": plan.attempt, "first_step": plan.first_step,
+        "extra": launch.facts(),
+    }  # fmt: skip
     try:
-        return opener(store, facts, run.settings, **options)
+        return Opened(opener(store, facts, settings, **options), store)
     except (Error, OSError) as error:
         notes = [f"cannot write into {store.path}: {getattr(error, 'message', error)}"]
-    for place in list(_places(run.settings))[1:]:
+    for place in list(_places(settings))[1:]:
         try:
             other = location.make_store(place.path)
-            stream = opener(other, facts, run.settings, **options)
+            stream: RunStream = opener(other, facts, settings, **options)
         except (Error, OSError):
             continue
-        run.move_to(other)
-        stream.notes[:0] = [*notes, f"records go to {place.path}, which may vanish; set STEPD_DIR"]
-        return stream
-    return DisabledStream([*notes, "NOTHING OF THIS RUN IS RECORDED"])
+        stream.notes[:0] = [*notes, _vanishing(place.path)]
+        return Opened(stream, other)
+    return Opened(DisabledStream([*notes, _NOTHING]), _NOWHERE)
+
+
+def _vanishing(path: str) -> str:
+    return f"records go to {path}, which may vanish; set STEPD_DIR"
 
 
 def _greet(run: Run, notes: list[str]) -> None:
@@ -383,12 +388,9 @@ def attach(run_id: str, *, dir: str | os.PathLike[str] | None = None, settings: 
         NotFoundError: No such run. StoreError: No store, or one that cannot be written.
     """
     chosen = resolve({"dir": dir}, settings)
-    if chosen.disabled:
-        run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "")
-    else:
-        run = _attach(run_id, chosen)
+    run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "") if chosen.disabled else _attach(run_id, chosen)
     if state.run is None or state.run._pid != os.getpid():
-        _bind(run)
+        bind(run)
     return run
 
 
@@ -414,9 +416,9 @@ def _attach(run_id: str, chosen: Settings) -> Run:
     )
     run = Run(
         stream, about, store=store, settings=chosen, config=dict(found.config), kind="attach", launch=launch,
-        first_step=first_step, on_finish=_forget, read=read_run,
+        first_step=first_step, on_finish=forget, read=read_run,
     )  # fmt: skip
-    _remember(run)
+    remember(run)
     return run
 
 
@@ -448,14 +450,14 @@ def restore(facts: dict[str, Any]) -> Run:
     run = Run(
         None, facts["about"], store=store, settings=settings, config=facts["config"],
         allow_val_change=facts["allow_val_change"], kind="spawn", launch=launch, first_step=facts["step"],
-        entity=facts["entity"], token=facts["token"], opener=opener, on_attach=_adopt, on_finish=_forget, read=read_run,
+        entity=facts["entity"], token=facts["token"], opener=opener, on_attach=adopt, on_finish=forget, read=read_run,
     )  # fmt: skip
     run._finished = facts["finished"]
     return run
 
 
-def _adopt(run: Run) -> None:
+def adopt(run: Run) -> None:
     """A run from another process that is used here becomes the global one where there is none."""
-    _remember(run)
+    remember(run)
     if state.run is None:
-        _bind(run)
+        bind(run)

@@ -193,7 +193,8 @@ def visualize(id: str, table: Any) -> CustomChart:
 
 class Artifact:
     """A named set of files. It can be built and logged without harm; nothing of it is stored yet, and `log_artifact` says
-    so. Downloading raises `UnsupportedError`."""
+    so. Downloading raises `UnsupportedError`.
+    """
 
     def __init__(
         self, name: str, type: str = "unspecified", description: str | None = None,
@@ -380,7 +381,8 @@ _WATCHED = ("gradients", "parameters", "all", None)
 
 class RunCompat:
     """The methods of a run that W&B has and stepd does not serve yet. All but `watch` and `unwatch` raise `UsageError`
-    after `finish`."""
+    after `finish`.
+    """
 
     def _require_running(self, what: str) -> None:
         raise NotImplementedError

@@ -130,6 +130,7 @@ def receipt(
     counts: Any,
     size: int,
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]] = (),
+    exact: bool = True,
 ) -> str:
     """What `finish` prints.
 
@@ -137,9 +138,10 @@ def receipt(
         counts: A `Receipt` of the stream.
         size: Bytes in the run's directory.
         series: (key, steps, values) of the series to show, in order.
+        exact: Whether these are all values, so that the best one may be named.
     """
     lines = [f"stepd  {clean(name)} ({run_id})  {state} after {duration(seconds)}, {count(steps, 'step')}"]
-    shown = [spark_text(*item) for item in series]
+    shown = [spark_text(*item, exact=exact) for item in series]
     lines += [_INDENT + "      ".join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
     lines += [_INDENT + text for text in stored_text(counts, size)]
     share = 100 * counts.cost_seconds / seconds if seconds > 0 else 0.0
@@ -200,16 +202,16 @@ def _direction(key: str) -> str:
     return "max" if any(word in lower for word in ("acc", "reward", "auc", "f1", "score", "bleu")) else ""
 
 
-def spark_text(key: str, steps: Sequence[float], values: Sequence[float]) -> str:
+def spark_text(key: str, steps: Sequence[float], values: Sequence[float], exact: bool = True) -> str:
     """``train/loss  2.31 ▇▅▃▂▁ 0.041   min 0.038 @ 981,220`` for a series, thinned to a handful of bars."""
     points = [(int(s), float(v)) for s, v in zip(steps, values) if math.isfinite(float(v))]
     if not points:
         return f"{clean(key)}  no finite value"
     stride = max(1, math.ceil(len(points) / SPARK_POINTS))
-    kept = [value for _, value in points[::stride]]
+    kept = [value for _, value in points[::-stride]][::-1]  # the last one included
     text = f"{clean(key)}  {number(points[0][1])} {bars(kept)} {number(points[-1][1])}"
     direction = _direction(key)
-    if direction:
+    if direction and exact:
         best = (min if direction == "min" else max)(points, key=lambda point: point[1])
         text += f"   {direction} {number(best[1])} @ {best[0]:,}"
     return text

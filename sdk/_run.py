@@ -30,6 +30,8 @@ from .settings import Settings
 READ_SECONDS_MAX = 2.0
 SNAPSHOT_SECONDS = 1.0
 ALERT_SECONDS = 60.0
+# Limit: up to so many records the receipt looks at every value (some 10 ms); beyond, finish() would be felt.
+EXACT_RECORDS_MAX = 20_000
 INTERRUPTED_EXIT_CODE = 130
 
 _by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
@@ -131,7 +133,8 @@ class Run(RunCompat):
         read: Callable[[str, str], Any] | None = None,
     ) -> None:
         """Args: `about` is the run's map in its first META record; `opener` opens the stream when `stream` is None; `read`
-        gives the reader's run for (store path, id)."""
+        gives the reader's run for (store path, id).
+        """
         self._about = dict(about)
         self._stream = stream
         self._opener = opener
@@ -304,17 +307,23 @@ class Run(RunCompat):
                 steps=steps,
                 counts=counts,
                 size=_greeting.directory_bytes(self.sync_dir),
-                series=self._sparklines(),
+                series=self._sparklines(exact=counts.accepted <= EXACT_RECORDS_MAX),
+                exact=counts.accepted <= EXACT_RECORDS_MAX,
             )
             _greeting.say(text)
 
-    def _sparklines(self) -> list[tuple[str, Any, Any]]:
+    def _sparklines(self, exact: bool) -> list[tuple[str, Any, Any]]:
+        """(key, steps, values) of the series worth showing: all values of a short run, an even sample of a long one."""
         try:
             reader = self._read(self._store.path, self.id)
-            defined = {name: metric.facts() for name, metric in self._metrics.items()}
-            keys = _greeting.choose_keys(reader.keys(), defined)
-            found = reader.sample(keys, _greeting.SPARK_POINTS * 4)
-            return [(key, *found[key]) for key in keys if key in found and len(found[key][1]) > 1]
+            keys = _greeting.choose_keys(reader.keys(), {name: metric.facts() for name, metric in self._metrics.items()})
+            if exact:
+                whole = {key: reader.series(key) for key in keys}
+                found = {key: (series.step, series.value) for key, series in whole.items()}
+            else:
+                found = reader.sample(keys, _greeting.SPARK_POINTS * 4)
+            numbers = [key for key in keys if key in found and found[key][1].dtype.kind in "biuf"]
+            return [(key, *found[key]) for key in numbers if len(found[key][1]) > 1]
         except Exception:  # a receipt without pictures is still a receipt
             return []
 
@@ -346,7 +355,8 @@ class Run(RunCompat):
     @property
     def tags(self) -> tuple[str, ...]:
         """Words to find the run by; may be set, for instance ``run.tags += ("final",)``. A tag that cannot be is left
-        out with a note."""
+        out with a note.
+        """
         return tuple(self._about.get("tags") or ())
 
     @tags.setter

@@ -364,7 +364,7 @@ class Sender:
     def _spool_all(self, now: float) -> bool:
         """Moves everything in the ring to the spool; whether all of it is stored now."""
         self._spooled_at = now
-        if not self._spool.is_open:
+        if not self._spool.is_open and self._finish_deadline is None:
             self._notice("spool", "no daemon takes the records; they go to this run's spool on disk, nothing is lost")
         while True:
             span = span_between(self._outbox.stored, self._journal.boundaries, self._journal.mark(), BATCH_BYTES_MAX)

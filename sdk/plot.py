@@ -1,5 +1,6 @@
 """Charts by name, with W&B's signatures. They are stored from version 0.2 on; until then each raises `UnsupportedError`
-(in a disabled run and under misuse="warn" it returns an empty object that `log` leaves out)."""
+(in a disabled run and under misuse="warn" it returns an empty object that `log` leaves out).
+"""
 
 from __future__ import annotations
 

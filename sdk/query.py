@@ -45,7 +45,7 @@ class Api:
         timeout: float | None = None,
         api_key: str | None = None,
         *,
-        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name that `init` gives it
+        dir: str | os.PathLike[str] | None = None,
     ) -> None:
         del timeout, api_key
         self._project = str((overrides or {}).get("project") or "")
@@ -93,7 +93,7 @@ class Api:
         found = sorted(self._store.runs(project), key=lambda run: run.created, reverse=order.startswith("-"))
         return [Run(run) for run in found]
 
-    def artifact(self, name: str, type: str | None = None) -> Any:  # noqa: A002 - W&B's name
+    def artifact(self, name: str, type: str | None = None) -> Any:
         """Not served."""
         raise UnsupportedError(f"Api.artifact({name!r}) is not served: there is no artifact server")
 

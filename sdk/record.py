@@ -84,19 +84,23 @@ def encode_map(values: dict[str, Any]) -> bytes:
     return packed
 
 
-def decode_map(payload: Buffer) -> dict[str, Any]:
+def decode_map(payload: Buffer, *, tensors: bool = True) -> dict[str, Any]:
     """The map in a payload. Nested maps may have any scalar keys; `sdk.rows.flatten` makes names of them.
+
+    Args:
+        tensors: False leaves tensors packed (`msgpack.ExtType`), so that `encode_map` takes the map again.
 
     Raises:
         DamageError: It is not one msgpack map within the limits of `docs/journal.md`.
     """
     size = len(payload)
+    hook = _extension if tensors else msgpack.ExtType
     try:
         try:
-            value = _unpack(payload)
+            value = _unpack(payload, hook)
         except TypeError:
             # A nested map whose key is a tuple: the packer takes it, and it must not make the whole record unreadable.
-            value = _unpack(payload, object_pairs_hook=_pairs)
+            value = _unpack(payload, hook, object_pairs_hook=_pairs)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise DamageError(f"payload of {size} bytes is not a msgpack map: {error}") from error
     if type(value) is not dict:
@@ -104,14 +108,14 @@ def decode_map(payload: Buffer) -> dict[str, Any]:
     return value
 
 
-def _unpack(payload: Buffer, **options: Any) -> Any:
+def _unpack(payload: Buffer, hook: Any, **options: Any) -> Any:
     size = len(payload)
     return msgpack.unpackb(
         payload,
         raw=False,
         strict_map_key=False,
         unicode_errors="surrogatepass",
-        ext_hook=_extension,
+        ext_hook=hook,
         max_str_len=size,
         max_bin_len=size,
         max_array_len=size,

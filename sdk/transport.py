@@ -22,6 +22,8 @@ from .wire.messages import Control, Message
 
 # A backstop only: byte credit is what bounds memory.
 _QUEUE_MESSAGES = 64
+# Limit: what one context and its socket open (libzmq 4.3: 3 mailboxes, 2 epolls, the connection), twice.
+_DESCRIPTORS = 12
 
 
 def endpoint_path(store: str) -> str:
@@ -49,6 +51,7 @@ class Connection:
             CommError: ZeroMQ refuses (too many open files, a path that is too long).
         """
         try:
+            _check_descriptors()
             self._context = zmq.Context(io_threads=1)
             self._socket = self._context.socket(zmq.DEALER)
             self._socket.linger = 0
@@ -58,7 +61,7 @@ class Connection:
             self._socket.set(zmq.HANDSHAKE_IVL, 5000)
             self._socket.set(zmq.RECONNECT_IVL, 20)
             self._socket.connect(f"ipc://{path}")
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, OSError) as error:
             self.close()
             raise CommError(f"cannot open a connection to {path!r}: {error}") from error
 
@@ -101,6 +104,21 @@ class Connection:
         context = getattr(self, "_context", None)
         if context is not None:
             context.destroy(linger=0)
+
+
+def _check_descriptors() -> None:
+    """Makes sure that some descriptors are free. Why: libzmq aborts the whole process when epoll_create finds none.
+
+    Raises:
+        OSError: There are not (EMFILE, ENFILE).
+    """
+    opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
+    try:
+        while len(opened) < _DESCRIPTORS:
+            opened.append(os.dup(opened[0]))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def request(store: str, verb: str, arguments: dict[str, Any] | None = None, timeout: float = 5.0) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class StreamBuilder:
         self.id: int = about.pop("stream_id", None) or 0x5000 + next(_numbers)
         self.records: list[Record] = []
         self.step: int = about.get("first_step", 0)
-        self.time_ns: int = about.get("started_ns", START_NS + number * 10**9)
+        started_ns = about.get("started_ns")
+        self.time_ns: int = started_ns if isinstance(started_ns, int) else START_NS + number * 10**9
         self._taken = 0
         run.streams.append(self)
         said = {
@@ -205,7 +206,12 @@ class StreamBuilder:
 
 
 def make_run(
-    store: str, run_id: str = "a41f", values: Iterable[dict[str, Any]] = (), *, state: str | None = "finished", **facts: Any
+    store: str,
+    run_id: str = "a41f",
+    values: Iterable[dict[str, Any]] = (),
+    *,
+    state: str | None = "finished",
+    **facts: Any,
 ) -> RunBuilder:
     """A sealed run of one stream with one row per element; `state` None leaves it without an end."""
     about = {name: facts.pop(name) for name in ("started_ns", "host", "boot_id", "ring", "rank") if name in facts}

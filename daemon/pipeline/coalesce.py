@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sdk.errors import DamageError
 from sdk.files import Buffer
 from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, encode_map, pack, walk
-from sdk.rows import Piece, merge
+from sdk.rows import Piece, flatten, merge
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, FLAG_MERGED
 from sdk.shapes import Group, groups
 from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
@@ -57,24 +58,30 @@ def coalesce(waiting: Sequence[Waiting]) -> Payload:
     for part in waiting:
         batch_flags |= part.flags
     count = last - first + 1
+    if len(raw) < count * HEADER_SIZE:
+        raise DamageError(f"{count} records in {len(raw)} bytes; a header alone has {HEADER_SIZE}")
     flags = FLAG_HAS_META if batch_flags & BATCH_HAS_META else 0
-    step_max = max(w.step_max for w in waiting)
     if not batch_flags & BATCH_HAS_PIECES:
-        # Why the first record tells: without late rows steps never fall within a stream.
+        # Why the first record tells: without late rows steps never fall within a stream, and so the last one tells too.
         step_min = HEADER.unpack_from(raw)[5]
-        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw))
-    return _merge(raw, count, first, last, flags | FLAG_HAS_PIECES)
+        keys, step_last = _keys(raw)
+        step_max = max(w.step_max for w in waiting) if step_last is None else max(step_last, step_min)
+        return Payload(raw, count, first, last, step_min, step_max, flags, keys)
+    try:
+        return _merge(raw, count, first, last, flags | FLAG_HAS_PIECES)
+    except (ValueError, TypeError, OverflowError) as error:  # a nesting or a key that msgpack reads but does not write
+        raise DamageError(f"records {first} to {last} cannot be merged: {error}") from error
 
 
 def _merge(raw: Buffer, count: int, first: int, last: int, flags: int) -> Payload:
     step_min, step_max, mergeable = _steps(raw)
     if not mergeable:
-        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw))
+        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw)[0])
     others: list[Record] = []
     pieces: list[Piece] = []
     for record in walk(raw):
         if record.kind == KIND_ROW:
-            values = decode_map(record.payload)
+            values = decode_map(record.payload, tensors=False)
             pieces.append(Piece(record.sequence, record.step, record.flags, record.time_ns, values))
         else:
             others.append(record)
@@ -108,23 +115,27 @@ def _steps(raw: Buffer) -> tuple[int, int, bool]:
     return (low if high >= low else 0), high, mergeable
 
 
-def _keys(raw: Buffer) -> dict[str, int] | None:
-    """Key to count of records that hold it, or None where telling would cost a decode of too many records."""
+def _keys(raw: Buffer) -> tuple[dict[str, int] | None, int | None]:
+    """(key to count of records that hold it, step of the last ROW record).
+
+    Both are None where telling would cost a decode of too many records; the step is also None without a row.
+    """
     keys: dict[str, int] = {}
-    singles = 0
+    singles, step = 0, None
     for group in groups(raw):
         if isinstance(group, Group):
             for key in group.keys:
                 keys[key] = keys.get(key, 0) + len(group)
+            step = int(group.steps()[-1])
             continue
         if group.kind != KIND_ROW:
             continue
         singles += 1
         if singles > _SINGLES_MAX:
-            return None
-        for row in merge([Piece(group.sequence, group.step, group.flags, group.time_ns, decode_map(group.payload))]):
-            for key in row.values:
-                keys[key] = keys.get(key, 0) + 1
-    return keys
+            return None, None
+        step = group.step
+        for key in flatten(decode_map(group.payload, tensors=False)):
+            keys[key] = keys.get(key, 0) + 1
+    return keys, step
 
 

@@ -59,15 +59,16 @@ class FlushPolicy:
             return None
         if self._bytes >= self._settings.flush_bytes:
             return Reason.BYTES
-        if self._committed_since is not None and now - self._committed_since >= self._settings.flush_commit_seconds:
+        # The same sums as in `deadline`: a difference rounds otherwise, and the server would spin until it agrees.
+        if self._committed_since is not None and now >= self._committed_since + self._settings.flush_commit_seconds:
             return Reason.COMMIT
-        if now - self._since >= self._settings.flush_age_seconds:
+        if now >= self._since + self._settings.flush_age_seconds:
             return Reason.AGE
         return None
 
     def deadline(self) -> float | None:
         """When `due` will say yes without anything new, or None while nothing waits."""
-        if self._asked is not None:
+        if self._asked is not None or (self._since is not None and self._bytes >= self._settings.flush_bytes):
             return 0.0
         if self._since is None:
             return None

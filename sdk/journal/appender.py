@@ -29,7 +29,7 @@ import msgpack
 
 from .. import clock, values
 from ..errors import UsageError
-from ..limits import KIB, MIB, STEP_MAX
+from ..limits import BATCH_BYTES_MAX, KIB, MIB, STEP_MAX
 from ..record import (
     FLAG_COMMIT,
     FLAG_LATE,
@@ -68,6 +68,8 @@ Mark = tuple[int, int, int]  # position behind the last record, next sequence, o
 _BOUNDARY_BYTES = MIB // 2
 # A record takes at most this share of the ring; a wider dict is split into pieces of the same row.
 _RECORD_SHARE = 8
+# ... and a batch holds any record, however large a ring somebody chose.
+_RECORD_BYTES_MAX = BATCH_BYTES_MAX // 2
 _FIRST_WORD = KIND_ROW << KIND_SHIFT
 _COMMIT_WORD = _FIRST_WORD | FLAG_COMMIT << FLAGS_SHIFT
 
@@ -184,7 +186,7 @@ def open_journal(
     lock = threading.RLock()
     owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
     data, words, capacity = ring.data, ring.words, ring.capacity
-    mask, record_max = capacity - 1, capacity // _RECORD_SHARE
+    mask, record_max = capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
     pack_words = WORDS.pack_into
     now = clock.wall_ns
     deferred: deque[tuple[list[bytes], int | None, bool | None, int]] = deque()
@@ -225,9 +227,11 @@ def open_journal(
                 tail = head + size
                 start = head & mask
                 if tail > limit or start + size > capacity:
+                    if size > record_max:
+                        raise _Foreign
                     append_row([payload], step, commit, 0)
                     return
-                if step is None and commit is not False:
+                if step is None and (commit is None or commit is True):
                     pack_words(data, start, size | _COMMIT_WORD, sequence, open_step, now())
                     open_step += 1
                 elif commit is None and type(step) is int and open_step <= step <= STEP_MAX:
@@ -239,12 +243,13 @@ def open_journal(
                 data[start + HEADER_SIZE : start + size] = payload
                 mark = (tail, sequence + 1, open_step)
                 words[WORD_HEAD] = tail
-                if deferred:
-                    drain_deferred()
         except (_Foreign, UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError, _Full) as error:
             if isinstance(error, _StepError) and misuse != "warn":
                 raise
             log_slowly(data_, step, commit)
+        # Not inside the try: the record is published, and an error from here must not log it again.
+        if deferred:
+            drain_deferred()
 
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
         """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
@@ -293,12 +298,12 @@ def open_journal(
         plain, bad = values.plain(data_, keep_going=misuse == "warn")
         for key, text in bad.items():
             note_misuse(key, text)
-        payload = encode_map(plain)
-        if len(payload) <= record_max - HEADER_SIZE:
-            return [payload], FLAG_MARKED if bad else 0
-        return split(flatten(plain)), FLAG_MARKED if bad else 0
+        payloads = [encode_map(plain)]
+        if len(payloads[0]) > record_max - HEADER_SIZE:
+            payloads = split(flatten(plain), bad)
+        return payloads, FLAG_MARKED if bad else 0
 
-    def split(flat: dict[str, Any]) -> list[bytes]:
+    def split(flat: dict[str, Any], bad: dict[str, str]) -> list[bytes]:
         payloads: list[bytes] = []
         part: dict[str, Any] = {}
         size = 0
@@ -312,6 +317,7 @@ def open_journal(
                 if misuse != "warn":
                     raise ValueError(text)
                 note_misuse(key, text)
+                bad[key] = text
                 continue
             if part and size + item > record_max - HEADER_SIZE:
                 payloads.append(encode_map(part))
@@ -337,21 +343,34 @@ def open_journal(
             deferred.append((payloads, step, commit, flags))
 
     def drain_deferred() -> None:
-        """Appends what re-entrant calls left. Called inside the lock by log(), and by the sender."""
-        with lock:
-            while deferred:
-                payloads, step, commit, flags = deferred[0]
-                try:
-                    append_row(payloads, step, commit, flags)
-                except (UsageError, _Full) as error:
-                    on_notice("deferred", f"a log() call from inside another one was left out: {error}")
-                # Race: nothing between the append and this del may be interrupted into losing or doubling the call;
-                # CPython looks for signals at calls and jumps back, and here is neither.
-                del deferred[0]
+        """Appends what re-entrant calls left: after log() let go of the lock, and by the sender."""
+        if not owned():
+            with lock:
+                append_deferred()
+
+    def append_deferred() -> None:
+        """Under the lock, and not while a record is being placed."""
+        while deferred:
+            payloads, step, commit, flags = deferred[0]
+            before = mark
+            try:
+                append_row(payloads, step, commit, flags)
+            except _Full:
+                return  # on_full="block": they wait for room like everything else
+            except UsageError as error:
+                on_notice("deferred", f"a log() call from inside another one was left out: {error}")
+            except BaseException:
+                # Race: Python 3.10 looks for signals after the call as well, when the record is there already.
+                if mark is not before:
+                    del deferred[0]
+                raise
+            # Race: nothing between the append and this del may be interrupted into losing or doubling the call;
+            # CPython looks for signals at calls and jumps back, and here is neither.
+            del deferred[0]
 
     def append_row(payloads: list[bytes], step: int | None, commit: bool | None, flags: int) -> None:
         """Places one call under the lock, by the table in DESIGN ("What `log` means")."""
-        nonlocal dropped_late, piece_end, on_first_log
+        nonlocal dropped_late, mark, on_first_log
         if stopped is not None:
             raise UsageError(stopped)
         if child_ring is not None:
@@ -378,13 +397,15 @@ def open_journal(
         else:
             after = row
         if not make_room(sum(map(len, payloads)) + HEADER_SIZE * len(payloads), row):
+            # A refused call has no record, but its step is gone: the x axis of what follows must not shift.
+            mark = (mark[0], mark[1], after)
             return
         for payload in payloads[:-1]:
             place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
             note_boundary(mark[0])
         place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
         if deferred and deferred[0][0] is not payloads:
-            drain_deferred()
+            append_deferred()
 
     def place(kind: int, flags: int, payload: bytes, row: int, after: int, *, piece: bool) -> None:
         """Writes one record for which there is room, across the end of the window if need be, and publishes it."""
@@ -418,11 +439,12 @@ def open_journal(
             note_boundary(head)
             room_until = words[WORD_RELEASED] + capacity
             if head + size > room_until:
-                if on_full == "block":
+                if on_full == "block" and size <= capacity:
                     raise _Full
                 refuse(row)
                 return False
-            limit = max(head + size, min(room_until, last_boundary + _BOUNDARY_BYTES))
+            # Never more than one record away, so that the fast path cannot take a wider one.
+            limit = max(head + size, min(room_until, last_boundary + _BOUNDARY_BYTES, head + record_max))
             if refusing:
                 refusing = False
                 write_gap()
@@ -467,8 +489,10 @@ def open_journal(
     def report_gap() -> bool:
         """Puts an unreported episode into the stream: for the sender, when the loop has gone quiet, and for finish."""
         nonlocal refusing
-        if words[WORD_EPISODE] == words[WORD_REPORTED]:
+        if child_ring is not None or words[WORD_EPISODE] == words[WORD_REPORTED]:
             return True
+        if owned():
+            return False
         with lock:
             written = write_gap()
             if written:
@@ -476,8 +500,13 @@ def open_journal(
             return written
 
     def append_meta(facts: Mapping[str, Any]) -> int:
-        """Places a META record and returns its sequence, or 0 when the ring has no room: then try again later."""
+        """Places a META record and returns its sequence, or 0 when it cannot be now: then try again later.
+
+        It cannot when the ring has no room, or from inside a call of `log` (a signal handler, a finaliser).
+        """
         payload = encode_map(dict(facts))
+        if owned():
+            return 0
         with lock:
             if child_ring is not None:
                 rebind()
@@ -495,15 +524,22 @@ def open_journal(
     def close_log(text: str) -> None:
         """From now on `log` raises `UsageError(text)`."""
         nonlocal stopped, limit
+        inside_log = owned()  # a finaliser that calls finish(): the outer call still places its record
         with lock:
-            drain_deferred()
+            if not inside_log:
+                append_deferred()
+                while deferred:
+                    del deferred[0]
+                    refuse(mark[2])
             stopped, limit = text, 0
 
     def bind_child(make: ChildMaker) -> None:
         """In a forked child: the next append asks `make(open step)` for a ring of the child's own and goes on there."""
-        nonlocal lock, owned, limit, child_ring
+        nonlocal lock, owned, pack, limit, child_ring
         lock = threading.RLock()
         owned = lock._is_owned  # type: ignore[attr-defined]
+        # Why a new packer: another thread of the parent may have been in the middle of packing.
+        pack = msgpack.Packer(default=convert_known).pack
         limit, child_ring = 0, make
         deferred.clear()
         boundaries.clear()
@@ -512,16 +548,19 @@ def open_journal(
         nonlocal child_ring, data, words, capacity, mask, record_max, mark, piece_end, meta_end, last_boundary, refusing
         nonlocal on_first_log
         assert child_ring is not None
-        make, child_ring = child_ring, None
         open_step = mark[2]
+        ring, facts, first_log = child_ring(open_step)
+        payload = encode_map(dict(facts))
+        # Invariant: what leaves this function early (Ctrl-C, no memory) leaves `child_ring`, so that the next call comes
+        # here again and nothing is ever written into the parent's ring.
+        journal.ring, on_first_log = ring, first_log
+        data, words, capacity = ring.data, ring.words, ring.capacity
+        mask, record_max = capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
         mark = (0, 1, open_step)
         piece_end = meta_end = last_boundary = 0
         refusing = False
-        ring, facts, on_first_log = make(open_step)
-        journal.ring = ring
-        data, words, capacity = ring.data, ring.words, ring.capacity
-        mask, record_max = capacity - 1, capacity // _RECORD_SHARE
-        place(KIND_META, 0, encode_map(dict(facts)), open_step, open_step, piece=False)
+        place(KIND_META, 0, payload, open_step, open_step, piece=False)
+        child_ring = None
 
     journal = Journal()
     journal.ring = ring

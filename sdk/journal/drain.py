@@ -132,7 +132,10 @@ def drain(path: str) -> Drained:
     head, released = header.words[WORD_HEAD], header.words[WORD_RELEASED]
     if not 0 <= head - released <= header.capacity:
         raise DamageError(f"ring {path!r} says head {head} and released {released}; it holds {header.capacity} bytes")
-    records, count, first, last, damage = _whole_records(_window(path, header, released, head))
+    data = _window(path, header, released, head)
+    records, count, first, last, damage = _whole_records(data)
+    if damage is None and len(data) < head - released:
+        damage = f"{head - released - len(data)} bytes after sequence {last}: the file is cut"
     return Drained(header, records, count, first, last, unreported_gap(header.words), damage)
 
 
@@ -141,8 +144,13 @@ def _window(path: str, header: RingHeader, start: int, end: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         upto = min(size, header.capacity - first)
-        data = os.pread(descriptor, upto, HEADER_BYTES + first)
-        return data + os.pread(descriptor, size - upto, HEADER_BYTES) if size > upto else data
+        # Why the file's size: the header may claim any, and pread allocates what it is asked for.
+        there = max(os.fstat(descriptor).st_size - HEADER_BYTES - first, 0)
+        data = os.pread(descriptor, min(upto, there), HEADER_BYTES + first) if there else b""
+        if len(data) < upto or size == upto:
+            # A cut file ends here: the start of the window must not be read as what follows.
+            return data
+        return data + os.pread(descriptor, size - upto, HEADER_BYTES)
     finally:
         os.close(descriptor)
 

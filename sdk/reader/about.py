@@ -211,9 +211,9 @@ class About:
         return sum(stream.records for stream in self.streams)
 
     @property
-    def last_step(self) -> int | None:
-        """The largest step by the blocks' headers, hidden rows included; None before the first row."""
-        return max((e.block.step_max for entries in self._scan.plan().values() for e in entries), default=None)
+    def step_max(self) -> int:
+        """The largest step by the blocks' headers alone: 0 before the first row, hidden rows included. For lists."""
+        return max((e.block.step_max for entries in self._scan.plan().values() for e in entries), default=0)
 
     @property
     def gaps(self) -> list[Gap]:

@@ -41,11 +41,18 @@ class Run(About):
         shown = {key: value for key, value in last.items() if key not in self._facts.removed and key[:1] != "_"}
         return {**shown, **self._facts.summary}
 
+    @property
+    def last_step(self) -> int | None:
+        """The largest step of a row; None before the first one. Reads from the end."""
+        steps = self._reading(lambda: join.last_steps(self._scan, self._lanes, 1))
+        return int(steps[-1]) if len(steps) else None
+
     def keys(self) -> list[str]:
         """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore."""
-        return [key for key in self._all_keys() if key[:1] != "_"]
+        return [key for key in self.all_keys() if key[:1] != "_"]
 
-    def _all_keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
+        """All keys, sorted, with those that begin with an underscore."""
         return sorted(self._reading(lambda: join.keys_of(self._scan, self._lanes)))
 
     def series(self, key: str, stream: str | int | None = None, rank: int | None = None) -> Series:
@@ -219,8 +226,8 @@ class Run(About):
         """
         from .frames import frame_of
 
-        wanted = self.check_keys(keys)
-        ordered = None if keys is None else list(dict.fromkeys(wanted or ()))
+        ordered = None if keys is None else list(dict.fromkeys(keys))
+        self.check_keys(keys)
         frame = self._reading(lambda: frame_of(self._scan, self._lanes, ordered))
         if isinstance(frame, str):
             raise self._no_series(frame)

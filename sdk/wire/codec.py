@@ -15,6 +15,7 @@ import msgpack
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..files import Buffer
 from ..limits import BATCH_BYTES_MAX, MESSAGE_BODY_BYTES_MAX, STEP_MAX, WIRE_VERSION
+from ..record import HEADER_SIZE as RECORD_HEADER_SIZE
 from .messages import NUMBERS, TYPES, Batch, Control, Hello, Message, Welcome
 
 MAGIC = b"stpW"
@@ -112,7 +113,9 @@ def _check_sense(message: Message) -> None:
         if any(type(v) is not int or v <= 0 for v in limits.values()):
             raise RemoteProtocolError(f"{type(message).__name__}.limits holds something that is no positive int")
     if isinstance(message, Batch) and not (
-        0 < message.first <= message.last and message.step_max <= STEP_MAX and len(message.records)
+        0 < message.first <= message.last
+        and message.step_max <= STEP_MAX
+        and len(message.records) >= (message.last - message.first + 1) * RECORD_HEADER_SIZE
     ):
         raise RemoteProtocolError(f"Batch claims sequences {message.first} to {message.last} in {len(message.records)} bytes")
     if isinstance(message, Control) and len(message.verb) > 64:

@@ -15,7 +15,7 @@ from sdk import _spawn
 from sdk.errors import Error
 from sdk.platform import shared_directory, store_digest
 from sdk.transport import lock_path
-from tests.end_to_end.world import kill_daemon
+from tests.end_to_end.world import kill_daemon, until
 
 
 @pytest.fixture
@@ -40,4 +40,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             for suffix in ("sock", "lock", "stopped"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(lock_path(str(path)).replace(".lock", f".{suffix}"))
-        shutil.rmtree(path)
+
+        def gone() -> bool:
+            # A daemon that a trainer started a moment ago may be writing its first line of log right now.
+            shutil.rmtree(path, ignore_errors=True)
+            return not path.exists()
+
+        until(gone)

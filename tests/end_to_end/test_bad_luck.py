@@ -20,11 +20,11 @@ import zmq
 import sdk
 from sdk import _spawn
 from sdk.location import make_store
-from sdk.platform import hold_lock, lock_owner
+from sdk.platform import hold_lock
 from sdk.transport import endpoint_path, lock_path
 from sdk.wire.codec import decode, encode
 from sdk.wire.messages import Hello, Reject
-from tests.end_to_end.world import Trainer, kill_daemon, settle, steps, until, until_drained
+from tests.end_to_end.world import Trainer, kill_daemon, settle, start_daemon, steps, until, until_drained
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,9 +65,7 @@ def test_without_any_daemon_everything_is_in_the_spool(store: Path, monkeypatch:
 
 def test_a_stopped_daemon_is_bridged(store: Path) -> None:
     """SIGSTOP of the daemon while the trainer logs: the spool takes over, and after SIGCONT nothing is there twice."""
-    _spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm")
-    pid = lock_owner(lock_path(str(store)))
-    assert pid
+    pid = start_daemon(store)
     os.kill(pid, signal.SIGSTOP)
     try:
         assert Trainer(log_some(200_000)).wait() == 0
@@ -81,7 +79,7 @@ def test_a_stopped_daemon_is_bridged(store: Path) -> None:
 
 def test_a_daemon_that_is_killed_and_may_not_come_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `stop` by a user no sender starts another daemon; the records are in the spool."""
-    _spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm")
+    start_daemon(store)
     monkeypatch.setenv("STEPD_RESTART_SECONDS", "0.05")
     go = store / "go"
 
@@ -192,7 +190,7 @@ def test_a_daemon_of_another_version(store: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_noise_on_the_socket_disturbs_nobody(store: Path) -> None:
     """Random bytes on the daemon's raw socket while a run is logged: the run is complete and the daemon still serves."""
-    _spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm")
+    start_daemon(store)
     trainer = Trainer(log_some(100_000))
     for _ in range(20):
         with socket.socket(socket.AF_UNIX) as raw:
@@ -306,7 +304,7 @@ def test_orphans_of_a_killed_machine_are_found_later(store: Path, monkeypatch: p
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert Trainer(train).wait() == -9
-    _spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm")
+    start_daemon(store)
     until_drained(store)
     run = sdk.open_store(store).run("run")
     assert run.series("x").step.tolist() == list(range(1000))

@@ -12,7 +12,7 @@ import pytest
 
 import sdk
 from sdk import _spawn
-from tests.end_to_end.world import Trainer, kill_daemon, steps, until, until_drained
+from tests.end_to_end.world import Trainer, kill_daemon, start_daemon, steps, until, until_drained
 
 TRAINER_ROUNDS = 200
 DAEMON_ROUNDS = 200
@@ -27,13 +27,9 @@ def seed(record_property: Callable[[str, object], None]) -> random.Random:
     return random.Random(number)
 
 
-def start(store: Path) -> None:
-    _spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm", persistent=True)
-
-
 def test_a_trainer_killed_after_call_n_leaves_exactly_n(store: Path, seed: random.Random) -> None:
     """SIGKILL right after the n-th call returned, for 200 random n: the store holds the steps 0 to n-1, each once."""
-    start(store)
+    start_daemon(store)
     counts = [int(10 ** seed.uniform(0, 4)) for _ in range(TRAINER_ROUNDS)]
 
     def train(run: str, n: int) -> None:
@@ -102,7 +98,7 @@ def test_both_killed_at_once_lose_nothing(store: Path, seed: random.Random) -> N
 
     ended = []
     for index in range(BOTH_ROUNDS):
-        start(store)
+        start_daemon(store)
         trainer = Trainer(lambda count, index=index: train(f"run{index}", count))
         until(lambda trainer=trainer: trainer.returned > 0)
         time.sleep(seed.uniform(0, 0.1))
@@ -111,7 +107,7 @@ def test_both_killed_at_once_lose_nothing(store: Path, seed: random.Random) -> N
         second()
         trainer.wait()
         ended.append(trainer.returned)
-    start(store)
+    start_daemon(store)
     until_drained(store)
     for index, returned in enumerate(ended):
         found = steps(store, f"run{index}")

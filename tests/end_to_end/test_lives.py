@@ -48,7 +48,7 @@ def test_a_pipeline_ends_with_its_trainer(store: Path, tmp_path: Path, command: 
     assert done.returncode == 0, done.stderr
     # The trainer itself takes about a second to import and finish; a daemon that held the pipe would keep it a minute.
     assert time.monotonic() - stamp < 20
-    assert _spawn.is_serving(str(store))
+    until(lambda: _spawn.is_serving(str(store)))
     assert steps(store, "run") == list(range(100))
 
 

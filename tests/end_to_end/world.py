@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import sdk
-from sdk import platform
+from sdk import _spawn, platform
 from sdk.journal.drain import ring_paths
+from sdk.location import make_store
 from sdk.transport import lock_path
 
 DEADLINE_SECONDS = 60.0
@@ -105,8 +106,14 @@ def settle(store: Path) -> None:
 
 def kill_daemon(path: Path) -> int | None:
     """SIGKILLs the daemon of a store; its pid, or None if there was none."""
-    pid = lock_owner(lock_path(str(path)))
+    pid = platform.lock_owner(lock_path(str(path)))
     if pid:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
     return pid
+
+
+def start_daemon(store: Path) -> int:
+    """Makes the store if need be and has a daemon serve it that stays; its pid."""
+    make_store(str(store))
+    return int(str(_spawn.ensure(str(store), timeout=15, shared_memory_dir="/dev/shm")["pid"]))

@@ -1,0 +1,174 @@
+"""What the reading commands share: the store to read, JSON, tables, and words that may be runs or keys.
+
+Everything printed here may come from a hostile store, so no text reaches the terminal with control characters in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from daemon.commands.service import store_path
+from sdk import clock
+from sdk.errors import NotFoundError
+from sdk.reader import Run, Store
+from sdk.reader.names import list_names, nearest
+from sdk.reader.times import ago
+
+_LATEST = re.compile(r"latest(~[0-9]+)?")
+_COLUMN_CHARACTERS_MAX = 40
+
+
+def json_option(function: Any) -> Any:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document.")(function)
+
+
+def open_store_of(ctx: click.Context, directory: str | None) -> Store:
+    """The store that `--dir` names before or after the verb, or the default one, for reading."""
+    return Store(store_path(ctx, directory))
+
+
+def print_json(document: Any) -> None:
+    """One document; NaN and infinities as Python's json writes them."""
+    click.echo(to_json(document, indent=1))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value of the reader as JSON text: bytes as base64, arrays as lists, other keys and values as their text.
+
+    Floats are written so that reading them gives the same bits; NaN, Infinity and -Infinity as such.
+    """
+    try:
+        return json.dumps(value, indent=indent, default=_plain)
+    except TypeError:  # a map whose keys are neither text nor numbers
+        return json.dumps(_text_keys(value), indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def _text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _text_keys(inner) for key, inner in value.items()}
+    return [_text_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def clean(text: object) -> str:
+    """The text without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def value_text(value: Any) -> str:
+    """A logged or configured value on one line."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (str, bool, int)) or value is None:
+        return clean(value)
+    return clean(to_json(value))
+
+
+def when_text(seconds: float) -> str:
+    """A time as "2 h ago, 14:02", with the date where it was another day; local zone."""
+    if seconds <= 0:
+        return "unknown"
+    local, today = time.localtime(seconds), time.localtime(clock.wall_ns() / 1e9)
+    pattern = "%H:%M" if local[:3] == today[:3] else "%Y-%m-%d %H:%M"
+    return f"{ago(seconds, clock.wall_ns() / 1e9)}, {time.strftime(pattern, local)}"
+
+
+def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> None:
+    """Columns, as wide as they must be; in a terminal long cells are cut so that a row is one line if it can be.
+
+    Args:
+        right: Indexes of the columns whose text ends at the right.
+    """
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(titles, *cells)]
+    ranged = set(right)
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - 2 * (len(titles) - 1)
+        while sum(widths) > room and max(widths) > 8:
+            widths[widths.index(max(widths))] -= 1
+    else:
+        widths = [min(width, _COLUMN_CHARACTERS_MAX * 8) for width in widths]
+    for number, row in enumerate([list(titles), *cells]):
+        parts = [_cell(cell, width, index in ranged) for index, (cell, width) in enumerate(zip(row, widths))]
+        line = "  ".join(parts).rstrip()
+        click.echo(click.style(line, bold=True) if number == 0 else line)
+
+
+def _cell(text: str, width: int, right: bool) -> str:
+    if len(text) > width:
+        text = text[: max(width - 1, 0)] + ("…" if can_unicode() else "~")
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def can_unicode() -> bool:
+    """Whether what we print can hold more than ASCII."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    return encoding.startswith("utf")
+
+
+def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """Words of a command line as runs and keys: what names a run is one, the rest are keys; no run means the latest.
+
+    A word that only begins a run's id and is also a key is a key.
+
+    Raises:
+        NotFoundError: A word is neither.
+    """
+    runs: list[Run] = []
+    rest: list[tuple[str, Run | NotFoundError]] = []
+    for word in words:
+        try:
+            run = store.run(word)
+        except NotFoundError as error:
+            rest.append((word, error))
+            continue
+        exact = word in (run.id, run.name) or _LATEST.fullmatch(word) or "/" in word
+        if exact:
+            runs.append(run)
+        else:
+            rest.append((word, run))
+    where = runs or [found for _, found in rest if isinstance(found, Run)] or [store.run("latest")]
+    known = {key for run in where for key in run.keys()} if rest else set()
+    keys: list[str] = []
+    for word, found in rest:
+        if word in known:
+            keys.append(word)
+        elif isinstance(found, Run):
+            runs.append(found)
+        else:
+            raise _neither(word, found, where, known)
+    return runs or [store.run("latest")], keys
+
+
+def _neither(word: str, error: NotFoundError, where: list[Run], known: set[str]) -> NotFoundError:
+    near = nearest(word, known)
+    if "matches" in error.message and "no run matches" not in error.message:
+        return error  # an ambiguous prefix: its candidates say more
+    names = " and ".join(run.id for run in where[:3])
+    told = f"Nearest keys: {list_names(near)}" if near else f"Keys: {list_names(sorted(known)[:5]) or 'none yet'}"
+    return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint=f"stepd show {where[0].id}")
+
+
+def one_run(store: Store, words: Sequence[str], usage: Callable[[str], Exception]) -> tuple[Run, list[str]]:
+    """As `split_words`, for commands that take one run."""
+    runs, keys = split_words(store, words)
+    if len(runs) > 1:
+        raise usage(f"expected one run, got {len(runs)}: {', '.join(run.id for run in runs)}")
+    return runs[0], keys

@@ -1,0 +1,116 @@
+"""`stepd show`: everything that is known about one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from daemon.commands.common import clean, json_option, open_store_of, print_json, value_text, when_text, write_table
+from daemon.commands.runs import facts
+from daemon.commands.service import directory_option, duration, size
+from sdk.reader import Gap, Run
+
+
+@click.command("show")
+@click.argument("run", default="latest")
+@json_option
+@directory_option
+@click.pass_context
+def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) -> None:
+    """Facts, config, summary, streams, gaps and keys of a run."""
+    found = open_store_of(ctx, directory).run(run)
+    # First what reads all values: it finds the damage that is listed below.
+    summary, keys = found.summary, found.keys()
+    gaps = found.gaps
+    if as_json:
+        print_json(
+            {
+                **facts(found),
+                "summary": summary,
+                "metrics": found.metrics,
+                "misuse": found.misuse,
+                "keys": keys,
+                "streams": [stream._asdict() for stream in found.streams],
+                "gaps": [dataclasses.asdict(gap) for gap in gaps],
+                "damage": [damage._asdict() for damage in found.damage],
+            }
+        )
+        return
+    _print_head(found)
+    _print_map("config", found.config)
+    _print_map("summary", summary)
+    _print_keys(keys)
+    _print_streams(found)
+    _print_trouble(found, gaps)
+
+
+def _print_head(run: Run) -> None:
+    project = f"   project {clean(run.project)}" if run.project else ""
+    click.echo(click.style(f"{clean(run.name)} ({clean(run.id)})", bold=True) + f"{project}   {run.state}")
+    length = duration(max(run.updated - run.started, 0)) if run.started else "unknown"
+    click.echo(f"  started   {when_text(run.started)}, last written {length} after")
+    lines = {"group": run.group, "job type": run.job_type, "tags": ", ".join(run.tags), "notes": run.notes}
+    for title, text in lines.items():
+        if text:
+            click.echo(f"  {title:<9} {clean(text)}")
+    click.echo(f"  stored    {run.records:,} records, steps up to {run.step_max:,}, {size(run.size_bytes)}")
+    click.echo(f"  where     {clean(run.directory)}")
+
+
+def _print_map(title: str, values: Mapping[str, Any]) -> None:
+    if not values:
+        return
+    click.echo(f"\n{title}")
+    width = min(max(len(clean(key)) for key in values), 40)
+    for key in sorted(values, key=str):
+        click.echo(f"  {clean(key):<{width}}  {value_text(values[key])}")
+
+
+def _print_keys(keys: Iterable[str]) -> None:
+    """The keys in sections: the text before the last slash."""
+    sections: dict[str, list[str]] = {}
+    for key in keys:
+        section, _, name = key.rpartition("/")
+        sections.setdefault(section, []).append(name)
+    if sections:
+        click.echo("\nkeys")
+    for section in sorted(sections):
+        names = ", ".join(map(clean, sections[section]))
+        click.echo(f"  {clean(section)}/  {names}" if section else f"  {names}")
+
+
+def _print_streams(run: Run) -> None:
+    click.echo("\nstreams")
+    rows = [
+        (
+            "",
+            s.id,
+            s.kind,
+            "-" if s.rank is None else s.rank,
+            s.attempt,
+            s.host or "-",
+            s.pid or "-",
+            s.state,
+            f"{s.records:,}",
+        )
+        for s in run.streams
+    ]
+    write_table(("", "ID", "KIND", "RANK", "ATTEMPT", "HOST", "PID", "STATE", "RECORDS"), rows, right=(3, 4, 6, 8))
+
+
+def _print_trouble(run: Run, gaps: list[Gap]) -> None:
+    if gaps:
+        click.echo("\ngaps")
+    for gap in gaps:
+        steps = f"step {gap.step_min}" if gap.step_min == gap.step_max else f"steps {gap.step_min}–{gap.step_max}"
+        when = f", {when_text(gap.start)}" if gap.start else ""
+        click.echo(f"  {gap.count:,} records ({steps}) of stream {gap.stream}: {clean(gap.reason)}{when}")
+    if run.damage:
+        click.echo("\ndamage")
+    for damage in run.damage:
+        click.echo(f"  {clean(damage.path)}, bytes {damage.start}–{damage.end}: {clean(damage.reason)}")
+    if run.misuse:
+        _print_map("left out by misuse='warn'", run.misuse)
