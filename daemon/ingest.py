@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
 
 from daemon.pipeline import admit
-from daemon.pipeline.coalesce import Waiting, coalesce
+from daemon.pipeline.coalesce import Waiting, coalesce, first_block
 from daemon.pipeline.flush import FlushPolicy, Reason
 from daemon.settings import DaemonSettings
 from daemon.stats import Stats
@@ -29,9 +29,10 @@ from sdk.errors import DamageError, Error, RemoteProtocolError
 from sdk.files import Files
 from sdk.ids import hex_u64
 from sdk.journal.drain import Drained, drain, read_header, remove_drafts, ring_paths
-from sdk.limits import MESSAGE_BYTES_MAX, STEP_MAX, WIRE_VERSION
+from sdk.journal.format import SUFFIX
+from sdk.limits import BATCH_BYTES_MAX, MESSAGE_BYTES_MAX, STEP_MAX, WIRE_VERSION
 from sdk.location import StoreIdentity
-from sdk.record import HEADER
+from sdk.record import HEADER_SIZE
 from sdk.wire.codec import decode, encode
 from sdk.wire.messages import (
     BATCH_HAS_META,
@@ -53,14 +54,17 @@ from sdk.wire.session import Inbox
 # Messages taken in one tick before something else gets its turn: at most 64 x 4 MiB, and never more than the credit.
 _MESSAGES_PER_TICK = 64
 _WRITE_PAUSE_SECONDS = 1.0
+_FULL_PAUSE_SECONDS = 0.05
+# A stream whose ring and process we cannot see counts as living for so long after its last word.
+_HEARD_SECONDS = 10.0
 
 
 class StreamState:
     """What the daemon knows of one stream."""
 
     __slots__ = (
-        "acked", "addresses", "asked", "finishing", "heard", "identity", "inbox", "pid", "policy", "ring", "run", "silent",
-        "waiting", "waiting_bytes",
+        "asked", "finishing", "heard", "identity", "inbox", "pid", "policy", "ring", "run", "silent", "unsafe", "waiting",
+        "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, run: str, stored: int, policy: FlushPolicy) -> None:
@@ -76,6 +80,8 @@ class StreamState:
         self.finishing: int | None = None
         self.asked: int | None = None
         self.silent = True
+        # Records of it lie in a segment whose fsync failed: `synced` stays where it is for ever.
+        self.unsafe = False
 
 
 class Ingest:
@@ -105,6 +111,7 @@ class Ingest:
         self._syncer = Syncer(files)
         self._synced_at = 0.0
         self._sync_seconds = settings.sync_seconds
+        self._sync_spent = 0.0
         self._write_pause_until = 0.0
         self._directories_synced: set[str] = set()
         self._refused: set[str] = set()
@@ -118,7 +125,8 @@ class Ingest:
         socket.linger = 200
         socket.set(zmq.ROUTER_MANDATORY, 1)
         socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
-        socket.set(zmq.SNDHWM, 0)
+        # Limit: acks that wait for a trainer that was stopped. A lost one is made good by the next, or by a new session.
+        socket.set(zmq.SNDHWM, 1000)
         socket.set(zmq.RCVHWM, 64)
         socket.set(zmq.HANDSHAKE_IVL, 5000)
         socket.set(zmq.BACKLOG, 512)
@@ -141,17 +149,25 @@ class Ingest:
         self.unbind()
         self.bind(path)
 
+    def forget_socket(self) -> None:
+        """The file at our path, if there is one, is another daemon's: it stays when we leave."""
+        self._path = ""
+
     def unbind(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             socket.close()
+        # A new socket deals out its own identities: one of the old ones must not be taken for a new peer.
+        self._stream_of.clear()
+        for state in self.streams.values():
+            state.identity = None
 
     def wait(self, seconds: float) -> None:
         """Waits until a message is there, at most `seconds`."""
-        if self._socket is None:
-            clock.pause(seconds)
+        if self._socket is None or self._is_full():
+            clock.pause(min(seconds, _FULL_PAUSE_SECONDS))
         else:
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.poll(max(int(seconds * 1000), 0))
@@ -165,7 +181,7 @@ class Ingest:
 
     def receive(self, now: float) -> int:
         """Takes the messages that are there, at most `_MESSAGES_PER_TICK`; returns how many."""
-        if self._socket is None or self._waiting_bytes() > self._settings.pending_bytes_max:
+        if self._socket is None or self._is_full():
             return 0
         count = 0
         while count < _MESSAGES_PER_TICK:
@@ -184,10 +200,15 @@ class Ingest:
                 self._stats.protocol_errors += 1
                 self._stats.last_error = str(error)
                 self._send(identity, Reject(self._stream_of.get(identity, 0), "protocol", str(error)[:500], True))
+            except Exception as error:  # a bug that one session met must not end the daemon for all the others
+                self._stats.last_error = f"unexpected: {error!r}"[:500]
+                self._say(f"a message met an unexpected error: {error!r}")
+                self._send(identity, Reject(self._stream_of.get(identity, 0), "bug", repr(error)[:500], True))
         return count
 
-    def _waiting_bytes(self) -> int:
-        return sum(state.waiting_bytes for state in self.streams.values())
+    def _is_full(self) -> bool:
+        waiting = sum(state.waiting_bytes for state in self.streams.values())
+        return waiting > self._settings.pending_bytes_max
 
     def _handle(self, identity: bytes, message: Message, now: float) -> None:
         if isinstance(message, Batch):
@@ -212,8 +233,9 @@ class Ingest:
     def _control(self, identity: bytes, message: Control) -> None:
         try:
             answer = Control(message.id, "reply", self.control(message))
+            encode(answer)
         except Exception as error:
-            answer = Control(message.id, "error", {"text": str(error)})
+            answer = Control(message.id, "error", {"text": str(error)[:500]})
         self._send(identity, answer)
 
     def _hello(self, identity: bytes, hello: Hello, now: float) -> None:
@@ -268,6 +290,7 @@ class Ingest:
 
     def _take(self, stream: int, state: StreamState, batch: Batch, now: float) -> bool:
         """Adds the new part of a batch to what waits; False when records before it are missing."""
+        before = state.inbox.received
         skip = state.inbox.admit(batch.first, batch.last)
         if skip is None:
             return False
@@ -275,7 +298,11 @@ class Ingest:
         self._stats.duplicates += skip
         if skip == count:
             return True
-        records = batch.records if not skip else _without_first(batch.records, skip)
+        try:
+            records = batch.records if not skip else _without_first(batch.records, skip)
+        except DamageError:
+            state.inbox.received = before  # else they would count as received, and be acked with what follows
+            raise
         state.waiting.append(Waiting(batch.first + skip, batch.last, batch.flags, batch.step_max, records))
         state.waiting_bytes += len(records)
         state.policy.note(now, len(records), has_commits=not batch.flags & BATCH_HAS_PIECES)
@@ -294,22 +321,24 @@ class Ingest:
                 state.silent = True
 
     def _flush_stream(self, stream: int, state: StreamState, reason: Reason, now: float) -> None:
-        if state.waiting:
+        while state.waiting:
+            part = state.waiting[: first_block(state.waiting)]
             try:
-                payload = coalesce(state.waiting)
+                payload = coalesce(part)
                 self.writer(state.run).append(stream, payload)
             except OSError as error:
                 # Nothing is acked, so the ring keeps it, and what waits here is bounded by the credit.
                 self._trouble(f"cannot write run {state.run!r}: {error}", now)
                 return
-            except DamageError as error:
-                self._say(f"stream {hex_u64(stream)} sent records that cannot be read: {error}")
-                self._stats.last_error = str(error)
+            except Exception as error:  # DamageError, or a bug that these bytes find: it must not end the daemon
+                self._say(f"stream {hex_u64(stream)} sent records that cannot be read: {error!r}")
+                self._stats.last_error = str(error)[:500]
                 self._drop_stream(stream, state)
                 return
             self._stats.note_written(now, payload.last - payload.first + 1, len(payload.raw))
             state.inbox.written = max(state.inbox.written, payload.last)
-            state.waiting, state.waiting_bytes = [], 0
+            del state.waiting[: len(part)]
+            state.waiting_bytes -= sum(len(waiting.records) for waiting in part)
         state.policy.flushed(reason)
         self._answer_requests(stream, state)
 
@@ -363,51 +392,56 @@ class Ingest:
     def sync(self, now: float) -> None:
         """Hands dirty segments to the syncer at its interval, and takes its results."""
         for result in self._syncer.take():
-            job = result.job
-            # Limit: forcing takes at most `sync_share_max` of the time, also on a disk that needs 20 ms for each.
-            self._sync_seconds = max(self._settings.sync_seconds, result.seconds / self._settings.sync_share_max)
+            self._sync_spent += result.seconds
             if result.error is not None:
-                self._sync_failed(job, result.error)
-                continue
-            for stream, written in job.token if isinstance(job.token, list) else []:
-                state = self.streams.get(stream)
-                if state is not None and written > state.inbox.synced:
-                    state.inbox.synced = written
-                    state.silent = False
-        for run, writer in self.writers.items():
-            while writer.retired:
-                segment = writer.retired.pop()
-                self._syncer.submit(SyncJob(segment, self._token(run), writer.directory, True))
+                self._sync_failed(result.job, result.error)
+            else:
+                self._note_synced(result.job)
+        if not self._syncer.outstanding:
+            # Limit: forcing takes at most `sync_share_max` of the time, also on a disk that needs 20 ms for each segment.
+            if self._sync_spent:
+                self._sync_seconds = max(self._settings.sync_seconds, self._sync_spent / self._settings.sync_share_max)
+            self._sync_spent = 0.0
+        # Invariant: a run's segments are handed over in the order in which they were written, and each with what had
+        # been written when it was: what comes back may then be claimed for everything before it too.
+        for writer in self.writers.values():
+            for segment, written in writer.retired:
+                self._syncer.submit(SyncJob(segment, written, writer.directory, True))
                 self._directories_synced.discard(segment.path)
+            writer.retired.clear()
         if now - self._synced_at >= self._sync_seconds and not self._syncer.outstanding:
             self._synced_at = now
-            for run, writer in self.writers.items():
-                token = self._token(run)
-                if writer.segment is not None and token:
+            for writer in self.writers.values():
+                if writer.segment is not None and writer.dirty:
+                    writer.dirty = False
                     directory = None if writer.segment.path in self._directories_synced else writer.directory
                     self._directories_synced.add(writer.segment.path)
-                    self._syncer.submit(SyncJob(writer.segment, token, directory, False))
+                    self._syncer.submit(SyncJob(writer.segment, dict(writer.written), directory, False))
 
-    def _token(self, run: str) -> list[tuple[int, int]]:
-        """Which sequences are safe when the run's segments are: (stream, written) where that is news."""
-        return [
-            (stream, state.inbox.written)
-            for stream, state in self.streams.items()
-            if state.run == run and state.inbox.written > state.inbox.synced
-        ]
+    def _note_synced(self, job: SyncJob) -> None:
+        for stream, written in job.written.items():
+            state = self.streams.get(stream)
+            if state is not None and not state.unsafe and written > state.inbox.synced:
+                state.inbox.synced = written
+                state.silent = False
 
     def _sync_failed(self, job: SyncJob, error: OSError) -> None:
         """A failed fsync is never retried on the same file: what was in its pages may be gone, and a retry would lie."""
         self._stats.sync_failures += 1
         self._stats.last_error = f"fsync of {job.segment.path!r}: {error}"
         self._say(f"{self._stats.last_error}; going on in a new segment")
+        for stream, written in job.written.items():
+            state = self.streams.get(stream)
+            if state is not None and written > state.inbox.synced:
+                state.unsafe = True
+        self._directories_synced.discard(job.segment.path)
         for writer in self.writers.values():
             if writer.segment is job.segment:
-                writer.segment = None
+                writer.give_up()
 
     def synced_age(self, now: float) -> float:
         """Seconds for which something written has not been forced; 0 when all of it was."""
-        behind = any(s.inbox.written > s.inbox.synced for s in self.streams.values())
+        behind = self._syncer.outstanding or any(w.dirty or w.retired for w in self.writers.values())
         return now - self._synced_at if behind else 0.0
 
     # -- the dead ----------------------------------------------------------------------------------------------------
@@ -417,14 +451,20 @@ class Ingest:
         living = False
         digest = platform.store_digest(self._store.path)
         remove_drafts(self._settings.shared_memory_dir, digest)
-        known = {state.ring: stream for stream, state in self.streams.items() if state.ring}
-        for path in ring_paths(self._settings.shared_memory_dir, digest):
-            lock = platform.open_shared(path)
+        paths = set(ring_paths(self._settings.shared_memory_dir, digest))
+        # A trainer may have been told of another shared memory than we were.
+        paths.update(state.ring for state in self.streams.values() if _is_ring(state.ring, digest))
+        for path in sorted(paths):
+            try:
+                lock = platform.open_shared(path)
+            except (OSError, ValueError) as error:  # a directory, a link, a file of someone else: not made by us
+                self._set_aside(path, error)
+                continue
             if lock is None:
                 living = living or os.path.exists(path)
                 continue
             try:
-                self._drain(path, known.get(path), now)
+                self._drain(path, now)
             finally:
                 lock.release()
         for stream, state in list(self.streams.items()):
@@ -433,33 +473,37 @@ class Ingest:
         return living
 
     def _end_without_ring(self, stream: int, state: StreamState, now: float) -> bool:
-        """A stream with no ring that we can see: only its process tells whether it lives."""
-        if state.pid and os.path.exists(f"/proc/{state.pid}"):
+        """A stream with no ring that we can see: only its process tells whether it lives.
+
+        Why a recent word counts too: in a container with other pids we see neither. A trainer that is forgotten by
+        mistake says Hello again.
+        """
+        if now - state.heard < _HEARD_SECONDS or (state.pid and os.path.exists(f"/proc/{state.pid}")):
             return True
         self._flush_stream(stream, state, Reason.DRAIN, now)
         if not state.waiting:
             self._forget(stream, state)
         return False
 
-    def _drain(self, path: str, known: int | None, now: float) -> None:
+    def _drain(self, path: str, now: float) -> None:
         """Takes over a dead trainer's ring; removes it when its records are written."""
         try:
             drained = drain(path)
             run = str(drained.header.identity["run"])
             if drained.header.identity.get("store") != self._store.id:
                 return
-        except (OSError, Error, KeyError) as error:
+        except FileNotFoundError:  # its trainer finished between our look and now
+            return
+        except Exception as error:  # whatever these bytes are, the next look may meet them again
             self._set_aside(path, error)
             return
         stream = drained.header.stream
         state = self.streams.get(stream)
         if state is None:
             state = self._new_stream(stream, run, drained.first - 1 if drained.count else 0)
-        if drained.count:
-            flags = BATCH_HAS_PIECES | BATCH_HAS_META
-            batch = Batch(stream, drained.first, drained.last, flags, STEP_MAX, drained.records)
+        for batch in _batches(stream, drained):
             if not self._take(stream, state, batch, now):
-                state.inbox.greet(drained.first - 1)
+                state.inbox.greet(batch.first - 1)
                 self._take(stream, state, batch, now)
         self._flush_stream(stream, state, Reason.DRAIN, now)
         if state.waiting or not self._note_losses(stream, run, drained, now):
@@ -496,9 +540,10 @@ class Ingest:
     def refused_by_stream(self) -> dict[int, int]:
         """Refused counts of living trainers, read from the header pages of their rings."""
         counts = {}
+        digest = platform.store_digest(self._store.path)
         for stream, state in self.streams.items():
-            with contextlib.suppress(OSError, Error):
-                if state.ring:
+            with contextlib.suppress(OSError, Error, ValueError):
+                if _is_ring(state.ring, digest):
                     counts[stream] = read_header(state.ring).refused
         return counts
 
@@ -522,11 +567,45 @@ class Ingest:
 
 
 def _without_first(records: Any, skip: int) -> Any:
-    """The bytes of a batch without its first `skip` records."""
+    """The bytes of a batch without its first `skip` records.
+
+    Raises:
+        DamageError: It does not hold so many and one more.
+    """
     offset = 0
     for _ in range(skip):
-        offset += int(HEADER.unpack_from(records, offset)[0])
+        offset = _next_record(records, offset)
+    if len(records) - offset < HEADER_SIZE:
+        raise DamageError(f"a batch of {len(records)} bytes holds fewer records than it says")
     return memoryview(records)[offset:]
+
+
+def _next_record(records: Any, offset: int) -> int:
+    size = int.from_bytes(records[offset : offset + 4], "little")
+    if size < HEADER_SIZE or offset + size > len(records):
+        raise DamageError(f"record at byte {offset} claims {size} bytes; {len(records) - offset} are left")
+    return offset + size
+
+
+def _batches(stream: int, drained: Drained) -> Iterator[Batch]:
+    """What a ring held, as batches of the size that a trainer sends."""
+    records = memoryview(drained.records)
+    flags = BATCH_HAS_PIECES | BATCH_HAS_META
+    start = end = 0
+    first = sequence = drained.first
+    while end < len(records):
+        after = _next_record(records, end)
+        if after - start > BATCH_BYTES_MAX and end > start:
+            yield Batch(stream, first, sequence - 1, flags, STEP_MAX, records[start:end])
+            start, first = end, sequence
+        end, sequence = after, sequence + 1
+    if end > start:
+        yield Batch(stream, first, sequence - 1, flags, STEP_MAX, records[start:end])
+
+
+def _is_ring(path: str, digest: str) -> bool:
+    name = os.path.basename(path)
+    return os.path.isabs(path) and name.startswith(f"{digest}-") and name.endswith(SUFFIX)
 
 
 def _has_records(path: str) -> bool:

@@ -55,6 +55,7 @@ class Server:
             drain_seconds=settings.drain_seconds,
         )
         self._lock_identity = lock_identity(lock_path(store.path))
+        self._digest = platform.store_digest(store.path)
         self._ingest = Ingest(DISK, store, settings, self._stats, self._make_writer, _log.info)
         self._ingest.control = self._answer
         self._mending: Iterator[Mended | None] | None = None
@@ -75,13 +76,12 @@ class Server:
         platform.raise_descriptor_limit()
         on_termination(lambda: self._leaving.terminate(clock.monotonic()))
         self._ingest.bind(endpoint_path(self._store.path))
-        digest = platform.store_digest(self._store.path)
         self._mending = mend_segments(
             DISK,
             self._store.path,
             self._writer_id,
             self._lock_identity,
-            ring_is_locked(self._settings.shared_memory_dir, digest),
+            ring_is_locked(self._settings.shared_memory_dir, self._digest),
         )
         _log.info("serving %s, pid %d, version %s", self._store.path, os.getpid(), __version__)
         while not self._leaving.is_due(clock.monotonic(), living_trainers=self._living):
@@ -89,7 +89,8 @@ class Server:
         _log.info("leaving")
         # What came in before the socket's file goes is still taken; rings are looked at once more, then we are gone.
         self._ingest.receive(clock.monotonic())
-        self._ingest.look_for_dead(clock.monotonic())
+        if self._store_is_there():
+            self._ingest.look_for_dead(clock.monotonic())
         self._ingest.close()
 
     def tick(self) -> None:
@@ -105,16 +106,39 @@ class Server:
 
     def _look_around(self, now: float) -> None:
         self._looked_at = now
+        if not self._store_is_there():
+            _log.error("the store %s was removed; leaving", self._store.path)
+            self._leaving.stop()
+            return
         self._living = self._ingest.look_for_dead(now)
         self._leaving.note(now, living_trainers=self._living)
         if now - self._checked_at > _SOCKET_CHECK_SECONDS:
             self._checked_at = now
-            if not self._ingest.socket_is_ours():
-                _log.warning("the socket's file is gone; binding again")
-                self._ingest.rebind()
-            if not os.path.exists(self._store.path):
-                _log.error("the store %s was removed; leaving", self._store.path)
-                self._leaving.stop()
+            self._check_endpoint()
+
+    def _store_is_there(self) -> bool:
+        """Whether the path still names the directory that we serve."""
+        try:
+            return platform.store_digest(self._store.path) == self._digest
+        except OSError:
+            return False
+
+    def _check_endpoint(self) -> None:
+        """Binds again when somebody cleaned /tmp, and leaves when the lock's file went too: then nobody can find us.
+
+        Whoever starts a daemon now makes a new lock file, and its socket must not be taken away from it.
+        """
+        try:
+            locked = lock_identity(lock_path(self._store.path)) == self._lock_identity
+        except (OSError, StoreError):
+            locked = False
+        if not locked:
+            _log.error("the lock's file was removed; leaving, a sender or init() starts another daemon")
+            self._ingest.forget_socket()
+            self._leaving.stop()
+        elif not self._ingest.socket_is_ours():
+            _log.warning("the socket's file is gone; binding again")
+            self._ingest.rebind()
 
     def _mend_one(self) -> bool:
         """Looks at one segment of a dead writer; False when there is nothing left to look at."""
@@ -181,7 +205,8 @@ class Server:
         refused = self._ingest.refused_by_stream()
         runs: dict[str, dict[str, Any]] = {}
         for stream, state in self._ingest.streams.items():
-            run = runs.setdefault(state.run, {"id": state.run, "streams": 0, "waiting_bytes": 0, "lag_seconds": 0.0, "refused": 0})
+            none = {"id": state.run, "streams": 0, "waiting_bytes": 0, "lag_seconds": 0.0, "refused": 0}
+            run = runs.setdefault(state.run, none)
             run["streams"] += 1
             run["waiting_bytes"] += state.waiting_bytes
             run["refused"] += refused.get(stream, 0)

@@ -14,6 +14,7 @@ from . import clock, platform
 from .errors import CommError
 from .transport import lock_path, request, stopped_path
 
+_START_AGAIN_SECONDS = 3.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Runs in the new process. `-c` puts the working directory first on the path: a user's own daemon.py must not be found.
@@ -89,12 +90,14 @@ def ensure(store: str, *, timeout: float, shared_memory_dir: str, persistent: bo
     """
     deadline = clock.monotonic() + timeout
     mark_stopped(store, False)
-    starter = 0
-    if not is_serving(store):
-        starter = start(store, persistent=persistent, idle_seconds=60.0, shared_memory_dir=shared_memory_dir)
+    starter, start_at = 0, clock.monotonic()
     while clock.monotonic() < deadline:
         if starter and reap(starter):
             starter = 0
+        # Again after a while: the one that served a moment ago may have been dying, and so may the one we started.
+        if clock.monotonic() >= start_at and not is_serving(store):
+            start_at = clock.monotonic() + _START_AGAIN_SECONDS
+            starter = start(store, persistent=persistent, idle_seconds=60.0, shared_memory_dir=shared_memory_dir)
         with contextlib.suppress(CommError):
             return request(store, "stay" if persistent else "status", timeout=min(1.0, timeout))
         clock.pause(0.01)

@@ -88,10 +88,18 @@ class Spool:
             self._files.make_directory(self._directory)
             path = os.path.join(self._directory, format_segment(SegmentName(self._writer, self._number)))
             header = FileHeader(self._store.id, self._writer, self._number, clock.wall_ns())
-            self._segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
+            segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
             self._number += 1
-            self._segment.append_map(KIND_META, {"run": self._run_id, "writer": self._origin})
-            self.bytes_written += self._segment.size
+            try:
+                segment.append_map(KIND_META, {"run": self._run_id, "writer": self._origin})
+            except BaseException:
+                # Without its META block nobody could say whose it is, and recovery would leave it alone for ever.
+                segment.close()
+                with contextlib.suppress(OSError):
+                    self._files.remove(path)
+                raise
+            self._segment = segment
+            self.bytes_written += segment.size
         return self._segment
 
     @property
@@ -103,7 +111,6 @@ class Spool:
         segment, self._segment = self._segment, None
         if segment is None:
             return True
-        self._next_block = segment.next_block_number + 2  # KEYS and INDEX follow
         try:
             segment.seal(close=False)
             segment.sync()
@@ -111,6 +118,7 @@ class Spool:
         except OSError:
             return False
         finally:
+            self._next_block = segment.next_block_number
             with contextlib.suppress(OSError):
                 segment.close()
         return True

@@ -26,3 +26,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("STEPD_", "WANDB_")) and not name.startswith("STEPD_TEST_"):
             monkeypatch.delenv(name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stress: thousands of signals, interrupts or kills; one to three seconds each")

@@ -6,6 +6,7 @@ step in a million is seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ _BRAILLE = 0x2800
 # Bit of a dot by its row and column in the cell (Unicode's order).
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _LABEL_CHARACTERS = 10
+_NOBODY = -1
 
 
 class Curve(NamedTuple):
@@ -47,7 +49,7 @@ class _Canvas:
         self.color = style.color
         self.across, self.down = (2, 4) if self.braille else (1, 1)
         self.width, self.height = columns * self.across, rows * self.down
-        self._cells: list[list[tuple[int, int] | None]] = [[None] * columns for _ in range(rows)]
+        self._cells: list[list[tuple[int, int]]] = [[(0, _NOBODY)] * columns for _ in range(rows)]
 
     def dot(self, x: int, y: int, curve: int) -> None:
         """Sets a dot; (0, 0) is at the lower left."""
@@ -55,22 +57,31 @@ class _Canvas:
         row = self._cells[y // self.down]
         cell = row[x // self.across]
         bits = _DOTS[y % 4][x % 2] if self.braille else 0
-        row[x // self.across] = (bits | (cell[0] if cell else 0), curve)
+        row[x // self.across] = (bits | cell[0], curve)
 
     def lines(self) -> list[str]:
-        return ["".join(map(self._text, row)) for row in self._cells]
+        """The rows as text; cells of one colour beside each other share an escape sequence."""
+        return [
+            "".join(
+                self._text([bits for bits, _ in cells], curve)
+                for curve, cells in itertools.groupby(row, key=lambda cell: cell[1])
+            )
+            for row in self._cells
+        ]
 
-    def _text(self, cell: tuple[int, int] | None) -> str:
-        if cell is None:
-            return " "
-        bits, curve = cell
-        text = chr(_BRAILLE + bits) if self.braille else SIGNS[curve % len(SIGNS)]
+    def _text(self, cells: list[int], curve: int) -> str:
+        if curve == _NOBODY:
+            return " " * len(cells)
+        if not self.braille:
+            return self._colored(SIGNS[curve % len(SIGNS)] * len(cells), curve)
+        return self._colored("".join(chr(_BRAILLE + bits) for bits in cells), curve)
+
+    def _colored(self, text: str, curve: int) -> str:
         return click.style(text, fg=COLORS[curve % len(COLORS)]) if self.color else text
 
     def sign(self, curve: int) -> str:
         """How the legend shows a curve."""
-        text = "⠤⠤" if self.braille else SIGNS[curve % len(SIGNS)]
-        return click.style(text, fg=COLORS[curve % len(COLORS)]) if self.color else text
+        return self._colored("⠤⠤" if self.braille else SIGNS[curve % len(SIGNS)], curve)
 
 
 def draw(curves: Sequence[Curve], width: int, height: int, style: Style) -> list[str]:
@@ -119,7 +130,8 @@ def _scaled(values: NDArray[Any], ends: tuple[float, float], size: int) -> NDArr
     if not span > 0:
         return numpy.full(len(values), (size - 1) // 2, numpy.int64)
     part = (values.astype(numpy.float64) / 2 - low / 2) / span
-    return numpy.clip((part * (size - 1)).round(), 0, size - 1).astype(numpy.int64)
+    place: NDArray[numpy.int64] = numpy.clip((part * (size - 1)).round(), 0, size - 1).astype(numpy.int64)
+    return place
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:

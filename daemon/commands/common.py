@@ -145,7 +145,7 @@ def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str
         else:
             rest.append((word, run))
     where = runs or [found for _, found in rest if isinstance(found, Run)] or [store.run("latest")]
-    known = {key for run in where for key in run.keys()} if rest else set()
+    known: set[str] = set().union(*map(Run.keys, where)) if rest else set()
     keys: list[str] = []
     for word, found in rest:
         if word in known:

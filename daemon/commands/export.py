@@ -30,13 +30,21 @@ def command(ctx: click.Context, run: str, kind: str, output: str, directory: str
     where a row does not hold it, nested values as JSON.
     """
     found = open_store_of(ctx, directory).run(run)
-    whole = output != "-"
-    # A file appears when it is complete, by rename: nobody reads half an export.
-    with click.open_file(output, "w", encoding="utf-8", errors="surrogatepass", atomic=whole) as file:
-        rows = _with_progress(found) if whole else found.rows()
-        count = (_write_csv if kind == "csv" else _write_lines)(found, rows, file)
-    if whole:
-        click.echo(f"exported {count:,} rows of {found.id} to {output}", err=True)
+    if output == "-":
+        with click.open_file("-", "w", encoding="utf-8", errors="surrogatepass") as file:
+            _write(found, kind, found.rows(), file)
+        return
+    try:
+        # The file appears when it is complete, by rename: nobody reads half an export.
+        with click.open_file(output, "w", encoding="utf-8", errors="surrogatepass", atomic=True) as file:
+            count = _write(found, kind, _with_progress(found), file)
+    except OSError as error:
+        raise click.FileError(output, f"cannot write the export: {error.strerror}") from error
+    click.echo(f"exported {count:,} rows of {found.id} to {output}", err=True)
+
+
+def _write(run: Run, kind: str, rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
+    return _write_csv(run, rows, file) if kind == "csv" else _write_lines(rows, file)
 
 
 def _with_progress(run: Run) -> Iterator[dict[str, Any]]:
@@ -52,7 +60,7 @@ def _with_progress(run: Run) -> Iterator[dict[str, Any]]:
                 done = row["_step"] + 1
 
 
-def _write_lines(run: Run, rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
+def _write_lines(rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
     count = 0
     for row in rows:
         file.write(to_json(row) + "\n")

@@ -71,7 +71,7 @@ def _print(runs: list[Run], keys: list[str], shape: tuple[int, int], clear: bool
 
 
 def _default_keys(runs: list[Run]) -> list[str]:
-    keys = sorted({key for run in runs for key in run.keys()})
+    keys = sorted(set().union(*map(Run.keys, runs)))
     losses = [key for key in keys if "loss" in key.lower()]
     for key in losses[:_DEFAULT_KEYS_MAX]:
         if not _is_numeric(runs, key):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdk.limits import BATCH_BYTES_MAX, CREDIT_BYTES, WIRE_VERSION, WIRE_VERSION_MIN
+from sdk.limits import BATCH_BYTES_MAX, CREDIT_BYTES, RUN_ID_CHARACTERS_MAX, WIRE_VERSION, WIRE_VERSION_MIN
 from sdk.wire.messages import Hello, Reject
 
 # Limit: credit of all streams together. Sixteen streams may have the full credit in flight; more share.
@@ -19,8 +19,9 @@ def refusal(hello: Hello, store_id: bytes) -> Reject | None:
         return Reject(hello.stream, "version", text, False)
     if hello.store != store_id:
         return Reject(hello.stream, "store", "the trainer means another store than this daemon serves", False)
-    if not hello.run or not hello.stream:
-        return Reject(hello.stream, "hello", "a stream needs an id and a run", False)
+    if not hello.run or not hello.stream or len(hello.run) > RUN_ID_CHARACTERS_MAX:
+        text = f"a stream needs an id and a run of at most {RUN_ID_CHARACTERS_MAX} characters"
+        return Reject(hello.stream, "hello", text, False)
     return None
 
 

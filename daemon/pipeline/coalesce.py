@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sdk.errors import DamageError
 from sdk.files import Buffer
+from sdk.limits import BLOCK_ROWS_BYTES_MAX
 from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, encode_map, pack, walk
 from sdk.rows import Piece, flatten, merge
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, FLAG_MERGED
@@ -44,6 +45,21 @@ class Payload(NamedTuple):
     step_max: int
     flags: int
     keys: dict[str, int] | None
+
+
+def first_block(waiting: Sequence[Waiting]) -> int:
+    """How many of the leading batches go into one block: those without a hole, up to the size of a block.
+
+    Why no hole: a header says first and last sequence, and a reader takes what lies between for being there. A trainer
+    that spooled in between has those records in its own segment.
+    """
+    count, size = 1, len(waiting[0].records)
+    for before, part in zip(waiting, waiting[1:]):
+        size += len(part.records)
+        if part.first != before.last + 1 or size > BLOCK_ROWS_BYTES_MAX:
+            break
+        count += 1
+    return count
 
 
 def coalesce(waiting: Sequence[Waiting]) -> Payload:

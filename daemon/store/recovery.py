@@ -62,9 +62,22 @@ def _mend(
                 return None
         finally:
             reader.close()
-        return Mended(path, recover(files, path), None)
+        result = recover(files, path)
+        _force(files, path)
+        return Mended(path, result, None)
     except (OSError, Error) as error:
         return Mended(path, None, str(error))
+
+
+def _force(files: Files, path: str) -> None:
+    """Its writer may have died before its fsync, and what comes after it will be said to be safe."""
+    if files.exists(path):
+        file = files.open(path, write=True)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        files.sync_directory(os.path.dirname(path))
 
 
 def _writer_is_dead(reader: SegmentReader, own_lock: str, is_stream_alive: Callable[[str], bool]) -> bool:

@@ -7,6 +7,7 @@ comes next goes into a new one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,9 @@ class RunWriter:
 
     Attributes:
         written: Stream to the last sequence that is written; what the CHECKPOINT of the next segment says.
-        retired: Segments that were sealed and wait for the syncer to force and close them.
+        retired: Segments that were sealed and wait for the syncer to force and close them, each with what is safe then:
+            `written` as it was.
+        dirty: Something was written since the syncer was last asked.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class RunWriter:
         self._number = number
         self._next_block = 0
         self.segment: SegmentWriter | None = None
-        self.retired: list[SegmentWriter] = []
+        self.retired: list[tuple[SegmentWriter, dict[int, int]]] = []
         self.written: dict[int, int] = {}
+        self.dirty = False
         self.records = 0
         self.bytes = 0
 
@@ -72,7 +76,8 @@ class RunWriter:
             flags=payload.flags,
             keys=payload.keys,
         )
-        self.written[stream] = payload.last
+        self.dirty = True
+        self.written[stream] = max(payload.last, self.written.get(stream, 0))
         self.records += payload.last - payload.first + 1
         self.bytes += segment.size - before
         if segment.size >= SEGMENT_ROWS_BYTES:
@@ -81,6 +86,7 @@ class RunWriter:
     def append_gap(self, stream: int, gap: Mapping[str, Any]) -> None:
         """Writes a GAP block: something is missing, and this is what is known of it."""
         self._open().append_map(KIND_GAP, gap, stream=stream)
+        self.dirty = True
 
     def _open(self) -> SegmentWriter:
         if self.segment is None:
@@ -89,21 +95,38 @@ class RunWriter:
             header = FileHeader(self._store.id, self._writer, self._number, clock.wall_ns())
             segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
             self._number += 1
+            try:
+                segment.append_map(KIND_META, {"run": self.run_id, "writer": self._origin})
+                if self.written:
+                    streams = {hex_u64(stream): [last] for stream, last in self.written.items()}
+                    segment.append_map(KIND_CHECKPOINT, {"streams": streams})
+            except BaseException:
+                # Without its META block nobody could say whose it is, and recovery would leave it alone for ever.
+                segment.close()
+                with contextlib.suppress(OSError):
+                    self._files.remove(path)
+                raise
             self.segment = segment
-            segment.append_map(KIND_META, {"run": self.run_id, "writer": self._origin})
-            if self.written:
-                streams = {hex_u64(stream): [last] for stream, last in self.written.items()}
-                segment.append_map(KIND_CHECKPOINT, {"streams": streams})
         return self.segment
 
     def roll(self) -> None:
         """Seals the current segment; the next append opens another. Trouble leaves it unsealed, for recovery."""
+        segment = self._seal()
+        if segment is not None:
+            self.retired.append((segment, dict(self.written)))
+            self.dirty = False
+
+    def give_up(self) -> None:
+        """As `roll`, after an fsync that failed: the segment is closed as it is and never forced again."""
+        segment = self._seal()
+        if segment is not None:
+            with contextlib.suppress(OSError):
+                segment.close()
+
+    def _seal(self) -> SegmentWriter | None:
         segment, self.segment = self.segment, None
-        if segment is None:
-            return
-        try:
-            segment.seal(close=False)
-        except OSError:
-            pass
-        self._next_block = segment.next_block_number
-        self.retired.append(segment)
+        if segment is not None:
+            with contextlib.suppress(OSError):
+                segment.seal(close=False)
+            self._next_block = segment.next_block_number
+        return segment

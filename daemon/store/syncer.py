@@ -18,10 +18,10 @@ from sdk.segment.writer import SegmentWriter
 
 
 class SyncJob(NamedTuple):
-    """A segment to be forced. `token` comes back with the result; `close`: it is sealed, close it afterwards."""
+    """A segment to be forced. `written`: stream to the sequence that is safe then; `close`: it is sealed, close it after."""
 
     segment: SegmentWriter
-    token: object
+    written: dict[int, int]
     directory: str | None
     close: bool
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def scatter(generator: random.Random, run: RunBuilder) -> None:
     for stream in run.streams:
         count = len(stream.records)
         cuts = sorted({0, count, *(generator.randrange(count) for _ in range(4))})
-        ranges = list(zip(cuts, cuts[1:]))
+        ranges = list(itertools.pairwise(cuts))
         for _ in range(3):
             first = generator.randrange(count)
             ranges.append((first, generator.randrange(first, count) + 1))

@@ -152,7 +152,7 @@ def test_ranks_are_never_mixed(store: str) -> None:
     """The lowest rank's values are the series, the others are named; every rank and all can be asked for."""
     built = ranks(store)
     run = opened(store)
-    rank2, rank0, rank1 = built.streams
+    rank2, _, rank1 = built.streams
     series = run.series("loss")
     assert series.value.tolist() == [step / 100 for step in range(20)]
     assert set(series.others) == {rank1.hex, rank2.hex}

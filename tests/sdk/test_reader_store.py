@@ -96,7 +96,7 @@ def test_unknown_and_ambiguous(store_path: str, text: str, parts: list[str]) -> 
 
 def test_empty_store_says_what_to_do(store_path: str) -> None:
     """An empty store is no run at all, with the cure."""
-    with pytest.raises(NotFoundError, match="there is no run in .* yet\n  Try: sdk.init"):
+    with pytest.raises(NotFoundError, match=r"there is no run in .* yet\n  Try: sdk.init"):
         open_store(store_path).run("latest")
 
 

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from click.testing import CliRunner, Result
+
+from daemon.cli import cli
+from daemon.commands import chart
+from daemon.commands.chart import Curve, Style, draw
+from sdk.reader import open_store
+from sdk.segment.naming import RUNS, TRASH
+from tests.builders import START_NS, RunBuilder, make_run, make_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = make_store(tmp_path)
+    rows = [{"train/loss": 1 / (i + 1), "val/acc": i / 50, "lr": 0.1} for i in range(50)]
+    make_run(path, "a41f", rows, config={"lr": 0.1, "model": {"depth": 3}}, tags=["one"], notes="hm")
+    make_run(path, "b7c2", [{"train/loss": 2.0, "text": "x"}], name="brave-fox", started_ns=START_NS + 10**9)
+    return path
+
+
+def stepd(store: str, *words: str) -> Result:
+    result = CliRunner().invoke(cli, ["--dir", store, *words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def said(store: str, *words: str) -> str:
+    result = stepd(store, *words)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_dir_before_and_after_the_verb(store: str) -> None:
+    """--dir means the store in both places."""
+    assert CliRunner().invoke(cli, ["runs", "--dir", store]).output == said(store, "runs")
+
+
+def test_no_store(tmp_path: Path) -> None:
+    """A missing store is one line with a cure and exit code 1, and is not created."""
+    result = stepd(str(tmp_path / "none"), "runs")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("stepd: there is no store at ")
+    assert "--dir PATH" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_runs(store: str) -> None:
+    """A table, the latest first; a project narrows it."""
+    head, first, second = said(store, "runs").splitlines()
+    assert head.split() == ["ID", "NAME", "PROJECT", "STATE", "STARTED", "STEP", "RECORDS", "SIZE"]
+    assert first.startswith("b7c2  brave-fox")
+    assert "finished" in second
+    assert second.split()[-4:-2] == ["49", "53"]
+    assert "holds no run of project 'x'" in said(store, "runs", "--project", "x")
+    assert [run["id"] for run in json.loads(said(store, "runs", "--json"))] == ["b7c2", "a41f"]
+
+
+def test_runs_of_an_empty_store(tmp_path: Path) -> None:
+    """An empty store says how to fill it."""
+    path = make_store(tmp_path)
+    assert "sdk.init" in said(path, "runs")
+    assert json.loads(said(path, "runs", "--json")) == []
+    assert stepd(path, "show").exit_code == 1
+
+
+def test_show(store: str) -> None:
+    """Facts, config, summary, streams, and keys in sections."""
+    text = said(store, "show", "a41f")
+    for part in ("calm-otter-12 (a41f)", "project digits", "finished", "one", "hm", "53 records", "steps up to 49"):
+        assert part in text
+    assert '\n  model  {"depth": 3}\n' in text
+    assert "\nkeys\n  lr\n  train/  loss\n  val/  acc\n" in text
+    assert "main" in text.split("\nstreams\n")[1]
+    document = json.loads(said(store, "show", "a41f", "--json"))
+    assert document["keys"] == ["lr", "train/loss", "val/acc"]
+    assert document["summary"]["val/acc"] == 0.98
+    assert (document["config"]["model"], document["gaps"], document["damage"]) == ({"depth": 3}, [], [])
+    assert document["streams"][0]["state"] == "finished"
+
+
+def test_show_tells_losses(tmp_path: Path) -> None:
+    """Refused records and damage are shown."""
+    path = make_store(tmp_path)
+    run = RunBuilder(path)
+    main = run.stream()
+    main.gap(episode=1, count=313, step_min=8001, step_max=8313, start_ns=START_NS, end_ns=START_NS, reason="disk full")
+    main.meta({"misuse": {"bad": "a lock cannot be stored"}})
+    for step in range(50):
+        main.log({"loss": float(step)})
+    run.flush()
+    segment = Path(run.daemon.paths[0])
+    run.close()
+    content = bytearray(segment.read_bytes())
+    main.finish()
+    content[-60] ^= 1
+    segment.write_bytes(content)
+    text = said(path, "show")
+    assert "\ndamage\n" in text
+    content[-60] ^= 1
+    segment.write_bytes(content)
+    text = said(path, "show")
+    assert "313 records (steps 8001–8313) of stream" in text
+    assert "disk full" in text
+    assert "a lock cannot be stored" in text
+
+
+def test_unknown_run(store: str) -> None:
+    """One line that names the nearest, a cure that can be pasted, exit code 1."""
+    result = stepd(store, "show", "a42f")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].startswith("stepd: no run matches 'a42f'. In ")
+    assert "Try: stepd show a41f" in result.stderr
+
+
+def test_tail(store: str) -> None:
+    """The last rows; words are a run or keys."""
+    lines = said(store, "tail", "a41f", "-n", "2").splitlines()
+    assert [line.split()[0] for line in lines] == ["48", "49"]
+    assert "val/acc=0.98" in lines[1]
+    assert said(store, "tail", "text").split()[-1] == "text=x"
+    (line,) = said(store, "tail", "a41f", "lr", "-n1").splitlines()
+    assert line.endswith("  lr=0.1")
+    assert "loss" not in line
+    (text,) = said(store, "tail", "--json").splitlines()
+    assert json.loads(text)["text"] == "x"
+    assert stepd(store, "tail", "a41f", "b7c2").exit_code == 2
+
+
+def test_tail_follows_to_the_end(store: str) -> None:
+    """A run that has ended ends the following."""
+    assert len(said(store, "tail", "-f", "a41f").splitlines()) == 10
+
+
+def test_unknown_key(store: str) -> None:
+    """A word that is neither run nor key names the nearest keys."""
+    result = stepd(store, "tail", "a41f", "los")
+    assert result.exit_code == 1
+    assert "'los' is no run, and no key of a41f. Nearest keys: 'train/loss'" in result.stderr
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> str:
+    """A run with everything that is hard to write down."""
+    path = make_store(tmp_path)
+    rows: list[dict[str, Any]] = [
+        {"x": 0.1 + 0.2, "n": 2**53 + 1, "ok": True},
+        {"x": math.nan, "s": 'a,"b"\nc', "nothing": None},
+        {"x": math.inf, "list": [1, {2: "two"}], "bytes": b"\0\xff", "_own": 1, "nested": {"a": 5}},
+        {"x": 5e-324, "surrogate": "\ud800"},
+    ]
+    make_run(path, "a41f", rows, name="evil\x1b[31m")
+    return path
+
+
+def test_export_lines(odd: str) -> None:
+    """Every row once, in step order; floats come back with the same bits."""
+    rows = [json.loads(line) for line in said(odd, "export").splitlines()]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["x"] for row in rows if row["_step"] != 1] == [0.1 + 0.2, math.inf, 5e-324]
+    assert math.isnan(rows[1]["x"])
+    assert (rows[0]["n"], rows[0]["ok"], rows[1]["nothing"], rows[1]["s"]) == (2**53 + 1, True, None, 'a,"b"\nc')
+    assert (rows[2]["list"], rows[2]["bytes"]) == ([1, {"2": "two"}], {"base64": "AP8="})
+    assert (rows[2]["_own"], rows[2]["nested.a"], rows[3]["surrogate"]) == (1, 5, "\ud800")
+
+
+def test_export_csv(odd: str, tmp_path: Path) -> None:
+    """One column for each key of any row."""
+    output = tmp_path / "out.csv"
+    result = stepd(odd, "export", "--format", "csv", "-o", str(output))
+    assert result.exit_code == 0
+    assert result.stderr == f"exported 4 rows of a41f to {output}\n"
+    text = output.read_bytes().decode("utf-8", "surrogatepass")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0])[:3] == ["_step", "_timestamp", "_own"]
+    assert [float(row["x"]) for row in rows][::2] == [0.1 + 0.2, math.inf]
+    assert (rows[0]["n"], rows[0]["ok"], rows[0]["s"], rows[1]["s"]) == (str(2**53 + 1), "True", "", 'a,"b"\nc')
+    assert json.loads(rows[2]["list"]) == [1, {"2": "two"}]
+
+
+def test_export_to_nowhere(store: str, tmp_path: Path) -> None:
+    """A file that cannot be written is an error, not a traceback, and leaves nothing behind."""
+    result = stepd(store, "export", "-o", str(tmp_path / "none" / "file"))
+    assert result.exit_code == 1
+    assert "cannot write the export" in result.stderr
+
+
+def test_control_characters_do_not_reach_the_terminal(odd: str) -> None:
+    """A name from the store cannot steer it."""
+    for words in (["runs"], ["show"], ["tail"], ["plot", "x"], ["plot", "a41f", "latest", "x"], ["rm", "a41f"]):
+        result = stepd(odd, *words)
+        assert "\x1b" not in result.output + result.stderr, words
+
+
+def test_rm_and_undo(store: str) -> None:
+    """A run goes to the trash and comes back with the printed command."""
+    directory = Path(store, RUNS, "a41f")
+    text = said(store, "rm", "a41f")
+    assert not directory.exists()
+    assert [run.id for run in open_store(store).runs()] == ["b7c2"]
+    undo = text.split("undo: ")[1].split()
+    assert undo[0] == "mv"
+    os.rename(undo[1], undo[2])
+    assert open_store(store).run("a41f").keys() == ["lr", "train/loss", "val/acc"]
+
+
+def test_rm_refuses_what_runs(store: str) -> None:
+    """A running run is only removed with --force."""
+    run = RunBuilder(store, "live")
+    run.stream()
+    run.close()
+    result = stepd(store, "rm", "a41f", "live")
+    assert result.exit_code == 1
+    assert "run live is still running" in result.stderr
+    assert "stepd rm --force live" in result.stderr
+    assert Path(store, RUNS, "a41f").exists()
+    said(store, "rm", "--force", "live")
+    assert stepd(store, "rm").exit_code == 2
+
+
+def test_rm_twice_in_a_second_and_purge(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two removals of one id do not collide; after seven days they are gone, other files are not."""
+    now = START_NS
+    monkeypatch.setattr("daemon.commands.rm.clock.wall_ns", lambda: now)
+    trash = Path(store, TRASH)
+    said(store, "rm", "a41f")
+    make_run(store, "a41f")
+    said(store, "rm", "a41f")
+    (trash / "notes").mkdir()
+    assert len(os.listdir(trash)) == 3
+    now += 7 * 86_400 * 10**9
+    said(store, "rm", "latest")
+    assert len(os.listdir(trash)) == 4
+    now += 2 * 10**9
+    make_run(store, "c")
+    said(store, "rm", "c")
+    assert sorted(name.split("-")[-1] for name in os.listdir(trash)) == ["b7c2", "c", "notes"]
+
+
+def test_rm_in_a_store_of_others(store: str) -> None:
+    """In a store that others can write nothing is removed."""
+    os.chmod(store, 0o777)
+    result = stepd(store, "rm", "a41f")
+    assert result.exit_code == 1
+    assert "not yours alone" in result.stderr
+
+
+def test_plot(store: str) -> None:
+    """Runs and keys in one chart with a legend; default: what is called loss."""
+    text = said(store, "plot", "--width", "60", "--height", "14")
+    assert "train/loss   last 2" in text
+    text = said(store, "plot", "a41f", "train/loss", "val/acc", "--width", "60", "--height", "14")
+    lines = text.splitlines()
+    assert max(map(len, lines[:-2])) <= 60
+    assert lines[-2].startswith("  * train/loss   last 0.02   min 0.02   max 1")
+    assert lines[-1].startswith("  + val/acc")
+    assert "49 step" in text
+    text = said(store, "plot", "a41f", "brave-fox", "train/loss")
+    assert "calm-otter-12 (a41f)  train/loss" in text
+    assert "brave-fox (b7c2)  train/loss" in text
+
+
+def test_plot_as_json(store: str) -> None:
+    """The points themselves."""
+    (curve,) = json.loads(said(store, "plot", "a41f", "-k", "val/acc", "--json"))
+    assert (curve["run"], curve["key"], len(curve["step"]), curve["value"][1]) == ("a41f", "val/acc", 50, 0.02)
+
+
+def test_plot_of_what_cannot_be_drawn(store: str) -> None:
+    """Text and unknown keys are errors with a cure."""
+    assert "'text' of b7c2 holds no numbers" in stepd(store, "plot", "text").stderr
+    assert "Nearest: 'train/loss'" in stepd(store, "plot", "-k", "loss").stderr
+    result = stepd(store, "plot", "a41f", "-k", "text")
+    assert result.exit_code == 1
+
+
+def test_plot_live_ends_with_the_run(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--live draws until the run has ended."""
+    run = RunBuilder(store, "live")
+    main = run.stream(started_ns=START_NS + 10**12)
+    main.log({"loss": 1.0})
+    run.flush()
+
+    def pause(seconds: float) -> None:
+        main.log({"loss": 2.0})
+        main.finish()
+        run.flush()
+
+    monkeypatch.setattr("daemon.commands.plot.clock.pause", pause)
+    text = said(store, "plot", "--live")
+    assert text.index("last 1") < text.index("last 2")
+
+
+def curve(values: list[float], label: str = "v") -> Curve:
+    return Curve(label, numpy.arange(len(values)), numpy.array(values, float))
+
+
+def test_chart_in_braille() -> None:
+    """A straight line runs from the lower left to the upper right, dot by dot."""
+    lines = draw([curve([0, 1, 2, 3, 4, 5, 6, 7])], 16, 7, Style(unicode=True, color=False))
+    assert lines == [
+        "         7 │       ⢀⠔⠊",
+        "           │     ⡠⠒⠁",
+        "           │  ⢀⠤⠊",
+        "         0 │⡠⠔⠁",
+        "           └──────────",
+        "            0   7 step",
+        "  ⠤⠤ v",
+    ]
+
+
+def test_chart_keeps_extremes() -> None:
+    """One spike among a million points is drawn to its full height."""
+    values = numpy.zeros(1_000_000)
+    values[123_456] = 9.0
+    lines = draw([Curve("v", numpy.arange(1_000_000), values)], 60, 12, Style(unicode=False, color=False))
+    assert "*" in lines[0]
+    assert lines[0].lstrip().startswith("9 |")
+    assert sum("*" in line for line in lines[:9]) == 9
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0], [2.0, 2.0], [-1.7e308, 1.7e308], [0.0, 5e-324], [1e300, 1e300 + 1e285], list(range(1000)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("style", [Style(u, c) for u in (True, False) for c in (True, False)])
+def test_chart_of_any_numbers(values: list[float], style: Style) -> None:
+    """Single points, equal ones and the ends of the range of floats are drawn; ASCII where nothing else goes."""
+    lines = draw([curve(values), curve(values[::-1], "w")], 40, 12, style)
+    assert len(lines) == 12
+    if not style.unicode:
+        assert "".join(lines).isascii()
+    if not style.color:
+        assert "\x1b" not in "".join(lines)
+    assert "w" in lines[-1]
+
+
+def test_chart_of_nothing() -> None:
+    """No finite value is said."""
+    assert draw([curve([])], 40, 10, Style(True, True)) == ["no finite values to draw"]
+
+
+def test_curves_are_told_apart_without_colour() -> None:
+    """Where colours do not go, each curve has its sign, in the chart and in the legend."""
+    lines = draw([curve([0, 1]), curve([1, 0], "w")], 40, 10, Style(unicode=True, color=False))
+    assert chart.SIGNS[0] in lines[0]
+    assert chart.SIGNS[1] in lines[0]
+    assert lines[-1] == f"  {chart.SIGNS[1]} w"

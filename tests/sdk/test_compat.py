@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdk
+from sdk import _compat, _greeting
+
+MEDIA = ("Image", "Video", "Audio", "Histogram", "Table", "EvalTable", "JoinedTable", "Html", "Object3D", "Molecule", "Plotly",
+         "Graph", "Classes")  # fmt: skip
+PLOTS = ("line", "scatter", "bar", "histogram", "line_series", "pr_curve", "roc_curve", "confusion_matrix")
+
+
+@pytest.mark.parametrize("name", MEDIA)
+def test_media_values_raise_when_made(world: Any, name: str) -> None:
+    """The error names the value and a cure, on the user's own line."""
+    sdk.init()
+    with pytest.raises(sdk.UnsupportedError, match=rf"sdk\.{name} (?s:.)*Try: "):
+        getattr(sdk, name)("x")
+
+
+@pytest.mark.parametrize("options", [{"mode": "disabled"}, {"misuse": "warn"}])
+def test_media_values_do_not_end_a_run_that_asked_for_that(world: Any, options: Any) -> None:
+    """Disabled, or misuse="warn": they are made, and `log` leaves them out."""
+    run = sdk.init(**options)
+    table = sdk.Table(["a", "b"], [[1, 2]])
+    table.add_data(3, 4)
+    table.add_column("c", [5, 6])
+    assert table.get_column("c") == [5, 6]
+    sdk.log({"loss": 1, "picture": sdk.Image("x"), "table": table})
+    if not run.disabled:
+        assert world.rows == [{"loss": 1}]
+
+
+@pytest.mark.parametrize("variable", ["STEPD_MODE", "WANDB_MODE"])
+def test_without_a_run_the_environment_decides(world: Any, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A value may be made before `init`."""
+    with pytest.raises(sdk.UnsupportedError):
+        sdk.Image("x")
+    monkeypatch.setenv(variable, "disabled")
+    sdk.Image("x")
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_charts_raise(world: Any, name: str) -> None:
+    """Every function of W&B's `plot` exists."""
+    arguments = {"line": 3, "scatter": 3, "bar": 3, "histogram": 2, "line_series": 2}
+    with pytest.raises(sdk.UnsupportedError):
+        getattr(sdk.plot, name)(*["x"] * arguments.get(name, 0))
+
+
+def test_more_charts_raise(world: Any) -> None:
+    """And those of the module."""
+    for call in (lambda: sdk.plot_table("a", None, {}), lambda: sdk.visualize("a", None), lambda: sdk.box3d()):
+        with pytest.raises(sdk.UnsupportedError):
+            call()
+    with pytest.raises(sdk.UnsupportedError):
+        sdk.Object3D.from_numpy(1)
+
+
+def test_artifacts_are_harmless_and_downloads_are_not(world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Building and logging one does nothing, said once; what a script would go on with raises."""
+    run = sdk.init()
+    artifact = sdk.Artifact("model", type="model", metadata={"a": 1})
+    artifact.add_file(str(tmp_path / "x"), name="y", policy="mutable")
+    artifact.add_dir(str(tmp_path))
+    with artifact.new_file("a.bin", mode="wb") as file:
+        file.write(b"x")
+    with artifact.new_file("a.txt") as file:
+        file.write("x")
+    assert run.log_artifact(artifact, aliases=["best", ""]) is artifact
+    assert sdk.log_artifact(artifact).wait() is artifact
+    assert run.use_artifact("data:latest").name == "data:latest"
+    with pytest.raises(sdk.UnsupportedError, match="data"):
+        run.use_artifact("data").download(root=str(tmp_path))
+    assert capsys.readouterr().err.count("log_artifact()") == 1
+
+
+def test_harmless_calls(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """They take what W&B takes, return something usable, and speak once and never on stdout."""
+    run = sdk.init()
+    for _ in range(2):
+        assert sdk.login(key="k", relogin=True) is True
+        assert run.save("*.py", base_path=".") == []
+        sdk.watch(object(), log="all", log_freq=10)
+    sdk.setup()
+    sdk.teardown()
+    sdk.ensure_configured()
+    sdk.require("core")
+    sdk.require(experiment="service")
+    sdk.unwatch()
+    run.log_code(name="c")
+    run.log_model("p")
+    run.link_model("p", "r")
+    run.pin_config_keys(["a"])
+    run._label(repo="x")
+    run.write_logs("x")
+    sdk.termsetup()
+    assert (run.get_url(), run.get_project_url(), run.get_sweep_url(), run.project_name()) == (None, None, None, run.project)
+    assert sdk.api.api_key is None
+    assert sdk.api.viewer() == {}
+    assert sdk.AlertLevel.WARN.value == "WARN"
+    assert "tensorboard" in sdk.patched
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("login()") == err.count("save()") == err.count("watch()") == 1
+
+
+def test_what_cannot_be_served_raises_with_the_cure(world: Any) -> None:
+    """Nothing pretends."""
+    run = sdk.init()
+    for call in (
+        lambda: sdk.sweep({}, project="p"), lambda: sdk.agent("id"), sdk.controller, lambda: sdk.restore("f"),
+        lambda: sdk.use_model("m"), lambda: run.use_model("m"), lambda: sdk.require("unheard-of"),
+    ):  # fmt: skip
+        with pytest.raises(sdk.UnsupportedError, match="Try: "):
+            call()
+
+
+def test_bad_arguments_that_wandb_refuses_are_refused(world: Any) -> None:
+    """An error of use shows at once, also in a call that does nothing."""
+    run = sdk.init()
+    with pytest.raises(ValueError, match="policy"):
+        run.save("x", policy="sometimes")
+    with pytest.raises(ValueError, match="log"):
+        run.watch(None, log="weights")
+
+
+def test_term_functions(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines on stderr; with repeat=False once."""
+    sdk.termlog("a")
+    sdk.termwarn("b", repeat=False)
+    sdk.termwarn("b", repeat=False)
+    sdk.termerror("c")
+    assert capsys.readouterr().err == "stepd: a\nstepd: warning: b\nstepd: error: c\n"
+    _greeting.set_quiet(True)
+    sdk.termlog("a")
+    assert capsys.readouterr().err == ""
+
+
+def test_functions_of_a_run_before_init_say_so(world: Any) -> None:
+    """Each function of the module that needs a run."""
+    for name in ("define_metric", "watch", "unwatch", "save", "alert", "log_artifact", "use_artifact", "log_model", "use_model",
+                 "link_model", "mark_preempting", "pin_config_keys", "log_code", "restore"):  # fmt: skip
+        with pytest.raises(sdk.Error, match=rf"{name}\(\) was called before init\(\)"):
+            getattr(sdk, name)("x")
+
+
+def test_after_finish_they_are_errors_of_use(world: Any) -> None:
+    """What changes a run raises UsageError, what does not is harmless."""
+    run = sdk.init()
+    run.finish()
+    for call in (
+        lambda: run.save("x"), lambda: run.log_artifact("x"), lambda: run.use_artifact("x"), lambda: run.log_model("x"),
+        run.log_code, lambda: run.alert("t"), lambda: run.define_metric("x"), run.mark_preempting,
+    ):  # fmt: skip
+        with pytest.raises(sdk.UsageError, match="after finish"):
+            call()
+    run.watch(None)
+    run.unwatch()
+
+
+def test_every_class_of_media_is_known_to_the_config() -> None:
+    """So that it refuses them."""
+    assert all(getattr(_compat, name)._stepd_media for name in MEDIA)
