@@ -122,8 +122,7 @@ def init(
     active = _active_run(reinit, chosen)
     if active is not None:
         return active
-    if state.capture is not None:
-        chosen = chosen.replace(mode="offline", silent=True)
+    chosen = _as_captured(chosen)
     _greeting.set_quiet(chosen.silent or not launch.speaks)
     _tell_ignored(
         chosen, entity=entity, save_code=save_code, sync_to=sync_to or os.environ.get("STEPD_SYNC_TO"), monitor_gym=monitor_gym,
@@ -135,6 +134,11 @@ def init(
     if reinit != "create_new":
         bind(run)
     return run
+
+
+def _as_captured(chosen: Settings) -> Settings:
+    """In `sdk.testing.captured` everything is recorded, whatever the environment says, and nothing printed."""
+    return chosen if state.capture is None else chosen.replace(mode="offline", silent=True)
 
 
 def _active_run(reinit: Any, chosen: Settings) -> Run | None:
@@ -387,7 +391,7 @@ def attach(run_id: str, *, dir: str | os.PathLike[str] | None = None, settings: 
     Raises:
         NotFoundError: No such run. StoreError: No store, or one that cannot be written.
     """
-    chosen = resolve({"dir": dir}, settings)
+    chosen = _as_captured(resolve({"dir": dir}, settings))
     run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "") if chosen.disabled else _attach(run_id, chosen)
     if state.run is None or state.run._pid != os.getpid():
         bind(run)

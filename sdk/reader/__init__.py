@@ -5,8 +5,8 @@ creates none, takes no lock and starts no thread; it treats every byte of a stor
 raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`.
 
 Floors inside, from below: `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
-continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `series`, `sample`,
-`tail`; `about`, `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
+continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `looks`, `series`,
+`sample`, `frames`; `about`, `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
 """
 
 from .about import StreamInfo

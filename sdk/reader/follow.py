@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .join import Selection, items, steps_in
+from .join import Selection, items
 from .lanes import Lane
+from .looks import steps_in
 from .scan import Scan
 from .state import RUNNING
 

@@ -7,12 +7,12 @@ the run. Within a stream `sdk.rows.merge` decides, in a lane the later stream, b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DamageError
-from ..record import Record, decode_map
+from ..record import decode_map
 from ..rows import Piece, flatten, merge
 from ..shapes import Group
 from .columns import plain
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 STEP = "_step"
 TIMESTAMP = "_timestamp"
-
-_UNIQUE_EVERY = 64  # blocks; keeps many small blocks from holding many copies of the same steps
 
 # A piece with the place of its stream: lanes in their order, streams in a lane oldest first.
 _Placed = tuple[int, int, Piece]
@@ -49,13 +47,14 @@ class Selection(NamedTuple):
 ALL = Selection()
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """A block to be read, where it stands among lanes and streams, and from which step on a resume hid its rows."""
 
     lane: int
     position: int
     limit: int
     entry: Entry
+    alone: bool = False
 
 
 def rows(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> Iterator[dict[str, Any]]:
@@ -66,11 +65,15 @@ def rows(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> Iterator[
     """
     pending: dict[int, list[_Placed]] = {}
     heap: list[int] = []
-    for item in items(scan, lanes, selection):
+    for item in _marked_alone(items(scan, lanes, selection)):
         while heap and heap[0] < item.entry.block.step_min:
             step = heappop(heap)
             yield _row(step, pending.pop(step))
-        for piece in _pieces(scan, item, selection):
+        parts = list(scan.parts(item.entry))
+        if not heap and item.alone and _rising(parts):
+            yield from _complete_rows(scan, item, parts, selection)
+            continue
+        for piece in _pieces(scan, item, parts, selection):
             placed = pending.get(piece.step)
             if placed is None:
                 pending[piece.step] = [(item.lane, item.position, piece)]
@@ -82,11 +85,11 @@ def rows(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> Iterator[
         yield _row(step, pending.pop(step))
 
 
-def items(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> list[_Item]:
+def items(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> list[Item]:
     """The blocks that may hold wanted rows, by their smallest step."""
     plan = scan.plan()
     found = [
-        _Item(number, position, limit, entry)
+        Item(number, position, limit, entry)
         for number, lane in enumerate(lanes)
         for position, (stream, limit) in enumerate(zip(lane.streams, lane.step_limits))
         for entry in plan.get(stream.id, ())
@@ -131,10 +134,49 @@ def _joined(placed: list[_Placed]) -> tuple[dict[str, Any], int]:
     return values, time_ns
 
 
-def _pieces(scan: Scan, item: _Item, selection: Selection) -> Iterator[Piece]:
+def _marked_alone(found: list[Item]) -> Iterator[Item]:
+    """The items, each with whether no other holds any of its steps but, perhaps, an earlier one."""
+    for item, after in zip(found, [*found[1:], None]):
+        yield item._replace(alone=after is None or after.entry.block.step_min > item.entry.block.step_max)
+
+
+def _rising(parts: list[Part]) -> bool:
+    """Whether every record has a larger step than the one before: then each is a whole row."""
+    last = -1
+    for part in parts:
+        if isinstance(part, Group):
+            steps = part.steps()
+            if int(steps[0]) <= last or not (steps[1:] > steps[:-1]).all():
+                return False
+            last = int(steps[-1])
+        elif part.step <= last:
+            return False
+        else:
+            last = part.step
+    return True
+
+
+def _complete_rows(scan: Scan, item: Item, parts: list[Part], selection: Selection) -> Iterator[dict[str, Any]]:
+    """The rows of a block in which each record is one: nothing to merge, 1 us a row instead of 6."""
+    for part in parts:
+        chosen = _choose(part, item.limit, selection) if isinstance(part, Group) else None
+        if chosen is None or not isinstance(part, Group):
+            if not isinstance(part, Group):
+                for piece in _pieces(scan, item, [part], selection):
+                    yield _row(piece.step, [(0, 0, piece)])
+            continue
+        keys, index = chosen
+        names = (*keys, STEP, TIMESTAMP)  # ours last: they win over a user's
+        columns = [part.values(key)[index].tolist() for key in keys]
+        times = (part.times_ns()[index] / 1e9).tolist()
+        for values in zip(*columns, part.steps()[index].tolist(), times):
+            yield dict(zip(names, values))
+
+
+def _pieces(scan: Scan, item: Item, parts: list[Part], selection: Selection) -> Iterator[Piece]:
     """The wanted pieces of one block, flat."""
     wanted = selection.keys
-    for part in scan.parts(item.entry):
+    for part in parts:
         if isinstance(part, Group):
             yield from _of_group(part, item.limit, selection)
             continue
@@ -159,11 +201,24 @@ def _listed(step: int, selection: Selection) -> bool:
 
 
 def _of_group(group: Group, limit: int, selection: Selection) -> Iterator[Piece]:
+    chosen = _choose(group, limit, selection)
+    if chosen is None:
+        return
+    keys, index = chosen
+    columns = [group.values(key)[index].tolist() for key in keys]
+    heads = (array[index].tolist() for array in (group.sequences(), group.steps(), group.times_ns()))
+    flags = group.shape.flags
+    for sequence, step, time_ns, *values in zip(*heads, *columns):
+        yield Piece(sequence, step, flags, time_ns, dict(zip(keys, values)))
+
+
+def _choose(group: Group, limit: int, selection: Selection) -> tuple[list[str], NDArray[numpy.int64]] | None:
+    """The wanted keys of a group and the places of its wanted rows; None if there are none."""
     import numpy
 
     keys = [key for key in group.keys if selection.keys is None or key in selection.keys]
     if not keys:
-        return
+        return None
     steps = group.steps().astype(numpy.int64)
     shown = steps >= selection.first_step
     if int(steps.max()) >= limit:  # asked first: the limit of what nobody hid does not fit into an int64
@@ -171,145 +226,4 @@ def _of_group(group: Group, limit: int, selection: Selection) -> Iterator[Piece]
     if selection.steps is not None:
         shown &= numpy.isin(steps, selection.steps)
     index = numpy.flatnonzero(shown)
-    if not len(index):
-        return
-    columns = [group.values(key)[index].tolist() for key in keys]
-    sequences, times = group.sequences()[index].tolist(), group.times_ns()[index].tolist()
-    flags = group.shape.flags
-    for sequence, step, time_ns, *values in zip(sequences, steps[index].tolist(), times, *columns):
-        yield Piece(sequence, step, flags, time_ns, dict(zip(keys, values)))
-
-
-def steps_of(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> NDArray[numpy.int64]:
-    """The steps that `rows` would give, ascending, without making the rows."""
-    import numpy
-
-    found = [numpy.empty(0, numpy.int64)]
-    for item in items(scan, lanes, selection):
-        found.append(steps_in(scan, item, selection))
-        if len(found) > _UNIQUE_EVERY:
-            found = [numpy.unique(numpy.concatenate(found))]
-    return numpy.unique(numpy.concatenate(found))
-
-
-def last_steps(scan: Scan, lanes: list[Lane], count: int, selection: Selection = ALL) -> NDArray[numpy.int64]:
-    """The `count` largest steps that `rows` would give, reading from the end only the blocks that may hold them."""
-    import numpy
-
-    steps = numpy.empty(0, numpy.int64)
-    if count < 1:
-        return steps
-    for item in sorted(items(scan, lanes, selection), key=lambda item: -item.entry.block.step_max):
-        if len(steps) >= count and int(steps[-count]) > item.entry.block.step_max:
-            break
-        steps = numpy.unique(numpy.concatenate([steps, steps_in(scan, item, selection)]))[-count:]
-    return steps
-
-
-def steps_in(
-    scan: Scan, item: _Item, selection: Selection, seen: Sequence[tuple[int, int]] = ()
-) -> NDArray[numpy.int64]:
-    """The wanted steps of one block, ascending.
-
-    Args:
-        seen: Ranges of sequences, inclusive, whose records do not count.
-    """
-    import numpy
-
-    found: list[NDArray[numpy.int64]] = []
-    single: list[int] = []
-    wanted = selection.keys
-    for part in scan.parts(item.entry):
-        if not isinstance(part, Group):
-            fresh = not any(low <= part.sequence <= high for low, high in seen)
-            if fresh and (wanted is None or wanted & _keys_of(part)):
-                single.append(part.step)
-        elif wanted is None or not wanted.isdisjoint(part.keys):
-            found.append(_fresh_steps(part, seen))
-    steps = numpy.concatenate([*found, numpy.array(single, numpy.int64)])
-    steps = steps[steps >= selection.first_step]
-    if len(steps) and int(steps.max()) >= item.limit:
-        steps = steps[steps < item.limit]
-    if selection.steps is not None:
-        steps = steps[numpy.isin(steps, selection.steps)]
-    return numpy.unique(steps)
-
-
-def _fresh_steps(group: Group, seen: Sequence[tuple[int, int]]) -> NDArray[numpy.int64]:
-    import numpy
-
-    steps = group.steps().astype(numpy.int64)
-    if not seen:
-        return steps
-    sequences = group.sequences()
-    fresh = numpy.ones(len(steps), bool)
-    for low, high in seen:
-        fresh &= (sequences < low) | (sequences > high)
-    return steps[fresh]
-
-
-def _keys_of(record: Record) -> frozenset[str]:
-    try:
-        return frozenset(flatten(decode_map(record.payload)))
-    except DamageError:
-        return frozenset()
-
-
-def keys_of(scan: Scan, lanes: list[Lane]) -> set[str]:
-    """All keys that some visible row holds."""
-    found: set[str] = set()
-    for item in items(scan, lanes):
-        for part in scan.parts(item.entry):
-            if isinstance(part, Group):
-                if int(part.steps().min()) < item.limit:
-                    found.update(part.keys)
-            elif part.step < item.limit:
-                found |= _keys_of(part)
-    return found
-
-
-def last_values(scan: Scan, lanes: list[Lane]) -> dict[str, Any]:
-    """For each key its value at the largest step, in the first lane that holds it; nulls do not count."""
-    best: dict[str, tuple[tuple[int, int, int, int], Any]] = {}
-    for item in items(scan, lanes):
-        for part in scan.parts(item.entry):
-            _keep_last(best, item, part)
-    return {key: value for key, (_, value) in best.items()}
-
-
-def _keep_last(best: dict[str, tuple[tuple[int, int, int, int], Any]], item: _Item, part: Part) -> None:
-    if isinstance(part, Group):
-        record, index = _last_of_group(part, item.limit)
-        if record is None:
-            return
-        pairs: list[tuple[str, Any]] = [(key, part.values(key)[index].item()) for key in part.keys]
-        step, sequence = record
-    elif part.step < item.limit:
-        try:
-            pairs = [
-                (key, plain(value)) for key, value in flatten(decode_map(part.payload)).items() if value is not None
-            ]
-        except DamageError:
-            return
-        step, sequence = part.step, part.sequence
-    else:
-        return
-    rank = (-item.lane, step, item.position, sequence)
-    for key, value in pairs:
-        old = best.get(key)
-        if old is None or rank >= old[0]:
-            best[key] = (rank, value)
-
-
-def _last_of_group(group: Group, limit: int) -> tuple[tuple[int, int] | None, int]:
-    """((step, sequence), index) of a group's last visible row: the largest step, then the largest sequence."""
-    import numpy
-
-    steps = group.steps().astype(numpy.int64)
-    sequences = group.sequences()
-    shown = numpy.arange(len(steps)) if int(steps.max()) < limit else numpy.flatnonzero(steps < limit)
-    if not len(shown):
-        return None, 0
-    top = shown[steps[shown] == steps[shown].max()]
-    index = int(top[sequences[top].argmax()])
-    return (int(steps[index]), int(sequences[index])), index
+    return (keys, index) if len(index) else None

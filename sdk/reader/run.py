@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import clock
 from ..errors import NotFoundError, UnsupportedError
-from . import join
+from . import join, looks
 from .about import TRIES_MAX, About
 from .follow import Follower, follow_run
 from .lanes import Lane, lanes_of
@@ -37,14 +37,14 @@ class Run(About):
     @property
     def summary(self) -> dict[str, Any]:
         """What the user set, over the last logged value of every key. Reads all rows."""
-        last = self._reading(lambda: join.last_values(self._scan, self._lanes))
+        last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         shown = {key: value for key, value in last.items() if key not in self._facts.removed and key[:1] != "_"}
         return {**shown, **self._facts.summary}
 
     @property
     def last_step(self) -> int | None:
         """The largest step of a row; None before the first one. Reads from the end."""
-        steps = self._reading(lambda: join.last_steps(self._scan, self._lanes, 1))
+        steps = self._reading(lambda: looks.last_steps(self._scan, self._lanes, 1))
         return int(steps[-1]) if len(steps) else None
 
     def keys(self) -> list[str]:
@@ -53,7 +53,7 @@ class Run(About):
 
     def all_keys(self) -> list[str]:
         """All keys, sorted, with those that begin with an underscore."""
-        return sorted(self._reading(lambda: join.keys_of(self._scan, self._lanes)))
+        return sorted(self._reading(lambda: looks.keys_of(self._scan, self._lanes)))
 
     def series(self, key: str, stream: str | int | None = None, rank: int | None = None) -> Series:
         """All values of one key, as numpy arrays.
@@ -147,7 +147,7 @@ class Run(About):
     def steps(self, keys: Iterable[str] | None = None) -> NDArray[numpy.int64]:
         """The steps that `rows(keys)` would give, ascending, without making the rows."""
         selection = join.Selection(self.check_keys(keys))
-        return self._reading(lambda: join.steps_of(self._scan, self._lanes, selection))
+        return self._reading(lambda: looks.steps_of(self._scan, self._lanes, selection))
 
     def steps_by_key(self, keys: Iterable[str]) -> list[NDArray[numpy.int64]]:
         """For each key the steps at which some lane holds a value that is not null; one pass over the run."""
@@ -173,7 +173,7 @@ class Run(About):
 
         def look() -> NDArray[numpy.int64]:
             follower.mark(self._scan)
-            return join.last_steps(self._scan, self._lanes, count, selection)
+            return looks.last_steps(self._scan, self._lanes, count, selection)
 
         steps = self._reading(look)
         return list(self._rows(selection._replace(steps=steps))) if len(steps) else []

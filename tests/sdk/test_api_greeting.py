@@ -157,7 +157,6 @@ def test_a_broken_stderr_does_not_end_a_training(world: Any, monkeypatch: pytest
 def test_init_and_finish_print_on_stderr_only(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A greeting, a receipt, nothing on stdout."""
     run = sdk.init(project="p")
-    world.stream.notes.append("never seen: notes are read when the stream is opened")
     sdk.log({"train/loss": 1})
     sdk.finish()
     out, err = capsys.readouterr()
@@ -166,7 +165,7 @@ def test_init_and_finish_print_on_stderr_only(world: Any, capsys: pytest.Capture
     assert lines[0].startswith(f"stepd: run {run.name} ({run.id}), project p, in ")
     assert lines[1].startswith(f"stepd  {run.name} ({run.id})  finished after ")
     assert "stored 1 of 1 records" in err
-    assert f"--dir {world.store}" in err
+    assert f"stepd show {run.id}  ·" in err
 
 
 def test_the_terminal_form(world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
