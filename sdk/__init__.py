@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from . import plot as plot
     from . import testing as testing
+    from ._api import _attach as _attach
     from ._api import attach as attach
     from ._api import finish as finish
     from ._api import init as init
@@ -100,7 +101,7 @@ run: Run | None = None
 # Where each name comes from: module to names. Submodules that are names themselves stand under "".
 _HOMES = {
     "": "plot testing",
-    "_api": "attach finish init join",
+    "_api": "_attach attach finish init join",
     "_compat": "AlertLevel Artifact ArtifactTTL Audio Classes EvalTable Graph Histogram Html Image JoinedTable Molecule "
     "Object3D Plotly Table Video agent api box3d controller ensure_configured login patched plot_table require setup sweep "
     "teardown termerror termlog termsetup termwarn visualize",
@@ -118,7 +119,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["__version__", "run", *_HOME]  # noqa: PLE0604 - the names of the table
+__all__ = ["__version__", "run", *(name for name in _HOME if name[0] != "_")]  # noqa: PLE0604 - the names of the table
 
 
 def __getattr__(name: str) -> Any:

@@ -392,13 +392,18 @@ def attach(run_id: str, *, dir: str | os.PathLike[str] | None = None, settings: 
         NotFoundError: No such run. StoreError: No store, or one that cannot be written.
     """
     chosen = _as_captured(resolve({"dir": dir}, settings))
-    run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "") if chosen.disabled else _attach(run_id, chosen)
+    run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "") if chosen.disabled else _attach_to(run_id, chosen)
     if state.run is None or state.run._pid != os.getpid():
         bind(run)
     return run
 
 
-def _attach(run_id: str, chosen: Settings) -> Run:
+def _attach(attach_id: str | None = None, run_id: str | None = None, *, run: Run | None = None) -> Run:
+    """W&B's private name, which Lightning calls in the processes it spawns."""
+    return run if run is not None else attach(str(attach_id or run_id))
+
+
+def _attach_to(run_id: str, chosen: Settings) -> Run:
     if state.capture is not None:
         store, found = _NOWHERE, state.capture.read(run_id)
     else:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from . import _spawn, clock
 from ._spool import Spool
-from .errors import CommError, ProtocolError
+from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
 from .journal.appender import Journal
@@ -64,6 +64,8 @@ _LIVENESS_SECONDS = 0.1
 # When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
 _RESTART_SECONDS_MAX = 300.0
 _SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
+# After a Reject that a new Hello may mend. One that it cannot waits `_RESTART_SECONDS_MAX`; records go to the spool.
+_REJECTED_SECONDS = 0.1
 # Limit: META records that wait for room in a full ring; the oldest go first, as later facts replace earlier ones.
 _PENDING_META_MAX = 10_000
 
@@ -113,6 +115,8 @@ class Sender:
         self._lock_path = lock_path(store.path)
         self._asked_liveness = now
         self._starter = 0
+        self._next_session = 0.0
+        self._stuck = False
         self._spooled_at = 0.0
         self._spool_trouble_until = 0.0
         self._delay = WAKE_SECONDS_MIN
@@ -141,8 +145,13 @@ class Sender:
         if self._thread is None:
             self._contact = clock.monotonic()
             self._connect(self._contact)
-            self._thread = threading.Thread(target=self._run, name="stepd-sender", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="stepd-sender", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads, or the interpreter is ending: called from inside log()
+                self._notice("thread", f"the sender cannot be started ({error}); records wait in the ring until finish()")
+                return
+            self._thread = thread
 
     def adopt_starter(self, pid: int) -> None:
         """Hands over a process started by `_spawn.start`, to be reaped here."""
@@ -235,7 +244,7 @@ class Sender:
         return True
 
     def _connect(self, now: float) -> None:
-        if not is_locked(self._lock_path):
+        if now < self._next_session or not is_locked(self._lock_path):
             return
         try:
             self._connection = Connection(endpoint_path(self._store.path))
@@ -247,7 +256,7 @@ class Sender:
                     {"batch_bytes_max": BATCH_BYTES_MAX},
                 )
             )  # fmt: skip
-        except (CommError, OSError, ProtocolError):
+        except (Error, OSError):
             self._disconnect()
             return
         self._state = _GREETED
@@ -275,14 +284,10 @@ class Sender:
         self._outbox.open(0)
 
     def _receive(self, now: float) -> None:
-        if self._connection is None:
-            return
         try:
-            while (message := self._connection.receive()) is not None:
+            while (connection := self._connection) and (message := connection.receive()):
                 self._heard = self._contact = now
                 self._handle(message, now)
-                if self._connection is None:
-                    return
                 self._waiting_since = now if self._outbox.in_flight_bytes else None
         except (CommError, ProtocolError) as error:
             self._notice("wire", f"the daemon's answer is unreadable, reconnecting: {error}")
@@ -303,10 +308,11 @@ class Sender:
             if isinstance(message, Finished):
                 self._finish_state = "written"
         elif isinstance(message, Reject):
-            self._notice("reject", f"the daemon refuses this stream ({message.code}): {message.text}")
             self._disconnect()
+            self._next_session = now + _REJECTED_SECONDS
             if not message.retriable:
-                self._next_restart = now + _RESTART_SECONDS_MAX
+                self._notice("reject", f"the daemon refuses this stream ({message.code}): {message.text}")
+                self._next_session = self._next_restart = now + _RESTART_SECONDS_MAX
 
     def _release(self) -> None:
         self._journal.release(self._outbox.stored[0])
@@ -322,6 +328,8 @@ class Sender:
         assert self._connection is not None
         mark = self._journal.mark()
         span = self._outbox.next(self._journal.boundaries, mark, self._credit_limit)
+        # One record larger than any batch: only the spool can take it, and everything behind it waits.
+        self._stuck = span is None and mark[0] > self._outbox.sent[0] and not self._outbox.in_flight_bytes
         if span is None:
             return False
         parts = self._journal.ring.slices(span.start, span.end)
@@ -340,8 +348,9 @@ class Sender:
     def _ask_for_flush(self) -> None:
         wanted = self._flush_wanted
         if wanted > self._flush_sent and self._outbox.sent[1] > wanted and self._connection is not None:
-            self._flush_sent = wanted
-            self._connection.send(Flush(self._stream, wanted))
+            with contextlib.suppress(CommError):
+                if self._connection.send(Flush(self._stream, wanted)):
+                    self._flush_sent = wanted
 
     # -- spool -------------------------------------------------------------------------------------------------------
 
@@ -357,7 +366,8 @@ class Sender:
             and now - self._spooled_at > _SPOOL_INTERVAL_SECONDS
         )
         urgent = self._state != _LIVE and self._flush_wanted > self._outbox.stored_sequence
-        if waiting and (full or old or urgent) and now >= self._spool_trouble_until:
+        stuck = self._state == _LIVE and self._stuck
+        if waiting and (full or old or urgent or stuck) and now >= self._spool_trouble_until:
             self._disconnect()
             self._spool_all(now)
 
@@ -366,8 +376,13 @@ class Sender:
         self._spooled_at = now
         if not self._spool.is_open and self._finish_deadline is None:
             self._notice("spool", "no daemon takes the records; they go to this run's spool on disk, nothing is lost")
+        self._stuck = False
+        boundaries = self._journal.boundaries
         while True:
-            span = span_between(self._outbox.stored, self._journal.boundaries, self._journal.mark(), BATCH_BYTES_MAX)
+            stored = self._outbox.stored
+            while boundaries and boundaries[0][0] <= stored[0]:
+                boundaries.popleft()
+            span = span_between(stored, boundaries, self._journal.mark(), BATCH_BYTES_MAX, at_least_one=True)
             if span is None:
                 return True
             size = span.end - span.start
@@ -414,9 +429,28 @@ class Sender:
 
     def _finish_here(self) -> None:
         """Runs to the end: with the daemon while acks advance, else through the spool."""
+        last = self._journal.mark()[1] - 1
+        try:
+            self._finish_with_daemon(last)
+        except Exception as error:  # whatever it is: what the daemon did not take goes to the spool
+            self._notice("bug", f"the sender met an unexpected error, records go to the spool: {error!r}")
+        if self._finish_state != "written" or self._outbox.stored_sequence < last:
+            self._disconnect()
+            stored = self._spool_all(clock.monotonic())
+            self._finish_state = "spool" if stored else "ring"
+        if self._spool.is_open and self._spool.seal() and self._finish_state == "spool":
+            self._outbox.synced = self._outbox.stored_sequence
+        self._disconnect()
+        if self._starter:
+            _spawn.reap(self._starter)
+        self._print_notices(clock.monotonic())
+        with self._progress:
+            self._progress.notify_all()
+
+    def _finish_with_daemon(self, last: int) -> None:
+        """Hands over what is left and says Finish, as long as acks advance."""
         assert self._finish_deadline is not None
         deadline = self._finish_deadline
-        last = self._journal.mark()[1] - 1
         asked = False
         if self._state == _DOWN:
             self._connect(clock.monotonic())
@@ -432,18 +466,6 @@ class Sender:
                 asked = self._connection is not None and self._connection.send(Finish(self._stream, last))
             if self._connection is not None:
                 self._connection.wait(0.02)
-        if self._finish_state != "written" or self._outbox.stored_sequence < last:
-            self._disconnect()
-            stored = self._spool_all(clock.monotonic())
-            self._finish_state = "spool" if stored else "ring"
-        if self._spool.is_open and self._spool.seal() and self._finish_state == "spool":
-            self._outbox.synced = self._outbox.stored_sequence
-        self._disconnect()
-        if self._starter:
-            _spawn.reap(self._starter)
-        self._print_notices(clock.monotonic())
-        with self._progress:
-            self._progress.notify_all()
 
     def abandon(self) -> None:
         """In a forked child: the thread does not exist here and the socket is the parent's; forget them."""

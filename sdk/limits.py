@@ -43,3 +43,5 @@ RUN_ID_CHARACTERS_MAX = 128
 PROJECT_CHARACTERS_MAX = 128
 TAG_CHARACTERS_MAX = 64
 STEP_MAX = 2**63 - 1
+# Limit: a step that a caller may give. Counting on from it, one a call, never reaches STEP_MAX: 2**62 us are 146 000 years.
+STEP_GIVEN_MAX = 2**62

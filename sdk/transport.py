@@ -83,7 +83,7 @@ class Connection:
         """
         try:
             # Why ask first: an empty recv would give the GIL away, and getting it back costs up to 5 ms.
-            if not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 return None
             frames = self._socket.recv_multipart(zmq.DONTWAIT)
         except zmq.Again:

@@ -118,7 +118,7 @@ def _steps(raw: Buffer) -> tuple[int, int, bool]:
     offset, end = 0, len(raw)
     unpack_from = HEADER.unpack_from
     while offset + HEADER_SIZE <= end:
-        size, kind, flags, _, _, step, _ = unpack_from(raw, offset)
+        size, kind, _, _, _, step, _ = unpack_from(raw, offset)
         if kind == KIND_ROW:
             if step <= previous:
                 mergeable = True

@@ -29,7 +29,7 @@ import msgpack
 
 from .. import clock, values
 from ..errors import UsageError
-from ..limits import BATCH_BYTES_MAX, KIB, MIB, STEP_MAX
+from ..limits import BATCH_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX
 from ..record import (
     FLAG_COMMIT,
     FLAG_LATE,
@@ -99,7 +99,7 @@ def check_step(step: object) -> int:
 
     Raises:
         TypeError: It is not an integer (a bool is not; a numpy integer is).
-        ValueError: It is negative or beyond 2**63 - 1.
+        ValueError: It is negative or beyond 2**62.
     """
     try:
         number = operator.index(step)  # type: ignore[arg-type]
@@ -107,8 +107,8 @@ def check_step(step: object) -> int:
         raise _StepTypeError(f"log() step is {type(step).__name__} {step!r}, expected a non-negative int") from None
     if isinstance(step, bool):
         raise _StepTypeError(f"log() step is bool {step!r}, expected a non-negative int")
-    if not 0 <= number <= STEP_MAX:
-        raise _StepValueError(f"log() step is {number}, expected 0 to {STEP_MAX}")
+    if not 0 <= number <= STEP_GIVEN_MAX:
+        raise _StepValueError(f"log() step is {number}, expected 0 to {STEP_GIVEN_MAX}")
     return number
 
 
@@ -234,7 +234,7 @@ def open_journal(
                 if step is None and (commit is None or commit is True):
                     pack_words(data, start, size | _COMMIT_WORD, sequence, open_step, now())
                     open_step += 1
-                elif commit is None and type(step) is int and open_step <= step <= STEP_MAX:
+                elif commit is None and type(step) is int and open_step <= step <= STEP_GIVEN_MAX:
                     pack_words(data, start, size | _FIRST_WORD, sequence, step, now())
                     open_step, piece_end = step, tail
                 else:
@@ -327,10 +327,14 @@ def open_journal(
         payloads.append(encode_map(part))
         total = sum(map(len, payloads))
         if total > capacity // 2:
-            raise ValueError(
+            text = (
                 f"log() was given {len(flat)} values of {total} bytes, at most {capacity // 2} fit into this ring "
                 f"({capacity // KIB} KiB). Nothing of this call was stored."
             )
+            if misuse != "warn":
+                raise ValueError(text)
+            note_misuse("data", text)
+            return []
         return payloads
 
     def defer(data_: Any, step: int | None, commit: bool | None) -> None:
@@ -381,7 +385,7 @@ def open_journal(
             callback, on_first_log = on_first_log, None
             callback()
         open_step = mark[2]
-        row = open_step if step is None else step if type(step) is int and 0 <= step <= STEP_MAX else check_step(step)
+        row = open_step if step is None else step if type(step) is int and 0 <= step <= STEP_GIVEN_MAX else check_step(step)
         if row < open_step:
             if late_steps == "error":
                 raise UsageError(f"log() step {row} is below the open step {open_step}, and late_steps is 'error'")

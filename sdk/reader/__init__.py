@@ -6,7 +6,8 @@ raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`
 
 Floors inside, from below: `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
 continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `looks`, `series`,
-`sample`, `frames`; `about`, `run`, `follow`, `names`, `store`. numpy is imported by what returns arrays, so listing runs stays cheap.
+`sample`, `frames`; `about`, `run`, `follow`, `names`, `store`. numpy is imported only by what returns arrays, so that
+listing runs stays cheap.
 """
 
 from .about import StreamInfo

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgpack
 import numpy
 
 from ..errors import DamageError
-from ..record import EXT_BIG_INT, Record, decode_map
-from ..rows import flatten
+from ..record import Record
 from ..shapes import Group
 from .lanes import Lane
-from .scan import Entry, Scan
+from .scan import Entry, Scan, values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,13 +107,13 @@ def _collect_entry(
         if part.step >= limit or (hints is not None and not _may_hold(part, hints)):
             continue
         try:
-            values = flatten(decode_map(part.payload))
+            values = values_of(part)
         except DamageError as error:
             scan.note(entry.source, entry.block, error.message)
             continue
         for key, value in values.items():
             if wanted is None or key in wanted:
-                columns.setdefault(key, {}).setdefault(stream, Column()).append(part, plain(value))
+                columns.setdefault(key, {}).setdefault(stream, Column()).append(part, value)
 
 
 def _may_hold(record: Record, hints: set[bytes]) -> bool:
@@ -133,16 +131,6 @@ def _of_group(group: Group, wanted: set[str] | None, limit: int) -> Iterable[tup
         return [(key, Chunk(sequence, step, time_ns, group.values(key))) for key in keys]
     shown = step < limit
     return [(key, Chunk(sequence[shown], step[shown], time_ns[shown], group.values(key)[shown])) for key in keys]
-
-
-def plain(value: Any) -> Any:
-    """A decoded value as users get it: integers beyond 64 bits become int again."""
-    if type(value) is msgpack.ExtType and value.code == EXT_BIG_INT:
-        try:
-            return int(value.data)
-        except ValueError:
-            return value
-    return value
 
 
 def join(columns: Iterable[tuple[int, int, Column]]) -> Joined:

@@ -14,10 +14,10 @@ from typing import Any
 from ..errors import DamageError
 from ..files import Buffer
 from ..ids import hex_u64
-from ..record import HEADER, HEADER_SIZE, KIND_GAP, KIND_META, decode_map
+from ..record import HEADER, HEADER_SIZE, KIND_GAP, KIND_META
 from ..segment import format as segment
 from ..segment.format import Block
-from .scan import Entry, Scan, Source
+from .scan import Entry, Scan, Source, decoded
 
 _LENGTH_AND_KIND = struct.Struct("<IB")
 
@@ -129,12 +129,12 @@ class Facts:
     def _read(self, scan: Scan, source: Source, block: Block) -> None:
         payload = scan.payload(source, block)
         if block.kind == segment.KIND_GAP:
-            self._note_gap(block.stream, decode_map(payload))
+            self._note_gap(block.stream, decoded(payload))
         elif block.kind == segment.KIND_META:
-            self._note_writer(scan, source, block, decode_map(payload))
+            self._note_writer(scan, source, block, decoded(payload))
         else:
             for kind, sequence, time_ns, packed in _fact_records(payload):
-                values = decode_map(packed)
+                values = decoded(packed)
                 if kind == KIND_GAP:
                     self._note_gap(block.stream, values)
                 else:

@@ -12,12 +12,10 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DamageError
-from ..record import decode_map
-from ..rows import Piece, flatten, merge
+from ..rows import Piece, merge
 from ..shapes import Group
-from .columns import plain
 from .lanes import Lane
-from .scan import Entry, Part, Scan
+from .scan import Entry, Part, Scan, values_of
 
 if TYPE_CHECKING:
     import numpy
@@ -159,17 +157,19 @@ def _rising(parts: list[Part]) -> bool:
 def _complete_rows(scan: Scan, item: Item, parts: list[Part], selection: Selection) -> Iterator[dict[str, Any]]:
     """The rows of a block in which each record is one: nothing to merge, 1 us a row instead of 6."""
     for part in parts:
-        chosen = _choose(part, item.limit, selection) if isinstance(part, Group) else None
-        if chosen is None or not isinstance(part, Group):
-            if not isinstance(part, Group):
-                for piece in _pieces(scan, item, [part], selection):
-                    yield _row(piece.step, [(0, 0, piece)])
+        if not isinstance(part, Group):
+            for piece in _pieces(scan, item, [part], selection):
+                yield _row(piece.step, [(0, 0, piece)])
+            continue
+        chosen = _choose(part, item.limit, selection)
+        if chosen is None:
             continue
         keys, index = chosen
-        names = (*keys, STEP, TIMESTAMP)  # ours last: they win over a user's
+        keys = [key for key in keys if key not in (STEP, TIMESTAMP)]  # these are ours
         columns = [part.values(key)[index].tolist() for key in keys]
         times = (part.times_ns()[index] / 1e9).tolist()
-        for values in zip(*columns, part.steps()[index].tolist(), times):
+        names = (STEP, TIMESTAMP, *keys)
+        for values in zip(part.steps()[index].tolist(), times, *columns):
             yield dict(zip(names, values))
 
 
@@ -183,11 +183,11 @@ def _pieces(scan: Scan, item: Item, parts: list[Part], selection: Selection) -> 
         if not selection.first_step <= part.step < item.limit or not _listed(part.step, selection):
             continue
         try:
-            values = flatten(decode_map(part.payload))
+            values = values_of(part)
         except DamageError as error:
             scan.note(item.entry.source, item.entry.block, error.message)
             continue
-        kept = {key: plain(value) for key, value in values.items() if wanted is None or key in wanted}
+        kept = {key: value for key, value in values.items() if wanted is None or key in wanted}
         if kept or (wanted is None and not values):
             yield Piece(part.sequence, part.step, part.flags, part.time_ns, kept)
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DamageError
-from ..record import Record, decode_map
-from ..rows import flatten
+from ..record import Record
 from ..shapes import Group
-from .columns import plain
 from .join import ALL, Item, Selection, items
 from .lanes import Lane
-from .scan import Part, Scan
+from .scan import Part, Scan, values_of
 
 if TYPE_CHECKING:
     import numpy
@@ -91,7 +89,7 @@ def _fresh_steps(group: Group, seen: Sequence[tuple[int, int]]) -> NDArray[numpy
 
 def _keys_of(record: Record) -> frozenset[str]:
     try:
-        return frozenset(flatten(decode_map(record.payload)))
+        return frozenset(values_of(record))
     except DamageError:
         return frozenset()
 
@@ -127,9 +125,7 @@ def _keep_last(best: dict[str, tuple[tuple[int, int, int, int], Any]], item: Ite
         step, sequence = record
     elif part.step < item.limit:
         try:
-            pairs = [
-                (key, plain(value)) for key, value in flatten(decode_map(part.payload)).items() if value is not None
-            ]
+            pairs = [(key, value) for key, value in values_of(part).items() if value is not None]
         except DamageError:
             return
         step, sequence = part.step, part.sequence

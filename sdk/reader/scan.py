@@ -11,12 +11,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
+
+import msgpack
 
 from ..errors import DamageError, Error
 from ..files import Buffer, Files
 from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, STEP_MAX
-from ..record import KIND_ROW, Record
+from ..record import EXT_BIG_INT, KIND_ROW, Record, decode_map
+from ..rows import flatten
 from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block
 from ..segment.naming import parse_segment
 from ..segment.reader import Damage, SegmentReader
@@ -236,6 +239,37 @@ class Scan:
             for other in entry.inside:
                 found.extend(self.parts(other))
         yield from found
+
+
+def decoded(payload: Buffer) -> dict[str, Any]:
+    """The map in a payload.
+
+    Raises:
+        DamageError: It is none. Why not `decode_map` alone: a tensor's dtype comes from the file, and numpy answers some
+            made-up ones with errors of other kinds (SyntaxError of `"f8,("`).
+    """
+    try:
+        return decode_map(payload)
+    except DamageError:
+        raise
+    except Exception as error:
+        raise DamageError(f"payload of {len(payload)} bytes cannot be decoded: {error}") from error
+
+
+def values_of(record: Record) -> dict[str, Any]:
+    """The values of a ROW record, flat, as users get them: integers beyond 64 bits are int again.
+
+    Raises:
+        DamageError: Its payload is no map.
+    """
+    values = flatten(decoded(record.payload))
+    for key, value in values.items():
+        if type(value) is msgpack.ExtType and value.code == EXT_BIG_INT:
+            try:
+                values[key] = int(value.data)
+            except ValueError:  # not written by us: it stays what it is
+                continue
+    return values
 
 
 def _possible(block: Block, end: int) -> bool:

@@ -94,14 +94,21 @@ class Outbox:
         self.sent = self.stored
 
 
-def span_between(start: Mark, boundaries: deque[Mark], now: Mark, room: int) -> Span | None:
-    """The longest run of whole records from `start` that takes at most `room` bytes, or None."""
+def span_between(
+    start: Mark, boundaries: deque[Mark], now: Mark, room: int, *, at_least_one: bool = False
+) -> Span | None:
+    """The longest run of whole records from `start` that takes at most `room` bytes, or None.
+
+    Args:
+        at_least_one: Where nothing fits, the shortest run that can be cut, however large it is.
+    """
     end = now
     if now[0] - start[0] > room:
-        fitting = [mark for mark in list(boundaries) if start[0] < mark[0] <= start[0] + room]
-        if not fitting:
+        marks = [mark for mark in list(boundaries) if start[0] < mark[0] <= now[0]]
+        fitting = [mark for mark in marks if mark[0] <= start[0] + room]
+        if not fitting and not at_least_one:
             return None
-        end = fitting[-1]
+        end = fitting[-1] if fitting else marks[0] if marks else now
     if end[0] <= start[0]:
         return None
     return Span(start[0], end[0], start[1], end[1] - 1, start[2], end[2])

@@ -331,7 +331,8 @@ def test_attach_adds_a_stream_to_a_run(world: Any) -> None:
     options = world.opened[1][1]
     assert (options["kind"], options["first_step"]) == ("attach", 42)
     beside.finish()
-    again = sdk.attach("i")
+    again = sdk._attach(attach_id="i")
+    assert sdk._attach(run=again) is again
     assert sdk.run is again
     assert again.step == 43
 

@@ -8,7 +8,7 @@ import pytest
 
 import sdk
 from sdk import _resume
-from tests.builders import RunBuilder, make_store
+from tests.builders import START_NS, RunBuilder, make_store
 
 
 def _stream(**facts: Any) -> SimpleNamespace:
@@ -163,7 +163,8 @@ def test_a_real_store(tmp_path: Path) -> None:
     plan = _resume.make_plan(path, "a41f", "must", 4, "digits", None)
     assert (plan.continues, plan.attempt, plan.first_step) == (first.hex, 2, 4)
     assert plan.hide == {"attempt": 2, "from_step": 4}
-    second = run.stream(continues=first.hex, attempt=2, first_step=4, hide=4)
+    second = run.stream(continues=first.hex, attempt=2, first_step=4, started_ns=START_NS + 10**10)
+    second.meta({"hide": plan.hide})
     second.log({"loss": 0.4})
     run.flush()
     again = _resume.make_plan(path, "a41f", "allow", None, "digits", None)

@@ -302,6 +302,27 @@ def test_headers_that_lie(store: str) -> None:
     assert any("noted by its writer" in damage.reason for damage in found.damage)
 
 
+def test_a_tensor_that_lies(store: str) -> None:
+    """A made-up dtype or shape takes its record away, not the run."""
+    import msgpack
+
+    from sdk.record import EXT_TENSOR
+
+    run = RunBuilder(store)
+    main = run.stream()
+    for dtype, shape in (("f8,(", [1]), ("O", [1]), ("<f8", [2**62, 4]), ("<f8", [-1, 0]), (None, None)):
+        main.log({"v": msgpack.ExtType(EXT_TENSOR, msgpack.packb([dtype, shape, b"12345678"]))})
+        main.meta({"config": {"v": msgpack.ExtType(EXT_TENSOR, msgpack.packb([dtype, shape, b"12345678"]))}})
+    main.log({"v": 1.0})
+    run.close()
+    found = opened(store)
+    assert [row["v"] for row in found.rows()][-1] == 1.0
+    assert found.summary == {"v": 1.0}
+    assert found.keys() == ["v"]
+    assert len(found.series("v")) >= 1
+    assert found.damage
+
+
 def test_a_block_of_a_newer_version_is_listed(store: str) -> None:
     """A kind of rows that this version cannot read is damage, not silence."""
     run = RunBuilder(store)

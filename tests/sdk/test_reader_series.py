@@ -254,7 +254,7 @@ def test_a_million_rows_are_read_in_groups(store: str, monkeypatch: pytest.Monke
     run.seal()
     found = opened(store)
     decoded: list[object] = []
-    monkeypatch.setattr("sdk.reader.columns.decode_map", lambda payload: (decoded.append(1), decode_map(payload))[1])
+    monkeypatch.setattr("sdk.reader.scan.decode_map", lambda payload: (decoded.append(1), decode_map(payload))[1])
     assert found.series("loss").value.tolist() == [step / 7 for step in range(2000)]
     assert found.series("n").value.tolist() == [70_000 + step for step in range(2000)]
     assert len(decoded) < 200

@@ -166,6 +166,19 @@ def test_descriptors_are_given_back(store_path: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_listing_needs_no_numpy(store_path: str) -> None:
+    """`stepd runs` does not pay for importing numpy."""
+    import subprocess
+    import sys
+
+    make_run(store_path, "a41f", [{"loss": 1.0}])
+    code = (
+        "import sys, sdk.reader; run = sdk.reader.open_store(sys.argv[1]).runs()[0]; "
+        "run.state, run.streams, run.records, run.config; sys.exit('numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, store_path], check=False).returncode == 0
+
+
 def test_unreadable_directory(store_path: str) -> None:
     """An error of the disk in one directory becomes damage there."""
     make_run(store_path, "good", [{"loss": 1.0}])
