@@ -500,7 +500,7 @@ class Ingest:
         stream = drained.header.stream
         state = self.streams.get(stream)
         if state is None:
-            state = self._new_stream(stream, run, drained.first - 1 if drained.count else 0)
+            state = self._new_stream(stream, run, drained.first - 1 if drained.record_count else 0)
         for batch in _batches(stream, drained):
             if not self._take(stream, state, batch, now):
                 state.inbox.greet(batch.first - 1)
@@ -509,7 +509,7 @@ class Ingest:
         if state.waiting or not self._note_losses(stream, run, drained, now):
             return
         self._stats.drained += 1
-        self._say(f"drained {drained.count} records of run {run!r} from the ring of a dead trainer ({hex_u64(stream)})")
+        self._say(f"drained {drained.record_count} records of run {run!r} from the ring of a dead trainer ({hex_u64(stream)})")
         with contextlib.suppress(OSError):
             os.unlink(path)
         self._forget(stream, state)

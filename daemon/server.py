@@ -225,7 +225,7 @@ class Server:
             "bytes_per_second": size,
             "duplicates": stats.duplicates,
             "refused": sum(refused.values()),
-            "flushes": {reason.value: count for reason, count in stats.flushes.items()},
+            "flushes": dict(stats.flushes),
             "synced_age_seconds": self._ingest.synced_age(now),
             "protocol_errors": stats.protocol_errors,
             "write_failures": stats.write_failures,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from daemon.pipeline.flush import Reason
-
 # Rates are means over this time: long enough to be steady, short enough to show what happens now.
 _RATE_SECONDS = 10.0
 
@@ -31,7 +29,7 @@ class Stats:
     bytes: int = 0
     batches: int = 0
     duplicates: int = 0
-    flushes: Counter[Reason] = field(default_factory=Counter)
+    flushes: Counter[str] = field(default_factory=Counter)
     protocol_errors: int = 0
     drained: int = 0
     mended: int = 0

@@ -18,10 +18,10 @@ _START_AGAIN_SECONDS = 3.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Runs in the new process. `-c` puts the working directory first on the path: a user's own daemon.py must not be found.
-_CODE = """\
+_CODE = f"""\
 import sys
 sys.path[:] = [p for p in sys.path if p]
-for entry in reversed(sys.argv.pop(1).split({separator!r})):
+for entry in reversed(sys.argv.pop(1).split({os.pathsep!r})):
     if entry in sys.path:
         sys.path.remove(entry)
     sys.path.insert(0, entry)
@@ -31,7 +31,7 @@ import daemon
 assert daemon.__file__.startswith(sys.path[0]), daemon.__file__
 from daemon.server import main
 main(sys.argv[1:])
-""".format(separator=os.pathsep)
+"""
 
 
 def is_serving(store: str) -> bool:

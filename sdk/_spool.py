@@ -12,8 +12,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import clock
+from . import clock, platform
+from .errors import Error
 from .files import Buffer, Files
+from .ids import hex_u64, random_u64
+from .journal.drain import drain, ring_paths
+from .limits import STEP_MAX
 from .location import StoreIdentity
 from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
 from .segment.naming import SegmentName, format_segment, run_path
@@ -22,6 +26,47 @@ from .wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
 from .wire.session import Span
 
 SEGMENT_BYTES = 64 << 20
+
+
+def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) -> int:
+    """Takes over the rings of this store's dead processes without a daemon, each into a segment of its own.
+
+    Returns:
+        How many rings were drained. One that cannot be drained now stays for the next daemon.
+    """
+    drained_count = 0
+    for path in ring_paths(shared_memory_dir, platform.store_digest(store.path)):
+        lock = platform.open_shared(path)
+        if lock is None:
+            continue
+        try:
+            drained_count += _drain_one(files, store, path)
+        except (OSError, Error):
+            continue
+        finally:
+            lock.release()
+    return drained_count
+
+
+def _drain_one(files: Files, store: StoreIdentity, path: str) -> bool:
+    drained = drain(path)
+    identity, stream = drained.header.identity, drained.header.stream
+    if identity.get("store") != store.id:
+        return False
+    origin = {
+        "kind": "spool", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": os.getpid(),
+        "stream": hex_u64(stream),
+    }  # fmt: skip
+    spool = Spool(files, store, str(identity["run"]), random_u64(), bytes_max=2**63, origin=origin)
+    if drained.record_count:
+        span = Span(0, len(drained.records), drained.first, drained.last, 0, STEP_MAX)
+        spool.append(stream, span, [drained.records], BATCH_HAS_PIECES | BATCH_HAS_META)
+    if drained.gap is not None:
+        spool.append_gap(stream, drained.gap)
+    if spool.seal():
+        os.unlink(path)
+        return True
+    return False
 
 
 class Spool:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from . import _spawn, clock, platform, values
 from ._sender import Sender
+from ._spool import drain_orphans
 from .files import DISK
 from .ids import hex_u64, random_u64
 from .journal.appender import Journal, open_journal
@@ -27,6 +28,7 @@ from .journal.ring import Ring
 from .location import StoreIdentity
 from .segment.naming import run_path
 from .settings import Settings
+from .transport import request
 from .values.convert import on_device_value
 
 _META_SECONDS_MAX = 2.0
@@ -157,6 +159,11 @@ class Stream:
         """
         if self._receipt is not None:
             return self._receipt
+        if self.journal.is_unbound():
+            # A forked child that never logged: the records are its parent's, and it has no stream to end.
+            self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}")
+            self._receipt = Receipt(0, 0, 0, 0, {}, 0, True, 0.0, 0.0, 0, "written")
+            return self._receipt
         begun = clock.monotonic()
         self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}; init() starts another run")
         left_out = self.journal.left_out()
@@ -286,6 +293,15 @@ def open_stream(
     if kind == "spawn":
         finish_at_exit(stream)
     return stream
+
+
+def settle(store: StoreIdentity, settings: Settings, timeout: float) -> None:
+    """Before a resume: takes in what dead processes left in their rings, by the daemon or here. Never raises."""
+    with contextlib.suppress(Exception):
+        request(store.path, "settle", timeout=timeout)
+        return
+    if store.writable:
+        drain_orphans(DISK, store, settings.shared_memory_dir)
 
 
 def process_facts() -> dict[str, Any]:

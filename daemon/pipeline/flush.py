@@ -31,7 +31,7 @@ class FlushPolicy:
 
     __slots__ = ("_asked", "_bytes", "_committed_since", "_settings", "_since", "counts")
 
-    def __init__(self, settings: DaemonSettings, counts: Counter[Reason]) -> None:
+    def __init__(self, settings: DaemonSettings, counts: Counter[str]) -> None:
         self._settings = settings
         self.counts = counts
         self._bytes = 0
@@ -78,6 +78,6 @@ class FlushPolicy:
         return min(by_age, self._committed_since + self._settings.flush_commit_seconds)
 
     def flushed(self, reason: Reason) -> None:
-        self.counts[reason] += 1
+        self.counts[reason.value] += 1
         self._bytes = 0
         self._since = self._committed_since = self._asked = None

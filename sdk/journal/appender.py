@@ -131,6 +131,7 @@ class Journal:
         "deferred",
         "drain_deferred",
         "hold",
+        "is_unbound",
         "late_dropped",
         "left_out",
         "let_go",
@@ -153,6 +154,7 @@ class Journal:
     report_gap: Callable[[], bool]
     bind_child: Callable[[ChildMaker], None]
     hold: Callable[[], None]
+    is_unbound: Callable[[], bool]
     let_go: Callable[[], None]
     close_log: Callable[[str], None]
     late_dropped: Callable[[], int]
@@ -566,6 +568,9 @@ def open_journal(
         place(KIND_META, 0, payload, open_step, open_step, piece=False)
         child_ring = None
 
+    def hold() -> None:
+        lock.acquire()
+
     journal = Journal()
     journal.ring = ring
     journal.boundaries = boundaries
@@ -580,7 +585,8 @@ def open_journal(
     journal.report_gap = report_gap
     journal.bind_child = bind_child
     journal.close_log = close_log
-    journal.hold = lambda: lock.__enter__() and None
+    journal.hold = hold
+    journal.is_unbound = lambda: child_ring is not None
     journal.let_go = lambda: lock.__exit__(None, None, None)
     journal.late_dropped = lambda: dropped_late
     journal.left_out = lambda: dict(misused)

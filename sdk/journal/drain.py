@@ -36,7 +36,6 @@ from .format import (
     WORDS,
 )
 
-
 _DRAFT_AGE_NS = 60 * 10**9
 
 
@@ -65,7 +64,7 @@ class Drained(NamedTuple):
 
     header: RingHeader
     records: bytes
-    count: int
+    record_count: int
     first: int
     last: int
     gap: dict[str, Any] | None

@@ -19,7 +19,17 @@ from .. import platform
 from ..ids import hex_u64
 from ..platform.linux import forget_lock
 from ..record import encode_map
-from .format import CAPACITY_MIN, DRAFT_SUFFIX, HEADER_BYTES, STATIC, STATIC_MAGIC, STATIC_OFFSET, SUFFIX, VERSION, WORDS
+from .format import (
+    CAPACITY_MIN,
+    DRAFT_SUFFIX,
+    HEADER_BYTES,
+    STATIC,
+    STATIC_MAGIC,
+    STATIC_OFFSET,
+    SUFFIX,
+    VERSION,
+    WORDS,
+)
 
 # Limit: all rings and arenas of one user on one host together, as a share of the file system's size. PyTorch's own
 # workers die of a bus error when we fill /dev/shm, so this is a matter of goal 1.

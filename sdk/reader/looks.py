@@ -94,10 +94,14 @@ def _keys_of(record: Record) -> frozenset[str]:
         return frozenset()
 
 
-def keys_of(scan: Scan, lanes: list[Lane]) -> set[str]:
-    """All keys that some visible row holds."""
+def keys_of(scan: Scan, lanes: list[Lane], blocks_max: int | None = None) -> set[str]:
+    """All keys that some visible row holds, or those in at most `blocks_max` blocks spread over the run."""
     found: set[str] = set()
-    for item in items(scan, lanes):
+    looked_at = items(scan, lanes)
+    if blocks_max is not None and len(looked_at) > blocks_max:
+        last = len(looked_at) - 1
+        looked_at = [looked_at[last * n // max(blocks_max - 1, 1)] for n in range(blocks_max)]
+    for item in looked_at:
         for part in scan.parts(item.entry):
             if isinstance(part, Group):
                 if int(part.steps().min()) < item.limit:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from .series import Series
 
+# Limit: as in `sample`: 8 blocks of 4 MiB are about 40 ms.
+_QUICK_BLOCKS_MAX = 8
+
 
 class Run(About):
     """A run in a store. Reads only; not thread-safe; holds no file open between calls.
@@ -47,13 +50,18 @@ class Run(About):
         steps = self._reading(lambda: looks.last_steps(self._scan, self._lanes, 1))
         return int(steps[-1]) if len(steps) else None
 
-    def keys(self) -> list[str]:
-        """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore."""
-        return [key for key in self.all_keys() if key[:1] != "_"]
+    def keys(self, *, quick: bool = False) -> list[str]:
+        """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore.
 
-    def all_keys(self) -> list[str]:
+        Args:
+            quick: Look at a few blocks of a long run only, as `sample` does; a rare key may not be found.
+        """
+        return [key for key in self.all_keys(quick=quick) if key[:1] != "_"]
+
+    def all_keys(self, *, quick: bool = False) -> list[str]:
         """All keys, sorted, with those that begin with an underscore."""
-        return sorted(self._reading(lambda: looks.keys_of(self._scan, self._lanes)))
+        blocks_max = _QUICK_BLOCKS_MAX if quick else None
+        return sorted(self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max)))
 
     def series(self, key: str, stream: str | int | None = None, rank: int | None = None) -> Series:
         """All values of one key, as numpy arrays.

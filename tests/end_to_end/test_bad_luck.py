@@ -107,7 +107,8 @@ def test_a_daemon_that_is_killed_and_may_not_come_back(store: Path, monkeypatch:
 
 def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room for the spool: the ring fills, calls are refused and counted; with room again logging goes on, and the
-    reader shows the gap with exactly the steps that are missing."""
+    reader shows the gap with exactly the steps that are missing.
+    """
     monkeypatch.setenv("STEPD_AUTOSTART", "0")
     monkeypatch.setenv("STEPD_RING_BYTES", str(256 * 1024))
 

@@ -65,7 +65,8 @@ def rows_of(store: Path, run: str) -> dict[int, dict[str, Any]]:
 @pytest.mark.parametrize("pause", [0.0, 0.0005], ids=["one window", "many windows"])
 def test_random_calls_give_the_rows_of_the_model(store: Path, pause: float) -> None:
     """2000 random calls in each of 8 runs: pieces that meet in the daemon, pieces that do not, late rows, a daemon that
-    dies between: the reader's rows are the model's."""
+    dies between: the reader's rows are the model's.
+    """
     number = int.from_bytes(os.urandom(4), "little")
     print(f"seed {number}")
     runs = {f"run{i}": random_calls(random.Random(number + i), 2000) for i in range(8)}

@@ -866,7 +866,7 @@ def test_hold_keeps_other_threads_out_and_let_go_lets_them_in() -> None:
 # -- stress ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def alarm() -> Iterator[Callable[[Any], None]]:
     """Sets the handler of SIGALRM for one test."""
     old = signal.getsignal(signal.SIGALRM)

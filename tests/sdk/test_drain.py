@@ -123,16 +123,16 @@ def test_a_ring_of_a_killed_process_holds_what_returned(tmp_path: Path, seed: in
     assert returned <= drained.last <= returned + 1
     assert values_of(drained) == [(s, s - 1) for s in range(drained.first, drained.last + 1)]
     assert every or drained.first == 1
-    assert drained.count == drained.last - drained.first + 1
+    assert drained.record_count == drained.last - drained.first + 1
 
 
 def test_an_empty_ring_drains_to_nothing(tmp_path: Path) -> None:
     """No records, none missing: last < first or both 0, no damage, no gap."""
     path, _ = dead_ring(tmp_path, 0)
     drained = drain(path)
-    assert (drained.records, drained.count, drained.gap, drained.damage) == (b"", 0, None, None)
+    assert (drained.records, drained.record_count, drained.gap, drained.damage) == (b"", 0, None, None)
     path2, _ = dead_ring_again(tmp_path, path, 7, 7)
-    assert drain(path2).count == 0
+    assert drain(path2).record_count == 0
 
 
 def dead_ring_again(base: Path, path: str, count: int, release: int) -> tuple[str, Journal]:
@@ -217,7 +217,7 @@ def test_every_flipped_bit_of_the_header_page(tmp_path: Path) -> None:
                 assert at < STATIC_OFFSET
                 found = list(walk(drained.records))
                 assert all(whole.get(r.sequence) == bytes(r.payload) for r in found)
-                assert [r.sequence for r in found] == list(range(drained.first, drained.last + 1))[: drained.count]
+                assert [r.sequence for r in found] == list(range(drained.first, drained.last + 1))[: drained.record_count]
             with open(path, "r+b") as file:
                 file.seek(at)
                 file.write(original[at : at + 1])
@@ -304,7 +304,7 @@ def test_hostile_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, 
     struct.pack_into("<Q", page, WORD_HEAD * 8, head)
     Path(path).write_bytes(page)
     try:
-        assert drain(path).count <= 3
+        assert drain(path).record_count <= 3
     except DamageError:
         pass
 
@@ -323,4 +323,4 @@ def test_random_bytes_in_the_window(tmp_path: Path) -> None:
             file.seek(HEADER_BYTES)
             file.write(window if chance.random() < 0.8 else chance.randbytes(head))
         drained = drain(path)
-        assert drained.count == len(list(walk(drained.records)))
+        assert drained.record_count == len(list(walk(drained.records)))

@@ -54,7 +54,7 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file.close()
 
 
-@pytest.mark.parametrize("written_before", range(0, 11))
+@pytest.mark.parametrize("written_before", range(11))
 def test_failed_append_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_before: int) -> None:
     """A disk that fills up in the middle of an append leaves the file as it was, and the next append goes on there."""
     file = DISK.create(str(tmp_path / "f"))

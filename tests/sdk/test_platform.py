@@ -64,7 +64,7 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def children() -> Iterator[list[Child]]:
     made: list[Child] = []
     yield made

@@ -284,6 +284,9 @@ def test_sample_of_a_long_run_reads_few_blocks(store: str, monkeypatch: pytest.M
     reads: list[int] = []
     payload = found._scan.payload
     monkeypatch.setattr(found._scan, "payload", lambda s, b: (reads.append(b.number), payload(s, b))[1])
+    assert found.keys(quick=True) == ["loss"]
+    assert len(reads) == len(set(reads)) == 8
+    reads.clear()
     steps, values = found.sample(["loss"], 20)["loss"]
     assert len(reads) == 8
     assert 8 <= len(steps) <= 20

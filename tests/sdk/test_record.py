@@ -235,4 +235,4 @@ def test_random_damage_in_a_batch_raises_nothing_else() -> None:
                 decode_map(found.payload)
         except DamageError:
             pass
-    assert record.HEADER_SIZE * 19 < len(batch)
+    assert len(batch) > record.HEADER_SIZE * 19

@@ -190,7 +190,7 @@ def test_an_array_subclass_from_elsewhere_is_an_array() -> None:
 # -- torch, jax, tensorflow: fakes with the same names, since none of them is needed to run the tests ---------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module of the name torch with just what `sdk.values` touches, around numpy arrays."""
     module: Any = types.ModuleType("torch")
