@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import logging.handlers
 import os
@@ -34,6 +35,7 @@ LOG_FILE = "daemon.log"
 _LOG_BYTES_MAX = 1 << 20
 # A thread switch of the default 5 ms would let the syncer's few microseconds of Python hold up a whole tick.
 _SWITCH_SECONDS = 0.0002
+_GC_THRESHOLDS = (200_000, 20, 20)
 _SOCKET_CHECK_SECONDS = 5.0
 
 _log = logging.getLogger("stepd.daemon")
@@ -73,6 +75,10 @@ class Server:
     def run(self) -> None:
         """Serves until it is time to leave."""
         sys.setswitchinterval(_SWITCH_SECONDS)
+        # Merging a batch makes 100 000 objects that live for milliseconds and no cycles: looking for cycles among them
+        # took a fifth of the time.
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         platform.raise_descriptor_limit()
         on_termination(lambda: self._leaving.terminate(clock.monotonic()))
         self._ingest.bind(endpoint_path(self._store.path))
@@ -112,7 +118,8 @@ class Server:
             return
         self._living = self._ingest.look_for_dead(now)
         self._leaving.note(now, living_trainers=self._living)
-        if now - self._checked_at > _SOCKET_CHECK_SECONDS:
+        if now - self._checked_at > _GC_THRESHOLDS = (200_000, 20, 20)
+_SOCKET_CHECK_SECONDS:
             self._checked_at = now
             self._check_endpoint()
 

@@ -134,6 +134,14 @@ def _slices(parts: Sequence[Buffer]) -> Iterator[list[memoryview]]:
         yield views[start : start + _IOV_MAX]
 
 
+def _make_one_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+
+
 class Disk:
     """`Files` on the real file system."""
 
@@ -161,7 +169,15 @@ class Disk:
         return os.path.lexists(path)
 
     def make_directory(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        # Why not os.makedirs: it gives its mode to the last directory only.
+        try:
+            _make_one_directory(path)
+        except FileNotFoundError:
+            parent = os.path.dirname(path)
+            if parent in ("", path):
+                raise
+            self.make_directory(parent)
+            _make_one_directory(path)
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)

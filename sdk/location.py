@@ -84,7 +84,9 @@ def make_store(path: str, files: Files = DISK) -> StoreIdentity:
             text = json.dumps({"format": STORE_FORMAT, "id": os.urandom(16).hex()}).encode()
             _create_once(files, name, text)
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot create a store at {path!r}: {error}", hint="STEPD_DIR=/a/writable/directory") from error
+        raise StoreError(
+            f"cannot create a store at {path!r}: {error}", hint="STEPD_DIR=/a/writable/directory"
+        ) from error
     identity = read_store(path, files)
     if not identity.writable:
         raise StoreError(
@@ -122,7 +124,7 @@ def read_store(path: str, files: Files = DISK) -> StoreIdentity:
             raise ValueError(f"id has {len(identity)} bytes, expected 16")
     except FileNotFoundError:
         raise StoreError(f"there is no store at {path!r}", hint="STEPD_DIR=/path/of/the/store, or --dir PATH") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(f"cannot read {name!r}: {error}") from error
     if number > STORE_FORMAT:
         raise StoreError(f"the store {path!r} has format {number}; this stepd reads up to {STORE_FORMAT}")

@@ -9,6 +9,7 @@ merged record that already holds it, changes nothing, so a replay after a crash 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ class Piece(NamedTuple):
     flags: int
     time_ns: int
     values: dict[str, Any]
+
+
+_SEQUENCE = operator.itemgetter(0)
 
 
 def flatten(values: Mapping[Any, Any]) -> dict[str, Any]:
@@ -65,17 +69,15 @@ def merge(pieces: Iterable[Piece]) -> list[Piece]:
     Returns:
         The rows so far: `values` flat, `flags` the union of COMMIT, LATE and the rest.
     """
-    ordered = sorted(pieces, key=_sequence)
     rows: dict[int, Piece] = {}
-    for piece in ordered:
-        old = rows.pop(piece.step, None)
-        values = flatten(piece.values)
+    for piece in sorted(pieces, key=_SEQUENCE):
+        _, step, _, _, raw = piece
+        old = rows.pop(step, None)
+        values = flatten(raw)
         if old is None:
-            rows[piece.step] = piece._replace(values=values)
+            rows[step] = piece if values is raw else piece._replace(values=values)
         else:
-            rows[piece.step] = Piece(
-                piece.sequence, piece.step, old.flags | piece.flags, piece.time_ns, {**old.values, **values}
-            )
+            rows[step] = Piece(piece.sequence, step, old.flags | piece.flags, piece.time_ns, {**old.values, **values})
     return list(rows.values())
 
 
@@ -87,22 +89,16 @@ def committed(rows: Iterable[Piece], open_step: int | None) -> dict[int, bool]:
         open_step: The step the stream would log to next without an explicit step, or None when the stream has ended
             (`finish`, exit and a crash commit the open row).
     """
-    return {
-        row.step: open_step is None or row.step < open_step or bool(row.flags & FLAG_COMMIT) for row in rows
-    }
+    return {row.step: open_step is None or row.step < open_step or bool(row.flags & FLAG_COMMIT) for row in rows}
 
 
 def open_step_after(pieces: Iterable[Piece], first_step: int) -> int:
     """The open step N of a stream after these pieces, by the table in DESIGN ("What `log` means")."""
     step = first_step
-    for piece in sorted(pieces, key=_sequence):
+    for piece in sorted(pieces, key=_SEQUENCE):
         # COMMIT first: a merged piece has the flags of all its parts, and a late part never commits.
         if piece.flags & FLAG_COMMIT:
             step = max(step, piece.step + 1)
         elif not piece.flags & FLAG_LATE:
             step = max(step, piece.step)
     return step
-
-
-def _sequence(piece: Piece) -> int:
-    return piece.sequence

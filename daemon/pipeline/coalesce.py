@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sdk.errors import DamageError
 from sdk.files import Buffer
 from sdk.limits import BLOCK_ROWS_BYTES_MAX
-from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, encode_map, pack, walk
+from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, map_encoder, pack, walk
 from sdk.rows import Piece, flatten, merge
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, FLAG_MERGED
 from sdk.shapes import Group, groups
@@ -101,15 +101,18 @@ def _merge(raw: Buffer, count: int, first: int, last: int, flags: int) -> Payloa
             pieces.append(Piece(record.sequence, record.step, record.flags, record.time_ns, values))
         else:
             others.append(record)
-    rows = merge(pieces)
+    encode = map_encoder()
+    packed = [(other.sequence, pack(other)) for other in others]
     keys: dict[str, int] = {}
-    for row in rows:
-        for key in row.values:
+    for sequence, step, row_flags, time_ns, values in merge(pieces):
+        for key in values:
             keys[key] = keys.get(key, 0) + 1
-        others.append(Record(row.sequence, row.step, row.flags, KIND_ROW, row.time_ns, encode_map(row.values)))
-    others.sort(key=lambda record: record.sequence)
-    merged = b"".join(map(pack, others))
-    return Payload(merged, len(others), first, last, step_min, step_max, flags | FLAG_MERGED, keys)
+        payload = encode(values)
+        head = HEADER.pack(HEADER_SIZE + len(payload), KIND_ROW, row_flags, 0, sequence, step, time_ns)
+        packed.append((sequence, head + payload))
+    packed.sort()
+    merged = b"".join([data for _, data in packed])
+    return Payload(merged, len(packed), first, last, step_min, step_max, flags | FLAG_MERGED, keys)
 
 
 def _steps(raw: Buffer) -> tuple[int, int, bool]:

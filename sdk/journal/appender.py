@@ -387,7 +387,13 @@ def open_journal(
             callback, on_first_log = on_first_log, None
             callback()
         open_step = mark[2]
-        row = open_step if step is None else step if type(step) is int and 0 <= step <= STEP_GIVEN_MAX else check_step(step)
+        row = (
+            open_step
+            if step is None
+            else step
+            if type(step) is int and 0 <= step <= STEP_GIVEN_MAX
+            else check_step(step)
+        )
         if row < open_step:
             if late_steps == "error":
                 raise UsageError(f"log() step {row} is below the open step {open_step}, and late_steps is 'error'")

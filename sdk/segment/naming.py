@@ -1,10 +1,10 @@
 """Where things are in a store: every name is made and taken apart here and nowhere else.
 
-    <store>/store.json                          format version and id of the store
-    <store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
-        history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
-        aside/                                  torn tails that recovery cut off
-    <store>/trash/<time>-<directory>/           removed runs, kept for seven days
+<store>/store.json                          format version and id of the store
+<store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
+    history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
+    aside/                                  torn tails that recovery cut off
+<store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
 
 from __future__ import annotations

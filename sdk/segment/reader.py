@@ -72,17 +72,17 @@ class SegmentReader:
         """
         self.path = path
         self._file = files.open(path)
-        try:
-            self.header = read_file_header(self._file)
-        except BaseException:
-            self._file.close()
-            raise
         self.blocks: list[Block] = []
         self.damage: list[Damage] = []
         self.key_index: dict[str, list[KeyEntry]] | None = None
         self.tail = FILE_HEADER_SIZE
         self.sealed = False
-        self.refresh()
+        try:
+            self.header = read_file_header(self._file)
+            self.refresh()
+        except BaseException:
+            self._file.close()
+            raise
 
     def refresh(self) -> list[Block]:
         """Looks for blocks that were appended since, and returns them."""
@@ -95,51 +95,60 @@ class SegmentReader:
         return self.blocks[known:]
 
     def _read_index(self) -> bool:
-        size = self._file.size
-        packed = self._file.read(size - TRAILER_SIZE, TRAILER_SIZE) if size >= TRAILER_SIZE + FILE_HEADER_SIZE else b""
-        if not is_trailer(packed, size):
+        packed = self._trailer()
+        if packed is None:
             return False
         offset, _, _, _, _, _ = TRAILER.unpack(packed)
         try:
-            block = self._block_at(offset)
-            if block is None or block.kind != KIND_INDEX:
+            index_block = self._block_at(offset)
+            if index_block is None or index_block.kind != KIND_INDEX:
                 return False
-            index = decode_map(self.payload(block))
-            self.blocks = [Block(*map(int, entry)) for entry in index["blocks"]]
-            keys = index["keys"]
-            self.key_index = None if keys is None else {k: [tuple(map(int, e)) for e in v] for k, v in keys.items()}  # type: ignore[misc]
+            index = decode_map(self.payload(index_block))
+            blocks = [_indexed_block(entry, offset) for entry in index["blocks"]]
+            keys = _indexed_keys(index["keys"], len(blocks))
         except (DamageError, KeyError, TypeError, ValueError):
             # The index only makes things faster: without it the blocks are walked.
-            self.blocks, self.key_index = [], None
             return False
-        self.tail = size
+        for block in blocks:
+            self._note(block)
+        self.key_index = keys
+        self.tail = self._file.size
         return True
+
+    def _trailer(self) -> bytes | None:
+        """The trailer, if the file ends in a good one."""
+        size = self._file.size
+        if size < FILE_HEADER_SIZE + TRAILER_SIZE:
+            return None
+        packed = self._file.read(size - TRAILER_SIZE, TRAILER_SIZE)
+        return packed if is_trailer(packed, size) else None
 
     def _walk(self) -> None:
         """Appends the blocks from `tail` on to `blocks`, skipping damage to the next good header."""
         while self.tail + BLOCK_HEADER_SIZE <= self._file.size:
-            if self._ends_here():
-                return
             block = self._block_at(self.tail)
             if block is not None and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= self._file.size:
                 self._note(block)
                 continue
             after = self._resync(self.tail + ALIGNMENT)
             if after is None:
-                return
+                break
             self.damage.append(Damage(self.path, self.tail, after.offset, "bad block header"))
             self._note(after)
-
-    def _ends_here(self) -> bool:
-        """Whether the trailer stands at `tail` (its index could not be used, so the blocks were walked)."""
-        if self._file.size - self.tail != TRAILER_SIZE:
-            return False
-        self.sealed = is_trailer(self._file.read(self.tail, TRAILER_SIZE), self._file.size)
-        return self.sealed
+        # A trailer whose index could not be used, or that was written since the last look. What is bad before it is
+        # damage, not "not yet": nobody will write there again.
+        end = self._file.size - TRAILER_SIZE
+        self.sealed = self.tail <= end and self._trailer() is not None
+        if self.sealed:
+            if self.tail < end:
+                self.damage.append(Damage(self.path, self.tail, end, "bad block header"))
+            self.tail = self._file.size
 
     def _note(self, block: Block) -> None:
         if block.flags & INCOMPATIBLE_MASK:
-            raise StoreError(f"block {block.number} of {self.path!r} has flags {block.flags:#x}: a newer version wrote it")
+            raise StoreError(
+                f"block {block.number} of {self.path!r} has flags {block.flags:#x}: a newer version wrote it"
+            )
         self.blocks.append(block)
         self.tail = block.end
 
@@ -186,6 +195,37 @@ class SegmentReader:
         self._file.close()
 
 
+def _indexed_block(entry: Any, end: int) -> Block:
+    """A block as the index tells it; the index may lie, so it must be possible between the file header and `end`."""
+    block = Block(*entry)
+    if any(type(field) is not int or field < 0 for field in block):
+        raise ValueError(f"index entry {entry!r} is not made of counts")
+    inside = FILE_HEADER_SIZE <= block.offset and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= end
+    if not inside or block.offset % ALIGNMENT or not _is_possible(block.kind, block.stored_size, block.raw_size):
+        raise ValueError(f"index entry {entry!r} cannot be a block")
+    return block
+
+
+def _indexed_keys(keys: Any, blocks: int) -> dict[str, list[KeyEntry]] | None:
+    if keys is None:
+        return None
+    if type(keys) is not dict:
+        raise ValueError("the keys of the index are no map")
+    found: dict[str, list[KeyEntry]] = {}
+    for name, entries in keys.items():
+        found[str(name)] = []
+        for index, step_min, step_max, count in entries:
+            numbers = (index, step_min, step_max, count)
+            if any(type(number) is not int for number in numbers) or not 0 <= index < blocks:
+                raise ValueError(f"index entry {numbers!r} of key {name!r} cannot be")
+            found[str(name)].append(numbers)
+    return found
+
+
+def _is_possible(kind: int, stored: int, raw: int) -> bool:
+    return stored <= BLOCK_STORED_BYTES_MAX and raw <= BLOCK_RAW_BYTES_MAX and bool(kind & ~KIND_SKIPPABLE)
+
+
 def read_file_header(file: File) -> FileHeader:
     packed = file.read(0, FILE_HEADER_SIZE)
     if len(packed) < FILE_HEADER_SIZE:
@@ -194,9 +234,13 @@ def read_file_header(file: File) -> FileHeader:
     if magic != FILE_MAGIC:
         raise DamageError(f"{file.path!r} is not a segment: it begins with {magic!r}, expected {FILE_MAGIC!r}")
     if zlib.crc32(packed[:-4]) != crc:
-        raise DamageError(f"the header of {file.path!r} is damaged: crc {zlib.crc32(packed[:-4]):#010x}, expected {crc:#010x}")
+        raise DamageError(
+            f"the header of {file.path!r} is damaged: crc {zlib.crc32(packed[:-4]):#010x}, expected {crc:#010x}"
+        )
     if major > FORMAT_MAJOR or incompatible:
-        raise StoreError(f"{file.path!r} has format {major} (flags {incompatible:#x}); this stepd reads up to {FORMAT_MAJOR}")
+        raise StoreError(
+            f"{file.path!r} has format {major} (flags {incompatible:#x}); this stepd reads up to {FORMAT_MAJOR}"
+        )
     return FileHeader(store_id, writer, number, created, crc)
 
 
@@ -208,7 +252,7 @@ def parse_block_header(packed: bytes, offset: int) -> Block | None:
         return None
     (_, kind, codec, _, stored, raw, payload_crc, records, number, stream, first, last, step_min, step_max, flags,
      previous, _, crc) = fields  # fmt: skip
-    if stored > BLOCK_STORED_BYTES_MAX or raw > BLOCK_RAW_BYTES_MAX or not kind & ~KIND_SKIPPABLE:
+    if not _is_possible(kind, stored, raw):
         return None
     return Block(
         offset, kind, codec, stored, raw, payload_crc, records, number, stream, first, last, step_min, step_max, flags,
@@ -220,6 +264,4 @@ def is_trailer(packed: bytes, file_size: int) -> bool:
     if len(packed) != TRAILER_SIZE:
         return False
     offset, size, _, _, crc, magic = TRAILER.unpack(packed)
-    return bool(
-        magic == TRAILER_MAGIC and zlib.crc32(packed[:24]) == crc and size == file_size and offset < file_size
-    )
+    return bool(magic == TRAILER_MAGIC and zlib.crc32(packed[:24]) == crc and size == file_size and offset < file_size)

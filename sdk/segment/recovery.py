@@ -56,11 +56,16 @@ def recover(files: Files, path: str) -> Recovered:
     finally:
         reader.close()
     file = files.open(path, write=True)
-    torn = file.size - tail
-    if torn > 0:
-        _keep_aside(files, path, tail, file.read(tail, min(torn, _ASIDE_BYTES_MAX)))
-        file.truncate(tail)
-    SegmentWriter.reopen(file, read_file_header(file), blocks).seal()
+    try:
+        torn = file.size - tail
+        if torn > 0:
+            _keep_aside(files, path, tail, file.read(tail, min(torn, _ASIDE_BYTES_MAX)))
+            file.truncate(tail)
+        elif torn < 0:  # the last block is whole but for its padding, and what follows must be aligned
+            file.append([bytes(-torn)])
+        SegmentWriter.reopen(file, read_file_header(file), blocks).seal()
+    finally:
+        file.close()
     return Recovered(blocks, max(torn, 0), damage, False)
 
 
@@ -89,5 +94,3 @@ def _size(files: Files, path: str) -> int:
         return file.size
     finally:
         file.close()
-
-

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import compression
 from ..files import Buffer, File, Files
-from ..limits import BLOCK_RAW_BYTES_MAX
+from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX
 from ..record import encode_map
 from .format import (
     ALIGNMENT,
@@ -130,6 +130,10 @@ class SegmentWriter:
             codec, packed = compression.compress(parts[0] if len(parts) == 1 else b"".join(parts))
             parts = [packed]
         stored_size = sum(map(len, parts))
+        if stored_size > BLOCK_STORED_BYTES_MAX:
+            raise ValueError(
+                f"block payload takes {stored_size} bytes, readers accept at most {BLOCK_STORED_BYTES_MAX}"
+            )
         crc = 0
         for part in parts:
             crc = zlib.crc32(part, crc)

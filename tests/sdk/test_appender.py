@@ -173,7 +173,9 @@ def test_the_table(made: list[Any], first: int, late_steps: str) -> None:
     model = Model(first, late_steps)
     stored = []
     for number, (relation, distance, commit, form, wide) in enumerate(made):
-        step = {"none": None, "equal": model.open, "greater": model.open + distance, "less": model.open - distance}[relation]
+        step = {"none": None, "equal": model.open, "greater": model.open + distance, "less": model.open - distance}[
+            relation
+        ]
         if step is not None and step < 0:
             continue
         data, plain = payload(form, number)
@@ -242,7 +244,10 @@ def test_steps_that_are_errors(step: Any, error: type[Exception], data: Any) -> 
     log_journal, reader = journal(misuse="warn", on_notice=lambda topic, text: told.append((topic, text)))
     log_journal.log(data, step=step)
     log_journal.log(data, step=step)
-    assert [(e.step, e.flags) for e in reader.take()] == [(0, FLAG_COMMIT | FLAG_MARKED), (1, FLAG_COMMIT | FLAG_MARKED)]
+    assert [(e.step, e.flags) for e in reader.take()] == [
+        (0, FLAG_COMMIT | FLAG_MARKED),
+        (1, FLAG_COMMIT | FLAG_MARKED),
+    ]
     assert [topic for topic, _ in told] == ["misuse"]
     assert "step" in log_journal.left_out()
 
@@ -260,7 +265,9 @@ def test_after_the_largest_step_log_still_works() -> None:
 # -- errors of use ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [None, [("a", 1)], "a", 1, {1: 2}, {"a": object()}, {"a": 2**64}, {"a": {"b": {1, object()}}}])
+@pytest.mark.parametrize(
+    "data", [None, [("a", 1)], "a", 1, {1: 2}, {"a": object()}, {"a": 2**64}, {"a": {"b": {1, object()}}}]
+)
 def test_errors_of_use_store_nothing(data: Any) -> None:
     """They raise, and the stream stands where it stood."""
     log_journal, reader = journal()
@@ -309,7 +316,11 @@ def test_the_callers_dict_is_never_changed() -> None:
         assert repr(data) == before
 
 
-@given(st.dictionaries(st.text(max_size=5), st.floats() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.none(), max_size=8))
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.floats() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.none(), max_size=8
+    )
+)
 def test_fast_and_slow_path_store_the_same(data: dict[str, Any]) -> None:
     """One foreign value must not change how the others are stored."""
     fast, fast_reader = journal(64 * KIB)
@@ -537,7 +548,11 @@ def test_a_quiet_loop_still_reports_its_gap() -> None:
     assert [e.kind for e in reader.take()] == [KIND_ROW]
 
 
-@given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["log", "wide", "step", "take", "gap", "meta"])), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 400), st.sampled_from(["log", "wide", "step", "take", "gap", "meta"])), max_size=60
+    )
+)
 def test_accepted_and_refused_add_up(actions: list[tuple[int, str]]) -> None:
     """Random logging into a tiny ring: every call is stored or counted, GAP records and header page together tell all."""
     log_journal, reader = journal(2 * KIB)
@@ -554,7 +569,9 @@ def test_accepted_and_refused_add_up(actions: list[tuple[int, str]]) -> None:
             attempts += 1
             if action == "wide":
                 data = {"w": {str(i): bytes(size % 60) for i in range(5)}, "last": attempts}
-            log_journal.log({**data, "n": attempts}, **({"step": log_journal.mark()[2] + 1} if action == "step" else {}))
+            log_journal.log(
+                {**data, "n": attempts}, **({"step": log_journal.mark()[2] + 1} if action == "step" else {})
+            )
     entries += reader.take()
     words = log_journal.ring.words
     numbers = [e.values["n"] for e in entries if "n" in e.values]
@@ -762,7 +779,11 @@ def test_a_forked_child_goes_on_in_its_own_ring(tmp_path: Path) -> None:
 
     def make(open_step: int) -> tuple[Ring, dict[str, Any], Callable[[], None]]:
         assert open_step == 3
-        return Ring.create(str(tmp_path), "d" * 16, 2, CAPACITY_MIN, {})[0], {"stream": {"kind": "fork"}}, lambda: started.append(1)
+        return (
+            Ring.create(str(tmp_path), "d" * 16, 2, CAPACITY_MIN, {})[0],
+            {"stream": {"kind": "fork"}},
+            lambda: started.append(1),
+        )
 
     def work() -> None:
         log_journal.bind_child(make)
@@ -977,7 +998,9 @@ def test_ten_thousand_interrupts(alarm: Callable[[Any], None]) -> None:
 
 
 @pytest.mark.stress
-def test_interrupts_while_inner_calls_are_appended(alarm: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupts_while_inner_calls_are_appended(
+    alarm: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Calls put off by a call that is then interrupted are stored once, by a later call."""
     log_journal, reader = journal(64 * KIB)
     inner = itertools.count(1)

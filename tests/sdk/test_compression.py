@@ -27,7 +27,12 @@ def test_what_was_compressed_comes_back(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("raw", "codec"),
-    [(b"a" * (SMALL - 1), CODEC_NONE), (b"a" * SMALL, CODEC_LZ4), (os.urandom(SMALL * 4), CODEC_NONE), (b"", CODEC_NONE)],
+    [
+        (b"a" * (SMALL - 1), CODEC_NONE),
+        (b"a" * SMALL, CODEC_LZ4),
+        (os.urandom(SMALL * 4), CODEC_NONE),
+        (b"", CODEC_NONE),
+    ],
 )
 def test_only_what_shrinks_is_compressed(raw: bytes, codec: int) -> None:
     """Below the smallest size, and where lz4 would not save a sixteenth, the same object is returned, not a copy."""

@@ -200,7 +200,9 @@ def test_every_flipped_bit_of_the_header_page(tmp_path: Path) -> None:
     """A flip in the static part is damage; one in a word gives records that were written, in order, or damage."""
     path, _ = dead_ring(tmp_path, 6, release=2)
     original = Path(path).read_bytes()
-    whole = {r.sequence: bytes(r.payload) for r in walk(original[HEADER_BYTES:][: struct.unpack_from("<Q", original)[0]])}
+    whole = {
+        r.sequence: bytes(r.payload) for r in walk(original[HEADER_BYTES:][: struct.unpack_from("<Q", original)[0]])
+    }
     identity = len(b"\x81\xa3run\xa1r")
     places = [*range(WORDS * 8), *range(STATIC_OFFSET, STATIC_OFFSET + STATIC.size + identity)]
     for at in places:
@@ -217,7 +219,9 @@ def test_every_flipped_bit_of_the_header_page(tmp_path: Path) -> None:
                 assert at < STATIC_OFFSET
                 found = list(walk(drained.records))
                 assert all(whole.get(r.sequence) == bytes(r.payload) for r in found)
-                assert [r.sequence for r in found] == list(range(drained.first, drained.last + 1))[: drained.record_count]
+                assert [r.sequence for r in found] == list(range(drained.first, drained.last + 1))[
+                    : drained.record_count
+                ]
             with open(path, "r+b") as file:
                 file.seek(at)
                 file.write(original[at : at + 1])
@@ -300,7 +304,9 @@ def test_hostile_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, 
     magic, version, zero, size, _, stream, _ = STATIC.unpack_from(page, STATIC_OFFSET)
     static = STATIC.pack(magic, version, zero, size, capacity, stream, 0)[:-4]
     text = page[STATIC_OFFSET + STATIC.size : STATIC_OFFSET + STATIC.size + size]
-    page[STATIC_OFFSET : STATIC_OFFSET + STATIC.size] = static + zlib.crc32(text, zlib.crc32(static)).to_bytes(4, "little")
+    page[STATIC_OFFSET : STATIC_OFFSET + STATIC.size] = static + zlib.crc32(text, zlib.crc32(static)).to_bytes(
+        4, "little"
+    )
     struct.pack_into("<Q", page, WORD_HEAD * 8, head)
     Path(path).write_bytes(page)
     try:

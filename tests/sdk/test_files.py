@@ -87,7 +87,12 @@ def test_create_is_exclusive_private_and_follows_no_link(tmp_path: Path) -> None
         DISK.make_directory(str(tmp_path / "a" / "b"))
     finally:
         os.umask(old)
-    assert (mode(tmp_path / "f"), mode(tmp_path / "a" / "b")) == (0o600, 0o700)
+    assert (mode(tmp_path / "f"), mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o600, 0o700, 0o700)
+    DISK.make_directory(str(tmp_path / "c" / "d") + "/")
+    with pytest.raises(FileExistsError):
+        DISK.make_directory(str(tmp_path / "f"))
+    with pytest.raises(NotADirectoryError):
+        DISK.make_directory(str(tmp_path / "f" / "g"))
     with pytest.raises(FileExistsError):
         DISK.create(str(tmp_path / "f"))
     (tmp_path / "link").symlink_to(tmp_path / "f")

@@ -77,7 +77,15 @@ def test_different_ids_have_different_directories(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("run_id", "directory"),
-    [("abc-1_x", "abc-1_x"), ("A", "%41"), (".", "%2e"), ("..", "%2e%2e"), ("-x", "%2dx"), ("_x", "%5fx"), ("é", "%c3%a9")],
+    [
+        ("abc-1_x", "abc-1_x"),
+        ("A", "%41"),
+        (".", "%2e"),
+        ("..", "%2e%2e"),
+        ("-x", "%2dx"),
+        ("_x", "%5fx"),
+        ("é", "%c3%a9"),
+    ],
 )
 def test_known_directories_stay_the_same(run_id: str, directory: str) -> None:
     """Directories of existing stores must be found by every later version."""

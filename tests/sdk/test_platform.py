@@ -104,7 +104,9 @@ def test_release_frees_the_lock_while_the_process_lives(tmp_path: Path, children
     assert os.path.exists(path)
 
 
-def test_one_process_never_holds_a_lock_twice_and_never_loses_it_by_asking(tmp_path: Path, children: list[Child]) -> None:
+def test_one_process_never_holds_a_lock_twice_and_never_loses_it_by_asking(
+    tmp_path: Path, children: list[Child]
+) -> None:
     """A record lock falls with any close of the file in its process, so asking must not open it."""
     path = str(tmp_path / "lock")
     lock = platform.hold_lock(path)
@@ -219,7 +221,9 @@ def test_a_directory_that_others_could_use_is_refused(
     assert caught.value.hint
 
 
-def test_the_runtime_directory_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_runtime_directory_does_not_depend_on_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """ssh, cron and a batch job must find the same socket, so TMPDIR and XDG_RUNTIME_DIR count for nothing."""
     path = platform.runtime_directory()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -358,7 +362,9 @@ def test_a_detached_process_is_nobodys_child(tmp_path: Path) -> None:
     assert facts["sid"] == starter
     assert facts["ppid"] != os.getpid()
     assert facts["cwd"] == "/"
-    assert {n: t for n, t in facts["descriptors"].items() if not t.startswith("/proc/")} == dict.fromkeys("012", "/dev/null")
+    assert {n: t for n, t in facts["descriptors"].items() if not t.startswith("/proc/")} == dict.fromkeys(
+        "012", "/dev/null"
+    )
     assert facts["arguments"] == [target, "two words"]
     assert facts["environment"].get("STEPD_DIR") == "/s"
     assert not [name for name in facts["environment"] if name.startswith(linux._DROPPED_PREFIXES)]

@@ -34,9 +34,16 @@ from sdk.record import (
 )
 
 scalars = (
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=40) | st.binary(max_size=40)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=40)
+    | st.binary(max_size=40)
 )
-plain = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4))
+plain = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+)
 maps = st.dictionaries(st.text(max_size=40), plain, max_size=20)
 records = st.builds(
     Record,
@@ -172,7 +179,9 @@ def test_nested_maps_with_other_keys_are_readable() -> None:
     assert decode_map(packed) == values
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u8", "?", "c8", "c16", "M8[ns]", "V3"])
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u8", "?", "c8", "c16", "M8[ns]", "V3"]
+)
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (0,), (2, 0, 3), (1, 1, 2)])
 def test_tensors_come_back_bit_for_bit(dtype: str, shape: tuple[int, ...]) -> None:
     """Same dtype, shape and bytes, writable, and not borrowed from the payload."""

@@ -12,9 +12,18 @@ from sdk.limits import NESTING_MAX
 from sdk.record import FLAG_COMMIT, FLAG_LATE, FLAG_MARKED, decode_map, encode_map
 from sdk.rows import Piece, committed, flatten, merge, open_step_after
 
-leaf = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.lists(st.integers(-9, 9), max_size=2)
+leaf = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.lists(st.integers(-9, 9), max_size=2)
+)
 key = st.sampled_from(["a", "b", "c", "a.b", "a.b.c", ""])
-values = st.dictionaries(key, st.recursive(leaf, lambda inner: st.dictionaries(key, inner, max_size=3), max_leaves=6), max_size=4)
+values = st.dictionaries(
+    key, st.recursive(leaf, lambda inner: st.dictionaries(key, inner, max_size=3), max_leaves=6), max_size=4
+)
 
 
 @st.composite
@@ -137,7 +146,12 @@ def test_only_the_open_row_is_not_committed(pieces: list[Piece]) -> None:
 
 def test_flatten_rules() -> None:
     """Dotted names, text of other keys, empty dicts stay, lists are values, the later of two equal names wins."""
-    assert flatten({"a": {"b": 1, 2: {"c": 3}}, "d": {}, "e": [{"f": 1}]}) == {"a.b": 1, "a.2.c": 3, "d": {}, "e": [{"f": 1}]}
+    assert flatten({"a": {"b": 1, 2: {"c": 3}}, "d": {}, "e": [{"f": 1}]}) == {
+        "a.b": 1,
+        "a.2.c": 3,
+        "d": {},
+        "e": [{"f": 1}],
+    }
     assert list(flatten({"a.b": 1, "x": 0, "a": {"b": 2}}).items()) == [("x", 0), ("a.b", 2)]
     assert flatten({"a": {"b": 2}, "a.b": 1}) == {"a.b": 1}
     assert flatten({"a": {1: "int", "1": "text"}}) == {"a.1": "text"}

@@ -42,7 +42,15 @@ def write(path: Path, payloads: list[bytes] = PAYLOADS, *, seal: bool = True) ->
     writer = SegmentWriter.create(DISK, str(path), HEADER)
     for i, payload in enumerate(payloads):
         writer.append(
-            KIND_ROWS, payload, stream=7, first=i * 10, last=i * 10 + 9, records=10, step_min=i, step_max=i + 1, keys={"a": 10}
+            KIND_ROWS,
+            payload,
+            stream=7,
+            first=i * 10,
+            last=i * 10 + 9,
+            records=10,
+            step_min=i,
+            step_max=i + 1,
+            keys={"a": 10},
         )
     blocks = list(writer.blocks)
     if seal:
@@ -213,7 +221,9 @@ def test_damage_larger_than_the_window_of_the_search(tmp_path: Path, monkeypatch
         reader.close()
 
 
-@pytest.mark.parametrize("lost", ["trailer", "half trailer", "index", "index header", "index payload", "trailing bytes"])
+@pytest.mark.parametrize(
+    "lost", ["trailer", "half trailer", "index", "index header", "index payload", "trailing bytes"]
+)
 def test_without_its_index_nothing_is_lost(tmp_path: Path, lost: str) -> None:
     """The index is an accelerator only: deleted, cut, spoilt or followed by other bytes, all blocks are read."""
     path = tmp_path / "s"
@@ -406,7 +416,9 @@ def test_a_trailer_that_lies_is_not_believed(tmp_path: Path, offset: int) -> Non
 
 def test_unknown_kinds(tmp_path: Path) -> None:
     """A skippable kind of a later version does not stop the reader from what follows it."""
-    data = pack_file_header(HEADER) + block_bytes(b"from later", kind=KIND_SKIPPABLE | 77) + block_bytes(b"real", number=1)
+    data = (
+        pack_file_header(HEADER) + block_bytes(b"from later", kind=KIND_SKIPPABLE | 77) + block_bytes(b"real", number=1)
+    )
     (tmp_path / "s").write_bytes(data)
     reader = opened(tmp_path / "s")
     assert [b.kind for b in reader.blocks] == [KIND_SKIPPABLE | 77, KIND_ROWS]

@@ -26,7 +26,7 @@ from sdk.segment.recovery import _ASIDE_BYTES_MAX, recover
 from sdk.segment.writer import SegmentWriter
 
 HEADER = FileHeader(b"s" * 16, 0xABC, 3, 10**18)
-PAYLOADS = [b"first", b"second payload", b"the third one, whose end is torn"]
+PAYLOADS = [b"first", b"second payload", b"the third one, whose end is torn!"]
 
 
 def write(path: Path, payloads: list[bytes] = PAYLOADS) -> list[Block]:

@@ -124,7 +124,27 @@ def test_subclasses_of_plain_types_become_plain(value: Any) -> None:
     assert found == value
 
 
-DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "g", "c8", "c16", "U3", "S3", "M8[s]", "m8[s]"]
+DTYPES = [
+    "?",
+    "i1",
+    "i2",
+    "i4",
+    "i8",
+    "u1",
+    "u2",
+    "u4",
+    "u8",
+    "f2",
+    "f4",
+    "f8",
+    "g",
+    "c8",
+    "c16",
+    "U3",
+    "S3",
+    "M8[s]",
+    "m8[s]",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -166,7 +186,9 @@ def test_the_largest_array_that_is_stored_inline() -> None:
     """16 KiB is stored; one element more is an error that names key, shape and dtype."""
     count = INLINE_TENSOR_BYTES_MAX // 4
     assert stored(numpy.ones(count, "f4")).size == count
-    with pytest.raises(ValueError, match=rf"'k' is an array of {4 * count + 4} bytes \(shape \({count + 1},\), dtype float32\)"):
+    with pytest.raises(
+        ValueError, match=rf"'k' is an array of {4 * count + 4} bytes \(shape \({count + 1},\), dtype float32\)"
+    ):
         plain({"k": numpy.ones(count + 1, "f4")})
 
 

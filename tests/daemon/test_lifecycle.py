@@ -1,0 +1,117 @@
+"""daemon.lifecycle: the lock, and when a daemon leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.lifecycle import Leaving, on_termination, take_store
+from sdk import platform
+from sdk.location import StoreIdentity
+from sdk.transport import lock_path
+from tests.serving import temporary_store
+
+
+@pytest.fixture
+def store() -> Iterator[StoreIdentity]:
+    with temporary_store() as made:
+        yield made
+
+
+def leaving(*, persistent: bool = False) -> Leaving:
+    return Leaving(100.0, persistent=persistent, idle_seconds=60.0, drain_seconds=25.0)
+
+
+def test_one_process_serves_a_store(store: StoreIdentity) -> None:
+    """The lock's file says who; a second taker gets None, also in the same process; a release lets the next one in."""
+    lock = take_store(store.path, "0.1.0")
+    assert lock is not None
+    with open(lock_path(store.path), encoding="utf-8") as file:
+        facts = json.load(file)
+    # Reading the file dropped our lock, as POSIX wants it: which is why nobody may do so who holds it.
+    assert (facts["pid"], facts["store"], facts["version"]) == (os.getpid(), store.path, "0.1.0")
+    assert take_store(store.path, "0.1.0") is None
+    lock.release()
+    again = take_store(store.path, "0.1.0")
+    assert again is not None
+    again.release()
+
+
+def test_another_process_sees_the_lock(store: StoreIdentity) -> None:
+    """And a stale file without a holder means nothing."""
+    question = f"from sdk import platform; print(platform.lock_owner({lock_path(store.path)!r}))"
+
+    def seen_from_outside() -> str:
+        return subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
+
+    lock = take_store(store.path, "0.1.0")
+    assert lock is not None
+    assert seen_from_outside() == str(os.getpid())
+    lock.release()
+    assert os.path.exists(lock_path(store.path))
+    assert seen_from_outside() == "None"
+    assert not platform.is_locked(lock_path(store.path))
+
+
+def test_idle() -> None:
+    """It leaves when nobody has needed it for `idle_seconds`."""
+    idle = leaving()
+    assert not idle.is_due(159.0, living_trainers=False)
+    idle.note(150.0, living_trainers=True)
+    idle.note(170.0, living_trainers=False)
+    assert not idle.is_due(209.0, living_trainers=False)
+    assert idle.is_due(210.0, living_trainers=False)
+
+
+def test_one_that_was_started_by_a_user_stays() -> None:
+    """Also when it becomes so later (`stepd start` finds one that init started)."""
+    assert not leaving(persistent=True).is_due(1e9, living_trainers=False)
+    later = leaving()
+    later.persistent = True
+    assert not later.is_due(1e9, living_trainers=False)
+
+
+def test_stop_is_at_once() -> None:
+    """Whatever lives."""
+    stopped = leaving(persistent=True)
+    stopped.stop()
+    assert stopped.is_due(100.0, living_trainers=True)
+
+
+def test_terminated_with_living_trainers_it_serves_a_little_longer() -> None:
+    """25 s for a scheduler that ends the whole job, and no longer than they live."""
+    ended = leaving(persistent=True)
+    ended.terminate(200.0)
+    assert ended.is_terminated
+    assert not ended.is_due(224.0, living_trainers=True)
+    assert ended.is_due(224.0, living_trainers=False)
+    assert ended.is_due(225.0, living_trainers=True)
+
+
+def test_a_second_signal_ends_it() -> None:
+    """Whoever presses Ctrl-C twice means it."""
+    ended = leaving()
+    ended.terminate(200.0)
+    ended.terminate(201.0)
+    assert ended.is_due(201.0, living_trainers=True)
+
+
+def test_signals_call_back() -> None:
+    """SIGTERM, SIGINT and SIGHUP all ask it to leave."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    seen: list[int] = []
+    try:
+        on_termination(lambda: seen.append(1))
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+    assert len(seen) == 3
