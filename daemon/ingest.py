@@ -135,6 +135,9 @@ class Ingest:
         before = os.umask(0o077)
         try:
             socket.bind(f"ipc://{path}")
+        except BaseException:
+            socket.close(linger=0)
+            raise
         finally:
             os.umask(before)
         self._socket, self._path = socket, path
@@ -468,7 +471,7 @@ class Ingest:
             finally:
                 lock.release()
         for stream, state in list(self.streams.items()):
-            if not state.ring or not os.path.exists(state.ring):
+            if not _is_ring(state.ring, digest) or not os.path.exists(state.ring):
                 living = self._end_without_ring(stream, state, now) or living
         return living
 

@@ -90,14 +90,21 @@ class Server:
             ring_is_locked(self._settings.shared_memory_dir, self._digest),
         )
         _log.info("serving %s, pid %d, version %s", self._store.path, os.getpid(), __version__)
-        while not self._leaving.is_due(clock.monotonic(), living_trainers=self._living):
+        while not (self._is_due() and self._is_still_due()):
             self.tick()
         _log.info("leaving")
-        # What came in before the socket's file goes is still taken; rings are looked at once more, then we are gone.
-        self._ingest.receive(clock.monotonic())
+        # Rings are looked at once more, then we are gone.
         if self._store_is_there():
             self._ingest.look_for_dead(clock.monotonic())
         self._ingest.close()
+
+    def _is_due(self) -> bool:
+        return self._leaving.is_due(clock.monotonic(), living_trainers=self._living)
+
+    def _is_still_due(self) -> bool:
+        """Takes what came in meanwhile: a `stay` that is answered must be kept."""
+        self._ingest.receive(clock.monotonic())
+        return self._is_due()
 
     def tick(self) -> None:
         """Takes what is there, writes what is due, waits for more."""
@@ -118,8 +125,7 @@ class Server:
             return
         self._living = self._ingest.look_for_dead(now)
         self._leaving.note(now, living_trainers=self._living)
-        if now - self._checked_at > _GC_THRESHOLDS = (200_000, 20, 20)
-_SOCKET_CHECK_SECONDS:
+        if now - self._checked_at > _SOCKET_CHECK_SECONDS:
             self._checked_at = now
             self._check_endpoint()
 

@@ -316,7 +316,7 @@ class Run(RunCompat):
         """(key, steps, values) of the series worth showing: all values of a short run, an even sample of a long one."""
         try:
             reader = self._read(self._store.path, self.id)
-            keys = _greeting.choose_keys(reader.keys(), {name: metric.facts() for name, metric in self._metrics.items()})
+            keys = _greeting.choose_keys(reader.keys(quick=not exact), {name: metric.facts() for name, metric in self._metrics.items()})
             if exact:
                 whole = {key: reader.series(key) for key in keys}
                 found = {key: (series.step, series.value) for key, series in whole.items()}

@@ -30,7 +30,7 @@ from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
 from .journal.appender import Journal
-from .limits import BATCH_BYTES_MAX, KIB, WIRE_VERSION, WIRE_VERSION_MIN
+from .limits import BATCH_BYTES_MAX, KIB, MIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
 from .platform import boot_id, host_name, is_locked
 from .settings import Settings
@@ -52,6 +52,8 @@ from .wire.messages import (
 from .wire.session import Outbox, Span, span_between
 
 WAKE_SECONDS_MIN = 0.005
+# More than one message is waiting: 200 MB/s, as a loop of wide rows makes them, need 50 messages a second.
+WAKE_SECONDS_FULL = 0.001
 WAKE_SECONDS_MAX = 0.05
 _BUSY_BYTES = 256 * KIB
 # No ack for so long while bytes are in flight, or no Welcome: close the socket and open a new one.
@@ -63,6 +65,8 @@ _SPOOL_INTERVAL_SECONDS = 1.0
 _LIVENESS_SECONDS = 0.1
 # When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
 _RESTART_SECONDS_MAX = 300.0
+# Limit: what `finish` forces to the disk itself: 50 ms at 300 MB/s. More is left to the kernel, and the receipt says so.
+_SYNC_BYTES_MAX = 16 * MIB
 _SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
 # After a Reject that a new Hello may mend. One that it cannot waits `_RESTART_SECONDS_MAX`; records go to the spool.
 _REJECTED_SECONDS = 0.1
@@ -108,6 +112,7 @@ class Sender:
         self._credit_limit = BATCH_BYTES_MAX
         now = clock.monotonic()
         self._heard = now
+        self._spooled_since_hello = False
         self._waiting_since: float | None = None  # when the oldest message went out that nothing has answered
         self._contact = now  # when a daemon last answered, or we began to look for one
         self._restart_pause = settings.restart_seconds
@@ -209,6 +214,8 @@ class Sender:
         self.cpu_seconds = clock.cpu()
 
     def _next_delay(self, found: int) -> float:
+        if found > BATCH_BYTES_MAX:
+            return WAKE_SECONDS_FULL
         if found > _BUSY_BYTES or self._flush_wanted > self._outbox.stored_sequence:
             return WAKE_SECONDS_MIN
         return min(self._delay * 1.5, WAKE_SECONDS_MAX)
@@ -248,19 +255,30 @@ class Sender:
             return
         try:
             self._connection = Connection(endpoint_path(self._store.path))
-            ring = self._journal.ring.path or ""
-            self._connection.send(
-                Hello(
-                    WIRE_VERSION_MIN, WIRE_VERSION, self._stream, self._run_id, self._store.id,
-                    self._outbox.stored_sequence, ring, os.getpid(), self._version,
-                    {"batch_bytes_max": BATCH_BYTES_MAX},
-                )
-            )  # fmt: skip
         except (Error, OSError):
             self._disconnect()
             return
+        self._greet(now)
+
+    def _greet(self, now: float) -> None:
+        """Says Hello, first in a session or again in the same one, after records went another way than to the daemon."""
+        assert self._connection is not None
+        ring = self._journal.ring.path or ""
+        hello = Hello(
+            WIRE_VERSION_MIN, WIRE_VERSION, self._stream, self._run_id, self._store.id, self._outbox.stored_sequence,
+            ring, os.getpid(), self._version, {"batch_bytes_max": BATCH_BYTES_MAX},
+        )  # fmt: skip
+        try:
+            sent = self._connection.send(hello)
+        except (Error, OSError):
+            sent = False
+        if not sent:
+            self._disconnect()
+            return
         self._state = _GREETED
-        self._waiting_since = now
+        self._spooled_since_hello = False
+        if self._waiting_since is None:
+            self._waiting_since = now
 
     def _is_lost(self, now: float) -> bool:
         """Whether what is in flight will not be answered: too long a silence, or the daemon's process is gone."""
@@ -295,6 +313,10 @@ class Sender:
 
     def _handle(self, message: Message, now: float) -> None:
         if isinstance(message, Welcome):
+            if self._spooled_since_hello:
+                self._greet(now)
+                if self._connection is None:
+                    return
             self._outbox.open(message.credit)
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE
@@ -368,8 +390,12 @@ class Sender:
         urgent = self._state != _LIVE and self._flush_wanted > self._outbox.stored_sequence
         stuck = self._state == _LIVE and self._stuck
         if waiting and (full or old or urgent or stuck) and now >= self._spool_trouble_until:
-            self._disconnect()
             self._spool_all(now)
+            # The session goes on: a new one would cost 60 ms beside a busy loop, in which the ring fills again. What is
+            # in flight arrives before this Hello and is a duplicate; its Welcome says that the daemon is through with it.
+            self._spooled_since_hello = True
+            if self._state == _LIVE:
+                self._greet(now)
 
     def _spool_all(self, now: float) -> bool:
         """Moves everything in the ring to the spool; whether all of it is stored now."""
@@ -382,7 +408,8 @@ class Sender:
             stored = self._outbox.stored
             while boundaries and boundaries[0][0] <= stored[0]:
                 boundaries.popleft()
-            span = span_between(stored, boundaries, self._journal.mark(), BATCH_BYTES_MAX, at_least_one=True)
+            # One block for all there is: checksum and write each give the GIL away, whatever their size.
+            span = span_between(stored, boundaries, self._journal.mark(), self._journal.ring.capacity, at_least_one=True)
             if span is None:
                 return True
             size = span.end - span.start
@@ -438,7 +465,8 @@ class Sender:
             self._disconnect()
             stored = self._spool_all(clock.monotonic())
             self._finish_state = "spool" if stored else "ring"
-        if self._spool.is_open and self._spool.seal() and self._finish_state == "spool":
+        small = self._spool.bytes_written <= _SYNC_BYTES_MAX
+        if self._spool.is_open and self._spool.seal(sync=small) and small and self._finish_state == "spool":
             self._outbox.synced = self._outbox.stored_sequence
         self._disconnect()
         if self._starter:

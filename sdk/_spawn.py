@@ -27,9 +27,16 @@ for entry in reversed(sys.argv.pop(1).split({os.pathsep!r})):
     sys.path.insert(0, entry)
 from sdk.platform import detach_from_starter
 detach_from_starter()
-import daemon
-assert daemon.__file__.startswith(sys.path[0]), daemon.__file__
-from daemon.server import main
+try:
+    import daemon
+    assert daemon.__file__.startswith(sys.path[0]), daemon.__file__
+    from daemon.server import main
+except BaseException:
+    # Nobody sees our stderr: what keeps a daemon from starting must stand where `stepd status --log` looks.
+    import os, traceback
+    with open(os.path.join(sys.argv[2], "daemon.log"), "a") as log:
+        traceback.print_exc(file=log)
+    raise
 main(sys.argv[1:])
 """
 
@@ -101,4 +108,4 @@ def ensure(store: str, *, timeout: float, shared_memory_dir: str, persistent: bo
         with contextlib.suppress(CommError):
             return request(store, "stay" if persistent else "status", timeout=min(1.0, timeout))
         clock.pause(0.01)
-    raise CommError(f"no daemon came up for {store} within {timeout:g} s", hint="stepd start --foreground")
+    raise CommError(f"no daemon came up for {store} within {timeout:g} s", hint="stepd status --log; stepd start --foreground")

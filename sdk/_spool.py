@@ -63,7 +63,7 @@ def _drain_one(files: Files, store: StoreIdentity, path: str) -> bool:
         spool.append(stream, span, [drained.records], BATCH_HAS_PIECES | BATCH_HAS_META)
     if drained.gap is not None:
         spool.append_gap(stream, drained.gap)
-    if spool.seal():
+    if spool.seal(sync=True):
         os.unlink(path)
         return True
     return False
@@ -152,15 +152,20 @@ class Spool:
     def is_open(self) -> bool:
         return self._segment is not None
 
-    def seal(self) -> bool:
-        """Ends the current segment and forces it to the disk; False where the disk refuses (recovery seals it then)."""
+    def seal(self, *, sync: bool = False) -> bool:
+        """Ends the current segment; False where the disk refuses (recovery seals it then).
+
+        Args:
+            sync: Also force it to the disk. Not while a loop logs: that can take seconds, in which the ring fills.
+        """
         segment, self._segment = self._segment, None
         if segment is None:
             return True
         try:
             segment.seal(close=False)
-            segment.sync()
-            self._files.sync_directory(self._directory)
+            if sync:
+                segment.sync()
+                self._files.sync_directory(self._directory)
         except OSError:
             return False
         finally:

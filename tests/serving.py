@@ -137,6 +137,9 @@ class Held:
     Attributes:
         blocks: Every block with its segment's reader, in order of file name.
         records: (stream, record) of every ROWS block.
+        maps: Every other block that readers look into, with its map; `first_maps`: that of each segment's first block.
+        numbers: Block numbers, in order of file name.
+        unsealed: Names of segments without a trailer.
     """
 
     def __init__(self, store: str, run: str) -> None:
@@ -165,6 +168,8 @@ class Held:
                 self.maps.append((block, reader.read_map(block)))
                 if not index:
                     self.first_maps.append(self.maps[-1][1])
+        if reader.sealed and reader.key_index is not None:
+            self.numbers.append(reader.blocks[-1].number + 1)  # INDEX does not list itself
         reader.close()
 
     def rows_blocks(self, stream: int) -> list[Block]:

@@ -88,8 +88,8 @@ def _writer_is_dead(reader: SegmentReader, own_lock: str, is_stream_alive: Calla
     first = reader.blocks[0] if reader.blocks else None
     if first is None or first.kind != KIND_META:
         return False
-    writer: dict[str, Any] = reader.read_map(first).get("writer") or {}
-    if writer.get("host") != platform.host_name():
+    writer: Any = reader.read_map(first).get("writer")
+    if type(writer) is not dict or writer.get("host") != platform.host_name():
         return False
     if writer.get("boot_id") != platform.boot_id():
         return True

@@ -200,7 +200,7 @@ def _indexed_block(entry: Any, end: int) -> Block:
     block = Block(*entry)
     if any(type(field) is not int or field < 0 for field in block):
         raise ValueError(f"index entry {entry!r} is not made of counts")
-    inside = FILE_HEADER_SIZE <= block.offset and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= end
+    inside = block.offset >= FILE_HEADER_SIZE and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= end
     if not inside or block.offset % ALIGNMENT or not _is_possible(block.kind, block.stored_size, block.raw_size):
         raise ValueError(f"index entry {entry!r} cannot be a block")
     return block

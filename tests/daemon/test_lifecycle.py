@@ -7,21 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-
-import pytest
 
 from daemon.lifecycle import Leaving, on_termination, take_store
 from sdk import platform
 from sdk.location import StoreIdentity
 from sdk.transport import lock_path
-from tests.serving import temporary_store
-
-
-@pytest.fixture
-def store() -> Iterator[StoreIdentity]:
-    with temporary_store() as made:
-        yield made
 
 
 def leaving(*, persistent: bool = False) -> Leaving:

@@ -174,7 +174,7 @@ def test_payload_cut_at_every_byte_and_with_trailing_bytes() -> None:
 
 def test_nested_maps_with_other_keys_are_readable() -> None:
     """Whatever the packer accepted as a key of a nested map, a tuple too, must not make the record unreadable."""
-    values = {"a": {1: "one", None: "none", 2.5: "float", True: "yes", b"b": "bytes", (1, (2, 3)): "tuple"}}
+    values = {"a": {1: "one", None: "none", 2.5: "float", False: "no", b"b": "bytes", (1, (2, 3)): "tuple"}}
     packed = msgpack.packb(values)
     assert decode_map(packed) == values
 

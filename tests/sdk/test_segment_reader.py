@@ -364,12 +364,18 @@ def test_hostile_sizes_are_refused_before_allocation(tmp_path: Path) -> None:
     reader.close()
 
 
+def entry_of(offset: int, stored: Any, raw: Any = 4) -> list[Any]:
+    """A block's entry in the index."""
+    return [offset, KIND_ROWS, 0, stored, raw, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0]
+
+
 HOSTILE_ENTRIES: list[Any] = [
-    [0] * 16, [2**63] * 16, [-1] * 16, [FILE_HEADER_SIZE, KIND_ROWS, 0, 2**40, 5, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0],
-    [FILE_HEADER_SIZE, KIND_ROWS, 0, 2**31, 2**31, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0], [2**62, KIND_ROWS, 0, 4, 4, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0],
-    [1, KIND_ROWS, 0, 4, 4, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0], [1.5] * 16, [float("inf")] * 16, [float("nan")] * 16, ["x"] * 16, [1, 2], [], 7,
-    None, "text", {"a": 1}, [FILE_HEADER_SIZE, KIND_ROWS, 0, -5, 4, 0, 1, 0, 7, 1, 1, 0, 0, 0, 0, 0],
-]  # fmt: skip
+    *[[number] * 16 for number in (0, 2**63, -1, 1.5, float("inf"), float("nan"), "x", None)],
+    *[entry_of(FILE_HEADER_SIZE, stored) for stored in (2**40, 2**31, BLOCK_STORED_BYTES_MAX + 1, 1000, -5, 4.0)],
+    *[entry_of(offset, 4) for offset in (2**62, 1, FILE_HEADER_SIZE + 4, FILE_HEADER_SIZE - ALIGNMENT, -8)],
+    entry_of(FILE_HEADER_SIZE, 4, BLOCK_RAW_BYTES_MAX + 1),
+    *[[1, 2], [], 7, None, "text", {"a": 1}],
+]
 
 
 @pytest.mark.parametrize("entry", HOSTILE_ENTRIES, ids=repr)

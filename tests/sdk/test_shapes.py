@@ -78,7 +78,7 @@ INTS = [0, 1, 127, 128, 255, 256, 65535, 65536, 2**31, 2**32 - 1, 2**32, 2**63 -
 INTS += [-1, -32, -33, -128, -129, -32768, -32769, -(2**31), -(2**31) - 1, -(2**63)]
 nan = struct.unpack("<d", (0x7FF8DEADBEEF0001).to_bytes(8, "little"))[0]
 scalar = st.sampled_from([*INTS, 0.5, -0.0, nan, float("inf"), 1e-310, True, False])
-odd = st.none() | st.text(max_size=3) | st.just({"x": 1.5}) | st.just([1, 2]) | st.just({})
+odd: st.SearchStrategy[Any] = st.none() | st.text(max_size=3) | st.just({"x": 1.5}) | st.just([1, 2]) | st.just({})
 name = st.sampled_from(["a", "loss", "é" * 8, "k" * 31, "k" * 32, "k" * 255, "k" * 300, ""])
 
 

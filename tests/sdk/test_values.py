@@ -202,7 +202,7 @@ def test_arrays_of_text_are_lists_and_of_objects_an_error() -> None:
 def test_an_array_subclass_from_elsewhere_is_an_array() -> None:
     """Foreign values are recognised by any base of their type, not only by the type itself."""
 
-    class Quantity(numpy.ndarray):
+    class Quantity(numpy.ndarray):  # type: ignore[misc, type-arg, unused-ignore]
         pass
 
     assert stored(numpy.array([1.5, 2.5]).view(Quantity)).tolist() == [1.5, 2.5]
@@ -281,7 +281,7 @@ def test_torch_tensors(torch: Any) -> None:
 def test_torch_subclasses_of_other_packages(torch: Any) -> None:
     """A tensor subclass defined elsewhere (MONAI, fastai, torchvision) is a tensor: a loss often is one."""
 
-    class MetaTensor(torch.Tensor):  # type: ignore[misc, name-defined]
+    class MetaTensor(torch.Tensor):  # type: ignore[misc]
         pass
 
     assert stored(MetaTensor(0.5)) == 0.5
