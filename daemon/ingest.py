@@ -55,6 +55,8 @@ from sdk.wire.session import Inbox
 _MESSAGES_PER_TICK = 64
 _WRITE_PAUSE_SECONDS = 1.0
 _FULL_PAUSE_SECONDS = 0.05
+# While the syncer is at work, how often its results are looked for.
+_SYNC_LOOK_SECONDS = 0.02
 # A stream whose ring and process we cannot see counts as living for so long after its last word.
 _HEARD_SECONDS = 10.0
 
@@ -552,10 +554,15 @@ class Ingest:
 
     def next_deadline(self, now: float) -> float:
         """Seconds until something is due without a new message."""
+        longest = self._settings.liveness_seconds
+        if self._syncer.outstanding:
+            longest = min(longest, _SYNC_LOOK_SECONDS)
+        elif any(writer.dirty or writer.retired for writer in self.writers.values()):
+            longest = min(longest, max(self._synced_at + self._sync_seconds - now, 0.0))
         deadlines = [d for state in self.streams.values() if (d := state.policy.deadline()) is not None]
         if not deadlines:
-            return self._settings.liveness_seconds
-        return max(min(deadlines) - now, self._write_pause_until - now, 0.0)
+            return longest
+        return min(longest, max(min(deadlines) - now, self._write_pause_until - now, 0.0))
 
     def close(self) -> None:
         """Writes and seals everything, ends the syncer, closes the socket."""

@@ -65,4 +65,5 @@ class Leaving:
             return True
         if self._terminated_at is not None:
             return not living_trainers or now - self._terminated_at >= self._drain_seconds
-        return not self.persistent and now - self._needed_at >= self._idle_seconds
+        # Why ask both: looks are a second apart, and `idle_seconds` may be less.
+        return not self.persistent and not living_trainers and now - self._needed_at >= self._idle_seconds

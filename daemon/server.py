@@ -63,7 +63,7 @@ class Server:
         self._mending: Iterator[Mended | None] | None = None
         self._looked_at = 0.0
         self._checked_at = now
-        self._living = False
+        self._living = True  # until the first look
 
     def _make_writer(self, run: str) -> RunWriter:
         origin = {

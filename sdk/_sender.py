@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from . import _spawn, clock
-from ._spool import Spool
+from ._spool import BLOCK_BYTES, Spool
 from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
@@ -122,6 +122,7 @@ class Sender:
         self._starter = 0
         self._next_session = 0.0
         self._stuck = False
+        self._taken = 0  # the last sequence that the daemon acked
         self._spooled_at = 0.0
         self._spool_trouble_until = 0.0
         self._delay = WAKE_SECONDS_MIN
@@ -194,7 +195,9 @@ class Sender:
 
     def state(self) -> SenderState:
         outbox = self._outbox
-        return SenderState(outbox.stored_sequence, outbox.synced, self._spool.records, self._finish_state)
+        # The daemon says `synced` for everything up to a sequence; what it cannot know is whether our own part is safe.
+        synced = outbox.synced if self._spool.is_safe else min(outbox.synced, self._spool.first - 1)
+        return SenderState(outbox.stored_sequence, synced, self._spool.records, self._finish_state)
 
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -326,6 +329,7 @@ class Sender:
                 self._notice("back", "a daemon serves again; the spool is closed, nothing was lost")
         elif isinstance(message, (Ack, Flushed, Finished)):
             if self._outbox.acknowledge(message.written, message.synced):
+                self._taken = self._outbox.stored_sequence
                 self._release()
             if isinstance(message, Finished):
                 self._finish_state = "written"
@@ -408,8 +412,8 @@ class Sender:
             stored = self._outbox.stored
             while boundaries and boundaries[0][0] <= stored[0]:
                 boundaries.popleft()
-            # One block for all there is: checksum and write each give the GIL away, whatever their size.
-            span = span_between(stored, boundaries, self._journal.mark(), self._journal.ring.capacity, at_least_one=True)
+            # Few and large blocks: checksum and write each give the GIL away, whatever their size.
+            span = span_between(stored, boundaries, self._journal.mark(), BLOCK_BYTES, at_least_one=True)
             if span is None:
                 return True
             size = span.end - span.start
@@ -466,7 +470,8 @@ class Sender:
             stored = self._spool_all(clock.monotonic())
             self._finish_state = "spool" if stored else "ring"
         small = self._spool.bytes_written <= _SYNC_BYTES_MAX
-        if self._spool.is_open and self._spool.seal(sync=small) and small and self._finish_state == "spool":
+        self._spool.seal(sync=small)
+        if self._finish_state == "spool" and self._spool.is_safe and self._outbox.synced >= self._taken:
             self._outbox.synced = self._outbox.stored_sequence
         self._disconnect()
         if self._starter:

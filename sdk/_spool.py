@@ -17,7 +17,7 @@ from .errors import Error
 from .files import Buffer, Files
 from .ids import hex_u64, random_u64
 from .journal.drain import drain, ring_paths
-from .limits import STEP_MAX
+from .limits import BLOCK_STORED_BYTES_MAX, STEP_MAX
 from .location import StoreIdentity
 from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
 from .segment.naming import SegmentName, format_segment, run_path
@@ -26,6 +26,8 @@ from .wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
 from .wire.session import Span
 
 SEGMENT_BYTES = 64 << 20
+# Limit: one block; a reader takes no larger one than `BLOCK_STORED_BYTES_MAX`, and a ring may be as large as somebody chose.
+BLOCK_BYTES = BLOCK_STORED_BYTES_MAX // 4
 
 
 def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) -> int:
@@ -41,7 +43,7 @@ def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) ->
             continue
         try:
             drained_count += _drain_one(files, store, path)
-        except (OSError, Error):
+        except (OSError, Error, KeyError, ValueError):
             continue
         finally:
             lock.release()
@@ -75,6 +77,8 @@ class Spool:
     Attributes:
         bytes_written: What all its segments take; at most `bytes_max`.
         records: Records in them.
+        first: The first sequence in them; 0 before there is one.
+        is_safe: Every one of them is sealed and was forced to the disk.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class Spool:
         self._next_block = 0
         self.bytes_written = 0
         self.records = 0
+        self.first = 0
+        self._all_forced = True
 
     def has_room(self, size: int) -> bool:
         return self.bytes_written + size <= self._bytes_max
@@ -122,6 +128,7 @@ class Spool:
         )
         self.bytes_written += segment.size - before
         self.records += span.last - span.first + 1
+        self.first = self.first or span.first
         if segment.size >= SEGMENT_BYTES:
             self.seal()
 
@@ -152,6 +159,10 @@ class Spool:
     def is_open(self) -> bool:
         return self._segment is not None
 
+    @property
+    def is_safe(self) -> bool:
+        return self._all_forced and self._segment is None
+
     def seal(self, *, sync: bool = False) -> bool:
         """Ends the current segment; False where the disk refuses (recovery seals it then).
 
@@ -161,11 +172,13 @@ class Spool:
         segment, self._segment = self._segment, None
         if segment is None:
             return True
+        forced, self._all_forced = self._all_forced, False
         try:
             segment.seal(close=False)
             if sync:
                 segment.sync()
                 self._files.sync_directory(self._directory)
+                self._all_forced = forced
         except OSError:
             return False
         finally:

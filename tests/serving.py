@@ -12,11 +12,12 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk import clock, platform
+from sdk import platform
 from sdk.files import DISK, Buffer, File
 from sdk.location import StoreIdentity, make_store
 from sdk.record import FLAG_COMMIT, KIND_ROW, Record, encode_map, pack, walk
@@ -46,10 +47,10 @@ def rows(first: int, last: int) -> bytes:
 
 def until(condition: Callable[[], Any], what: str = "condition", seconds: float = WAIT_SECONDS) -> Any:
     """Waits for `condition` to be true and returns what it gave."""
-    deadline = clock.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert clock.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        clock.pause(0.002)
+        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
+        time.sleep(0.002)
     return found
 
 

@@ -1,32 +1,22 @@
-"""daemon.ingest: a real ROUTER and real DEALERs in one process, ticked by hand."""
+"""daemon.ingest: sessions with a real ROUTER and real DEALERs in one process, ticked by hand."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
 
-from daemon.ingest import Ingest
 from daemon.settings import DaemonSettings
-from daemon.stats import Stats
-from daemon.store.run_writer import RunWriter
-from sdk import platform
 from sdk.errors import Error
-from sdk.ids import hex_u64
-from sdk.journal.appender import open_journal
-from sdk.journal.drain import drain
-from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, SUFFIX
-from sdk.journal.ring import Ring
 from sdk.limits import BATCH_BYTES_MAX, CREDIT_BYTES, MIB, WIRE_VERSION
 from sdk.location import StoreIdentity
 from sdk.record import HEADER, KIND_ROW
-from sdk.segment.format import KIND_GAP, KIND_ROWS
-from sdk.transport import Connection, endpoint_path
+from sdk.segment.format import KIND_ROWS
+from sdk.transport import endpoint_path
 from sdk.wire.codec import encode
 from sdk.wire.messages import (
     BATCH_HAS_PIECES,
@@ -37,136 +27,18 @@ from sdk.wire.messages import (
     Finished,
     Flush,
     Flushed,
-    Hello,
     Message,
     Reject,
     Welcome,
 )
-from tests.serving import RUN, FailingFiles, Held, held, packed, row, rows, until
-
-STREAM = 0x77
-WRITER = 0xAB
-
-
-class Rig:
-    """An Ingest that serves a store, with a clock of its own."""
-
-    def __init__(self, store: StoreIdentity, settings: DaemonSettings | None = None) -> None:
-        self.store = store
-        self.files = FailingFiles()
-        self.stats = Stats(0.0)
-        self.said: list[str] = []
-        self.now = 1000.0
-        self.clients: list[Client] = []
-        self.ingest = Ingest(
-            self.files, store, settings or DaemonSettings(), self.stats, self._make_writer, self.said.append
-        )
-        self.ingest.control = lambda message: {"verb": message.verb}
-        self.ingest.bind(endpoint_path(store.path))
-
-    def _make_writer(self, run: str) -> RunWriter:
-        return RunWriter(self.files, self.store, run, WRITER, {"kind": "daemon"})
-
-    def client(self, stream: int = STREAM, run: str = RUN) -> Client:
-        client = Client(self, stream, run)
-        self.clients.append(client)
-        return client
-
-    def tick(self, seconds: float = 0.0) -> int:
-        self.now += seconds
-        count = self.ingest.receive(self.now)
-        self.ingest.flush(self.now)
-        self.ingest.sync(self.now)
-        return count
-
-    def sync(self) -> None:
-        """Until everything that is dirty now was forced, or refused."""
-        self.tick(60.0)
-        until(lambda: self.tick() or not self.ingest._syncer.outstanding, "sync")
-        self.tick()
-
-    def look(self) -> bool:
-        return self.ingest.look_for_dead(self.now)
-
-    @property
-    def held(self) -> Held:
-        return held(self.store.path)
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.ingest.close()
-
-
-class Client:
-    """A trainer's end: a real Connection. What came back is in `messages`."""
-
-    def __init__(self, rig: Rig, stream: int, run: str) -> None:
-        self.rig, self.stream, self.run = rig, stream, run
-        self.connection = Connection(endpoint_path(rig.store.path))
-        self.messages: list[Message] = []
-        self._asked = 0
-
-    def send(self, message: Message) -> None:
-        assert self.connection.send(message)
-
-    def hello(self, stored: int = 0, **changes: Any) -> Welcome:
-        self.send_hello(stored, **changes)
-        welcome = self.expect(Welcome)
-        assert isinstance(welcome, Welcome)
-        return welcome
-
-    def send_hello(self, stored: int = 0, **changes: Any) -> None:
-        limits = {"batch_bytes_max": BATCH_BYTES_MAX}
-        message = Hello(1, 1, self.stream, self.run, self.rig.store.id, stored, "", os.getpid(), "0.1.0", limits)
-        self.send(message._replace(**changes))
-
-    def batch(self, first: int, last: int, records: bytes | None = None, flags: int = 0) -> None:
-        self.send(Batch(self.stream, first, last, flags, last, rows(first, last) if records is None else records))
-
-    def expect(self, kind: type[Message]) -> Any:
-        """Ticks until a message of `kind` comes, and returns it."""
-        found: list[Message] = []
-
-        def look() -> bool:
-            self.rig.tick()
-            while (message := self.connection.receive()) is not None:
-                self.messages.append(message)
-                if isinstance(message, kind):
-                    found.append(message)
-                    return True
-            return False
-
-        until(look, kind.__name__)
-        return found[0]
-
-    def barrier(self) -> list[Message]:
-        """Everything that came before the daemon had taken all we sent."""
-        self.messages.clear()
-        self._asked += 1
-        self.send(Control(self._asked, "barrier", {}))
-        while True:
-            answer = self.expect(Control)
-            if answer.id == self._asked:
-                return [m for m in self.messages if not isinstance(m, Control)]
-
-    def ack(self, written: int) -> Ack:
-        """The Ack that says `written`."""
-        return until(lambda: [a for a in [self.expect(Ack)] if a.written >= written], "ack")[0]
-
-    def close(self) -> None:
-        self.connection.close()
+from tests.ingest_rig import STREAM, Rig, ingest_rig
+from tests.serving import held, packed, row, rows, until
 
 
 @pytest.fixture
 def rig(store: StoreIdentity) -> Iterator[Rig]:
-    made = Rig(store)
-    yield made
-    made.files.allow()
-    made.close()
-
-
-# -- a session ------------------------------------------------------------------------------------------------------
+    with ingest_rig(store) as made:
+        yield made
 
 
 def test_a_whole_session(rig: Rig) -> None:
@@ -305,7 +177,9 @@ def test_a_hole_ends_the_session(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Batch(STREAM, 1, 1, 0, 0, rows(1, 1)), Flush(STREAM, 0), Finish(STREAM, 0)], ids=lambda m: type(m).__name__
+    "message",
+    [Batch(STREAM, 1, 1, 0, 0, rows(1, 1)), Flush(STREAM, 0), Finish(STREAM, 0)],
+    ids=lambda m: type(m).__name__,
 )
 def test_hello_comes_first(rig: Rig, message: Message) -> None:
     """Nothing is believed of whom we do not know."""
@@ -328,7 +202,9 @@ def test_a_session_speaks_for_its_own_stream(rig: Rig) -> None:
     assert one.expect(Flushed).written == 1
 
 
-@pytest.mark.parametrize("message", [Welcome(1, 7, 0, 0, 1, 1, "", {}), Ack(7, 1, 1), Flushed(7, 1, 1), Finished(7, 1, 1)])
+@pytest.mark.parametrize(
+    "message", [Welcome(1, 7, 0, 0, 1, 1, "", {}), Ack(7, 1, 1), Flushed(7, 1, 1), Finished(7, 1, 1)]
+)
 def test_messages_for_trainers_are_refused(rig: Rig, message: Message) -> None:
     """A daemon is not their addressee."""
     client = rig.client()
@@ -544,426 +420,6 @@ def test_two_runs_and_four_streams(rig: Rig) -> None:
     assert (len(one.unsealed), len(two.unsealed)) == (0, 1)
 
 
-# -- a disk that refuses ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("operation", ["create", "append"])
-def test_a_full_disk_acks_nothing_and_recovers(rig: Rig, operation: str) -> None:
-    """What came waits; the trainer hears that we live; when there is room again everything is written once."""
-    trainer = rig.client()
-    trainer.hello()
-    if operation == "append":
-        trainer.batch(1, 5)
-        trainer.send(Flush(STREAM, 5))
-        trainer.expect(Flushed)
-    first = 6 if operation == "append" else 1
-    rig.files.refuse(operation)
-    trainer.batch(first, 10)
-    trainer.barrier()
-    rig.tick(0.3)
-    assert rig.stats.write_failures == 1
-    assert "No space" in rig.stats.last_error
-    trainer.batch(11, 12)
-    assert trainer.expect(Ack).written == first - 1
-    trainer.send(Flush(STREAM, 12))
-    assert not [m for m in trainer.barrier() if isinstance(m, Flushed)]
-    for _ in range(5):
-        rig.tick(0.1)
-    assert rig.stats.write_failures == 1, "the disk is asked once a second"
-    assert rig.ingest.next_deadline(rig.now) > 0.3, "and the server sleeps in between"
-    rig.files.allow()
-    rig.tick(1.1)
-    assert trainer.expect(Flushed).written == 12
-    assert rig.held.sequences(STREAM) == list(range(1, 13))
-    assert rig.ingest.streams[STREAM].waiting_bytes == 0
-
-
-def test_what_waits_is_bounded(store: StoreIdentity) -> None:
-    """Beyond `pending_bytes_max` nothing more is received, and waiting does not spin; later it all comes in."""
-    rig = Rig(store, DaemonSettings(pending_bytes_max=100_000))
-    try:
-        rig.files.refuse("append")
-        trainer = rig.client()
-        trainer.hello()
-        for n in range(20):
-            trainer.batch(n * 500 + 1, n * 500 + 500)
-        until(lambda: rig.tick() is None or rig.ingest._is_full(), "full")
-        waiting = rig.ingest.streams[STREAM].waiting_bytes
-        assert 100_000 < waiting < 100_000 + 64 * 30_000
-        taken = rig.stats.batches
-        assert rig.tick() == 0
-        rig.ingest.wait(10.0)  # a pause of its own, not a poll that returns at once
-        assert rig.stats.batches == taken
-        rig.files.allow()
-        rig.now += 2.0
-        trainer.send(Flush(STREAM, 10_000))
-        until(lambda: rig.tick(0.1) is None or rig.stats.records == 10_000, "all of it")
-        assert rig.held.sequences(STREAM) == list(range(1, 10_001))
-    finally:
-        rig.files.allow()
-        rig.close()
-
-
-def test_blocks_are_at_most_four_mib(rig: Rig) -> None:
-    """What piled up while the disk refused is written as several blocks."""
-    rig.files.refuse("append")
-    trainer = rig.client()
-    trainer.hello()
-    payload = packed([row(1, values={"x": b"\0" * (MIB - 100)})])
-    for n in range(1, 11):
-        trainer.batch(n, n, HEADER.pack(len(payload), KIND_ROW, 1, 0, n, n, 0) + payload[32:])
-    trainer.barrier()
-    rig.files.allow()
-    rig.tick(2.0)
-    assert trainer.ack(10)
-    assert max(block.raw_size for block in rig.held.rows_blocks(STREAM)) <= BATCH_BYTES_MAX
-    assert rig.held.covered(STREAM) == list(range(1, 11))
-
-
-def test_a_failed_fsync_is_never_claimed_to_be_safe(rig: Rig) -> None:
-    """A new segment begins, the old one is not asked again, and `synced` of that stream stays where it was.
-
-    A stream that comes later has all of its records in good segments, and may be told so.
-    """
-    trainer = rig.client()
-    trainer.hello()
-    trainer.batch(1, 5)
-    trainer.send(Flush(STREAM, 5))
-    trainer.expect(Flushed)
-    rig.now += 60
-    until(lambda: trainer.expect(Ack).synced == 5, "synced")
-    trainer.batch(6, 9)
-    trainer.send(Flush(STREAM, 9))
-    trainer.expect(Flushed)
-    rig.files.refuse("sync")
-    rig.sync()
-    suspect = rig.files.synced[-1]
-    assert rig.stats.sync_failures == 1
-    assert "going on in a new segment" in rig.said[-1]
-    rig.files.allow()
-    other = rig.client(2)
-    other.hello()
-    for client, first in ((trainer, 10), (other, 1)):
-        client.batch(first, first + 2)
-        client.send(Flush(client.stream, first + 2))
-        client.expect(Flushed)
-    rig.sync()
-    assert rig.ingest.streams[STREAM].inbox.synced == 5
-    assert rig.ingest.streams[STREAM].inbox.written == 12
-    assert rig.ingest.streams[2].inbox.synced == 3
-    assert rig.files.synced.count(suspect) == 2, "once for each of the two syncs while it was the current one"
-    assert rig.files.synced[-1] != suspect
-    assert rig.held.sequences(STREAM) == list(range(1, 13))
-
-
-def test_a_rolled_segment_claims_only_what_is_in_it(rig: Rig) -> None:
-    """Forcing the old segment says nothing about records that went into the next one."""
-    one, two = rig.client(1), rig.client(2)
-    for client in (one, two):
-        client.hello()
-        client.batch(1, 3)
-    one.barrier()
-    two.barrier()
-    rig.now += 0.3
-    real = rig.ingest._flush_stream
-
-    def roll_between(stream: int, *rest: Any) -> None:
-        real(stream, *rest)
-        if stream == 1:
-            rig.ingest.writers[RUN].roll()
-
-    rig.ingest._flush_stream = roll_between  # type: ignore[method-assign]
-    rig.ingest.flush(rig.now)
-    rig.ingest._synced_at = rig.now  # so that only the rolled segment is handed over
-    rig.ingest.sync(rig.now)
-    until(lambda: rig.ingest._syncer.results, "the sync of the rolled segment")
-    rig.ingest.sync(rig.now)
-    assert (rig.ingest.streams[1].inbox.synced, rig.ingest.streams[2].inbox.synced) == (3, 0)
-    rig.sync()
-    assert rig.ingest.streams[2].inbox.synced == 3
-
-
-def test_a_slow_disk_is_forced_less_often(rig: Rig) -> None:
-    """At most a fifth of the time for all segments together."""
-    rig.ingest._sync_spent = 0.0
-    for n in range(5):
-        client = rig.client(n + 1, f"run{n}")
-        client.hello()
-        client.batch(1, 1)
-        client.send(Flush(n + 1, 1))
-        client.expect(Flushed)
-    real = rig.ingest._syncer.take
-    rig.ingest._syncer.take = lambda: [r._replace(seconds=0.2) for r in real()]  # type: ignore[method-assign]
-    rig.sync()
-    assert rig.ingest._sync_seconds >= 5.0
-
-
-def test_closing_writes_and_seals_everything(rig: Rig) -> None:
-    """What waited is written, what was written is forced, and the trainer hears of it."""
-    trainer = rig.client()
-    trainer.hello()
-    trainer.batch(1, 5)
-    trainer.barrier()
-    rig.ingest.close()
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
-    assert rig.held.unsealed == []
-    assert rig.files.synced
-    assert not os.path.exists(endpoint_path(rig.store.path))
-    heard = until(lambda: trainer.connection.wait(0.1) and trainer.connection.receive(), "the last ack")
-    while isinstance(heard, Ack) and heard.written < 5:
-        heard = until(lambda: trainer.connection.wait(0.1) and trainer.connection.receive(), "the last ack")
-    assert isinstance(heard, Ack)
-
-
-# -- the dead ------------------------------------------------------------------------------------------------------------
-
-
-def trainer_with_ring(store: StoreIdentity, body: Callable[[Ring], None], stream: int = STREAM) -> tuple[int, str]:
-    """A process of its own that made a ring, did `body` and waits to be killed: its pid and the ring's path."""
-    digest = platform.store_digest(store.path)
-    path = os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(stream)}{SUFFIX}")
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ring, _ = Ring.create("/dev/shm", digest, stream, CAPACITY_MIN, {"run": RUN, "store": store.id})
-            body(ring)
-            os.write(writing, b"v" if ring.volatile else b"r")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writing)
-    answer = os.read(reading, 1)
-    os.close(reading)
-    if answer != b"r":
-        kill(pid)
-        pytest.skip("no room for a ring in /dev/shm")
-    return pid, path
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def log_rows(count: int, *, commit: bool | None = None) -> Callable[[Ring], None]:
-    def body(ring: Ring) -> None:
-        log = open_journal(ring).log
-        for n in range(count):
-            log({"loss": n / 4}, step=n if commit is False else None, commit=commit)
-
-    return body
-
-
-def test_the_ring_of_a_dead_trainer_is_drained(rig: Rig) -> None:
-    """Killed by SIGKILL without a word to us: all its records are written, its segment sealed, its ring gone."""
-    pid, path = trainer_with_ring(rig.store, log_rows(500))
-    assert rig.look(), "a living one is seen, and left alone"
-    assert rig.held.records == []
-    kill(pid)
-    assert not rig.look()
-    assert rig.held.sequences(STREAM) == list(range(1, 501))
-    assert not os.path.exists(path)
-    assert rig.ingest.streams == {}
-    assert rig.stats.drained == 1
-    rig.sync()
-    assert rig.held.unsealed == []
-    assert not rig.look()
-    assert rig.stats.drained == 1
-
-
-def test_a_drain_goes_on_where_the_session_was(rig: Rig) -> None:
-    """Some records written, some waiting here, some only in the ring: each is stored once."""
-    pid, path = trainer_with_ring(rig.store, log_rows(40))
-    records = drain(path).records
-    size = len(records) // 40
-    trainer = rig.client()
-    trainer.hello(ring=path, pid=pid)
-    trainer.batch(1, 10, records[: 10 * size])
-    trainer.send(Flush(STREAM, 10))
-    trainer.expect(Flushed)
-    trainer.batch(11, 25, records[10 * size : 25 * size])
-    trainer.barrier()
-    kill(pid)
-    rig.look()
-    assert rig.held.sequences(STREAM) == list(range(1, 41))
-    assert rig.held.covered(STREAM) == list(range(1, 41))
-
-
-def test_a_drain_behind_a_spool_claims_no_more_than_it_has(rig: Rig) -> None:
-    """The trainer stored 11 to 20 itself after the session broke: no block of ours says that it holds them."""
-
-    def body(ring: Ring) -> None:
-        journal = open_journal(ring)
-        for _ in range(20):
-            journal.log({"loss": 1.0})
-        journal.release(journal.mark()[0])
-        for _ in range(10):
-            journal.log({"loss": 2.0})
-
-    pid, path = trainer_with_ring(rig.store, body)
-    trainer = rig.client()
-    trainer.hello(ring=path, pid=pid)
-    trainer.batch(1, 10)
-    trainer.barrier()
-    kill(pid)
-    rig.look()
-    assert rig.held.sequences(STREAM) == [*range(1, 11), *range(21, 31)]
-    assert rig.held.covered(STREAM) == rig.held.sequences(STREAM)
-
-
-def test_refused_records_become_a_gap(rig: Rig) -> None:
-    """A ring that was full says how many are missing and which steps they had."""
-    pid, _ = trainer_with_ring(rig.store, log_rows(9000))
-    kill(pid)
-    rig.look()
-    (gap,) = [(block, values) for block, values in rig.held.maps if block.kind == KIND_GAP]
-    stored = len(rig.held.sequences(STREAM))
-    assert gap[0].stream == STREAM
-    assert gap[1]["count"] == 9000 - stored
-    assert gap[1]["step_max"] == 8999
-
-
-def test_a_dead_ring_waits_for_the_disk(rig: Rig) -> None:
-    """While it refuses the ring stays; afterwards it is drained once."""
-    pid, path = trainer_with_ring(rig.store, log_rows(20))
-    kill(pid)
-    rig.files.refuse("append")
-    rig.look()
-    rig.look()
-    assert os.path.exists(path)
-    assert rig.stats.drained == 0
-    rig.files.allow()
-    rig.now += 5
-    rig.look()
-    assert not os.path.exists(path)
-    assert rig.held.sequences(STREAM) == list(range(1, 21))
-
-
-def test_open_rows_of_the_dead_are_stored(rig: Rig) -> None:
-    """A crash commits what was logged without commit."""
-    pid, _ = trainer_with_ring(rig.store, log_rows(7, commit=False))
-    kill(pid)
-    rig.look()
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_a_ring_of_another_shared_memory_is_found_by_its_session(rig: Rig, tmp_path: Any) -> None:
-    """A trainer with another `shared_memory_dir` says in Hello where its ring is."""
-    digest = platform.store_digest(rig.store.path)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ring, _ = Ring.create(str(tmp_path), digest, STREAM, CAPACITY_MIN, {"run": RUN, "store": rig.store.id})
-            log_rows(5)(ring)
-            os.write(writing, (ring.path or "").encode())
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writing)
-    path = os.read(reading, 4096).decode()
-    os.close(reading)
-    if not path:
-        kill(pid)
-        pytest.skip("no room for a ring there")
-    rig.client().hello(ring=path, pid=pid)
-    assert rig.look()
-    kill(pid)
-    rig.look()
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
-    assert not os.path.exists(path)
-
-
-@pytest.mark.parametrize("damage", ["garbage", "short", "empty", "directory", "link", "other store"])
-def test_a_ring_that_cannot_be_read_is_set_aside(rig: Rig, damage: str) -> None:
-    """It is named once, others are drained, and only one that never held a record is removed."""
-    digest = platform.store_digest(rig.store.path)
-    path = os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(1)}{SUFFIX}")
-    if damage == "directory":
-        os.mkdir(path)
-    elif damage == "link":
-        os.symlink("/etc/passwd", path)
-    elif damage == "other store":
-        pid, _ = trainer_with_ring(rig.store._replace(id=bytes(16)), log_rows(3), 1)
-        kill(pid)
-    else:
-        with open(path, "wb") as file:
-            file.write({"garbage": os.urandom(HEADER_BYTES * 2), "short": b"\1" * 100, "empty": b""}[damage])
-    pid, _ = trainer_with_ring(rig.store, log_rows(3))
-    kill(pid)
-    try:
-        rig.look()
-        rig.look()
-        assert rig.held.sequences(STREAM) == [1, 2, 3]
-        assert len([text for text in rig.said if path in text]) == (damage != "other store")
-        assert os.path.lexists(path) == (damage != "empty")
-    finally:
-        if damage == "directory":
-            os.rmdir(path)
-
-
-def test_a_damaged_record_ends_a_drain_and_is_told(rig: Rig) -> None:
-    """The whole records before it are stored, and a GAP block says that something is missing."""
-    pid, path = trainer_with_ring(rig.store, log_rows(10))
-    kill(pid)
-    with open(path, "r+b") as file:
-        file.seek(HEADER_BYTES + 5 * (len(drain(path).records) // 10))
-        file.write(b"\xff\xff\xff\xff")
-    rig.look()
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
-    (reason,) = [values["reason"] for block, values in rig.held.maps if block.kind == KIND_GAP]
-    assert "ring damaged" in reason
-    assert not os.path.exists(path)
-
-
-def test_a_dead_trainer_without_a_ring_is_forgotten(rig: Rig) -> None:
-    """Its records in memory died with it; what came here is written, and its segment sealed."""
-    trainer = rig.client()
-    trainer.hello(pid=2**22 + 1)
-    trainer.batch(1, 4)
-    trainer.barrier()
-    assert rig.look(), "a word a moment ago is a sign of life, also where its pid is not ours to see"
-    rig.now += 11
-    assert not rig.look()
-    assert rig.ingest.streams == {}
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4]
-    rig.sync()
-    assert rig.held.unsealed == []
-
-
-def test_a_living_trainer_without_a_ring_is_kept(rig: Rig) -> None:
-    """Silence is no death."""
-    rig.client().hello()
-    rig.now += 3600
-    assert rig.look()
-    assert list(rig.ingest.streams) == [STREAM]
-
-
-def test_a_finished_ring_is_no_trouble(rig: Rig) -> None:
-    """Between listing and looking its trainer finished: nothing is said."""
-    trainer = rig.client()
-    trainer.hello(ring=f"/dev/shm/{platform.store_digest(rig.store.path)}-{hex_u64(STREAM)}{SUFFIX}")
-    rig.look()
-    assert rig.said == []
-
-
-@pytest.mark.parametrize("ring", ["/etc/passwd", "relative.ring", "\0", "\udc80", "/dev/zero", "x" * 5000])
-def test_a_ring_path_of_a_stranger_is_not_opened(rig: Rig, ring: str) -> None:
-    """Only what is named like a ring of this store is."""
-    rig.client().hello(ring=ring)
-    assert rig.look()
-    assert rig.ingest.refused_by_stream() == {}
-
-
-def test_refused_counts_of_the_living_are_read(rig: Rig) -> None:
-    """`status` shows what a full ring has refused so far."""
-    pid, path = trainer_with_ring(rig.store, log_rows(9000))
-    rig.client().hello(ring=path, pid=pid)
-    assert rig.ingest.refused_by_stream()[STREAM] > 1000
-    kill(pid)
-
-
 def test_nothing_due_sleeps_as_long_as_it_may(rig: Rig) -> None:
     """Until the next look at the living; with something waiting until it is due."""
     assert rig.ingest.next_deadline(rig.now) == DaemonSettings.liveness_seconds
@@ -973,6 +429,10 @@ def test_nothing_due_sleeps_as_long_as_it_may(rig: Rig) -> None:
     trainer.barrier()
     assert rig.ingest.next_deadline(rig.now) == pytest.approx(DaemonSettings.flush_commit_seconds)
     rig.tick(0.3)
+    assert rig.ingest.next_deadline(rig.now) < DaemonSettings.liveness_seconds, (
+        "somebody waits to hear that it is on the disk"
+    )
+    rig.sync()
     assert rig.ingest.next_deadline(rig.now) == DaemonSettings.liveness_seconds
     assert [block.kind for _, block in rig.held.blocks].count(KIND_ROWS) == 1
 

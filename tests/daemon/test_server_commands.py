@@ -60,7 +60,16 @@ def answer(store: StoreIdentity) -> dict[str, Any] | None:
 
 
 def gone(pid: int) -> None:
-    until(lambda: not os.path.exists(f"/proc/{pid}"), f"the end of process {pid}")
+    """Waits for the end of a process that is nobody's child: whoever reaps it may take his time."""
+
+    def ended() -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            return state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+        except OSError:
+            return True
+
+    until(ended, f"the end of process {pid}")
 
 
 def daemons_of(store: StoreIdentity) -> list[int]:
@@ -321,7 +330,7 @@ def test_with_living_trainers_sigterm_lets_it_serve_a_while(store: StoreIdentity
     trainer.connection.send(Finish(STREAM, 5))
     assert trainer.expect(Finished).written == 5
     trainer.connection.close()
-    assert os.path.exists(f"/proc/{pid}")
+    assert request(store.path, "status")["pid"] == pid
     ring.close()
     gone(pid)
 
@@ -458,7 +467,7 @@ def test_a_removed_store_ends_it(store: StoreIdentity, by_hand: ByHand) -> None:
 def test_a_stay_at_the_last_moment_is_kept(store: StoreIdentity, by_hand: ByHand) -> None:
     """Between "nobody needs us" and the end a user says start: who got an answer may rely on it."""
     server = by_hand.server
-    server._leaving._needed_at = -1e9
+    server._leaving._needed_at, server._living = -1e9, False
     assert server._is_due()
     real = server._ingest.receive
 

@@ -1,0 +1,277 @@
+"""daemon.ingest and the dead: rings of killed processes, and streams without a ring."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sdk import platform
+from sdk.ids import hex_u64
+from sdk.journal.appender import open_journal
+from sdk.journal.drain import drain
+from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, SUFFIX
+from sdk.journal.ring import Ring
+from sdk.location import StoreIdentity
+from sdk.segment.format import KIND_GAP
+from sdk.wire.messages import (
+    Flush,
+    Flushed,
+)
+from tests.ingest_rig import STREAM, Rig, ingest_rig
+from tests.serving import RUN
+
+
+@pytest.fixture
+def rig(store: StoreIdentity) -> Iterator[Rig]:
+    with ingest_rig(store) as made:
+        yield made
+
+
+def trainer_with_ring(store: StoreIdentity, body: Callable[[Ring], None], stream: int = STREAM) -> tuple[int, str]:
+    """A process of its own that made a ring, did `body` and waits to be killed: its pid and the ring's path."""
+    digest = platform.store_digest(store.path)
+    path = os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(stream)}{SUFFIX}")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ring, _ = Ring.create("/dev/shm", digest, stream, CAPACITY_MIN, {"run": RUN, "store": store.id})
+            body(ring)
+            os.write(writing, b"v" if ring.volatile else b"r")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    answer = os.read(reading, 1)
+    os.close(reading)
+    if answer != b"r":
+        kill(pid)
+        pytest.skip("no room for a ring in /dev/shm")
+    return pid, path
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def log_rows(count: int, *, commit: bool | None = None) -> Callable[[Ring], None]:
+    def body(ring: Ring) -> None:
+        log = open_journal(ring).log
+        for n in range(count):
+            log({"loss": n / 4}, step=n if commit is False else None, commit=commit)
+
+    return body
+
+
+def test_the_ring_of_a_dead_trainer_is_drained(rig: Rig) -> None:
+    """Killed by SIGKILL without a word to us: all its records are written, its segment sealed, its ring gone."""
+    pid, path = trainer_with_ring(rig.store, log_rows(500))
+    assert rig.look(), "a living one is seen, and left alone"
+    assert rig.held.records == []
+    kill(pid)
+    assert not rig.look()
+    assert rig.held.sequences(STREAM) == list(range(1, 501))
+    assert not os.path.exists(path)
+    assert rig.ingest.streams == {}
+    assert rig.stats.drained == 1
+    rig.sync()
+    assert rig.held.unsealed == []
+    assert not rig.look()
+    assert rig.stats.drained == 1
+
+
+def test_a_drain_goes_on_where_the_session_was(rig: Rig) -> None:
+    """Some records written, some waiting here, some only in the ring: each is stored once."""
+    pid, path = trainer_with_ring(rig.store, log_rows(40))
+    records = drain(path).records
+    size = len(records) // 40
+    trainer = rig.client()
+    trainer.hello(ring=path, pid=pid)
+    trainer.batch(1, 10, records[: 10 * size])
+    trainer.send(Flush(STREAM, 10))
+    trainer.expect(Flushed)
+    trainer.batch(11, 25, records[10 * size : 25 * size])
+    trainer.barrier()
+    kill(pid)
+    rig.look()
+    assert rig.held.sequences(STREAM) == list(range(1, 41))
+    assert rig.held.covered(STREAM) == list(range(1, 41))
+
+
+def test_a_drain_behind_a_spool_claims_no_more_than_it_has(rig: Rig) -> None:
+    """The trainer stored 11 to 20 itself after the session broke: no block of ours says that it holds them."""
+
+    def body(ring: Ring) -> None:
+        journal = open_journal(ring)
+        for _ in range(20):
+            journal.log({"loss": 1.0})
+        journal.release(journal.mark()[0])
+        for _ in range(10):
+            journal.log({"loss": 2.0})
+
+    pid, path = trainer_with_ring(rig.store, body)
+    trainer = rig.client()
+    trainer.hello(ring=path, pid=pid)
+    trainer.batch(1, 10)
+    trainer.barrier()
+    kill(pid)
+    rig.look()
+    assert rig.held.sequences(STREAM) == [*range(1, 11), *range(21, 31)]
+    assert rig.held.covered(STREAM) == rig.held.sequences(STREAM)
+
+
+def test_refused_records_become_a_gap(rig: Rig) -> None:
+    """A ring that was full says how many are missing and which steps they had."""
+    pid, _ = trainer_with_ring(rig.store, log_rows(9000))
+    kill(pid)
+    rig.look()
+    (gap,) = [(block, values) for block, values in rig.held.maps if block.kind == KIND_GAP]
+    stored = len(rig.held.sequences(STREAM))
+    assert gap[0].stream == STREAM
+    assert gap[1]["count"] == 9000 - stored
+    assert gap[1]["step_max"] == 8999
+
+
+def test_a_dead_ring_waits_for_the_disk(rig: Rig) -> None:
+    """While it refuses the ring stays; afterwards it is drained once."""
+    pid, path = trainer_with_ring(rig.store, log_rows(20))
+    kill(pid)
+    rig.files.refuse("append")
+    rig.look()
+    rig.look()
+    assert os.path.exists(path)
+    assert rig.stats.drained == 0
+    rig.files.allow()
+    rig.now += 5
+    rig.look()
+    assert not os.path.exists(path)
+    assert rig.held.sequences(STREAM) == list(range(1, 21))
+
+
+def test_open_rows_of_the_dead_are_stored(rig: Rig) -> None:
+    """A crash commits what was logged without commit."""
+    pid, _ = trainer_with_ring(rig.store, log_rows(7, commit=False))
+    kill(pid)
+    rig.look()
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_ring_of_another_shared_memory_is_found_by_its_session(rig: Rig, tmp_path: Any) -> None:
+    """A trainer with another `shared_memory_dir` says in Hello where its ring is."""
+    digest = platform.store_digest(rig.store.path)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ring, _ = Ring.create(str(tmp_path), digest, STREAM, CAPACITY_MIN, {"run": RUN, "store": rig.store.id})
+            log_rows(5)(ring)
+            os.write(writing, (ring.path or "").encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    path = os.read(reading, 4096).decode()
+    os.close(reading)
+    if not path:
+        kill(pid)
+        pytest.skip("no room for a ring there")
+    rig.client().hello(ring=path, pid=pid)
+    assert rig.look()
+    kill(pid)
+    rig.look()
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "short", "empty", "directory", "link", "other store"])
+def test_a_ring_that_cannot_be_read_is_set_aside(rig: Rig, damage: str) -> None:
+    """It is named once, others are drained, and only one that never held a record is removed."""
+    digest = platform.store_digest(rig.store.path)
+    path = os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(1)}{SUFFIX}")
+    if damage == "directory":
+        os.mkdir(path)
+    elif damage == "link":
+        os.symlink("/etc/passwd", path)
+    elif damage == "other store":
+        pid, _ = trainer_with_ring(rig.store._replace(id=bytes(16)), log_rows(3), 1)
+        kill(pid)
+    else:
+        with open(path, "wb") as file:
+            file.write({"garbage": os.urandom(HEADER_BYTES * 2), "short": b"\1" * 100, "empty": b""}[damage])
+    pid, _ = trainer_with_ring(rig.store, log_rows(3))
+    kill(pid)
+    try:
+        rig.look()
+        rig.look()
+        assert rig.held.sequences(STREAM) == [1, 2, 3]
+        assert len([text for text in rig.said if path in text]) == (damage != "other store")
+        assert os.path.lexists(path) == (damage != "empty")
+    finally:
+        if damage == "directory":
+            os.rmdir(path)
+
+
+def test_a_damaged_record_ends_a_drain_and_is_told(rig: Rig) -> None:
+    """The whole records before it are stored, and a GAP block says that something is missing."""
+    pid, path = trainer_with_ring(rig.store, log_rows(10))
+    kill(pid)
+    with open(path, "r+b") as file:
+        file.seek(HEADER_BYTES + 5 * (len(drain(path).records) // 10))
+        file.write(b"\xff\xff\xff\xff")
+    rig.look()
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
+    (reason,) = [values["reason"] for block, values in rig.held.maps if block.kind == KIND_GAP]
+    assert "ring damaged" in reason
+    assert not os.path.exists(path)
+
+
+def test_a_dead_trainer_without_a_ring_is_forgotten(rig: Rig) -> None:
+    """Its records in memory died with it; what came here is written, and its segment sealed."""
+    trainer = rig.client()
+    trainer.hello(pid=2**22 + 1)
+    trainer.batch(1, 4)
+    trainer.barrier()
+    assert rig.look(), "a word a moment ago is a sign of life, also where its pid is not ours to see"
+    rig.now += 11
+    assert not rig.look()
+    assert rig.ingest.streams == {}
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4]
+    rig.sync()
+    assert rig.held.unsealed == []
+
+
+def test_a_living_trainer_without_a_ring_is_kept(rig: Rig) -> None:
+    """Silence is no death."""
+    rig.client().hello()
+    rig.now += 3600
+    assert rig.look()
+    assert list(rig.ingest.streams) == [STREAM]
+
+
+def test_a_finished_ring_is_no_trouble(rig: Rig) -> None:
+    """Between listing and looking its trainer finished: nothing is said."""
+    trainer = rig.client()
+    trainer.hello(ring=f"/dev/shm/{platform.store_digest(rig.store.path)}-{hex_u64(STREAM)}{SUFFIX}")
+    rig.look()
+    assert rig.said == []
+
+
+@pytest.mark.parametrize("ring", ["/etc/passwd", "relative.ring", "\0", "\udc80", "/dev/zero", "x" * 5000])
+def test_a_ring_path_of_a_stranger_is_not_opened(rig: Rig, ring: str) -> None:
+    """Only what is named like a ring of this store is."""
+    rig.client().hello(ring=ring)
+    assert rig.look()
+    assert rig.ingest.refused_by_stream() == {}
+
+
+def test_refused_counts_of_the_living_are_read(rig: Rig) -> None:
+    """`status` shows what a full ring has refused so far."""
+    pid, path = trainer_with_ring(rig.store, log_rows(9000))
+    rig.client().hello(ring=path, pid=pid)
+    assert rig.ingest.refused_by_stream()[STREAM] > 1000
+    kill(pid)
