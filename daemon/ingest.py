@@ -514,7 +514,9 @@ class Ingest:
         if state.waiting or not self._note_losses(stream, run, drained, now):
             return
         self._stats.drained += 1
-        self._say(f"drained {drained.record_count} records of run {run!r} from the ring of a dead trainer ({hex_u64(stream)})")
+        self._say(
+            f"drained {drained.record_count} records of run {run!r} from the ring of a dead trainer ({hex_u64(stream)})"
+        )
         with contextlib.suppress(OSError):
             os.unlink(path)
         self._forget(stream, state)
@@ -625,5 +627,3 @@ def _has_records(path: str) -> bool:
         return any(os.pread(descriptor, 8, 0))
     finally:
         os.close(descriptor)
-
-

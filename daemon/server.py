@@ -186,7 +186,9 @@ class Server:
         }
         handler = verbs.get(message.verb)
         if handler is None:
-            raise Error(f"unknown command {message.verb!r}; this daemon (version {__version__}) knows {', '.join(verbs)}")
+            raise Error(
+                f"unknown command {message.verb!r}; this daemon (version {__version__}) knows {', '.join(verbs)}"
+            )
         return handler(message.arguments)
 
     def _stay(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -312,5 +314,3 @@ def main(arguments: list[str]) -> None:
     logging.shutdown()
     # Why not sys.exit: nothing is left to do, and no library's exit handler may keep the process.
     os._exit(code)
-
-

@@ -29,7 +29,7 @@ from ._spool import BLOCK_BYTES, Spool
 from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
-from .journal.appender import Journal
+from .journal.handle import Journal
 from .limits import BATCH_BYTES_MAX, KIB, MIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
 from .platform import boot_id, host_name, is_locked

@@ -22,7 +22,8 @@ from ._sender import Sender
 from ._spool import drain_orphans
 from .files import DISK
 from .ids import hex_u64, random_u64
-from .journal.appender import Journal, open_journal
+from .journal.appender import open_journal
+from .journal.handle import Journal
 from .journal.format import WORD_REFUSED, WORD_REPORTED
 from .journal.ring import Ring
 from .location import StoreIdentity

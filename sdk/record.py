@@ -7,8 +7,8 @@ own row.
 
 from __future__ import annotations
 
-import re
 import functools
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

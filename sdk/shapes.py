@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Limit: below this many alike records numpy's fixed cost (about 20 us a group) is more than it saves.
 _GROUP_RECORDS_MIN = 16
+_PROBE_RECORDS = 256
 
 # msgpack token -> (numpy dtype of the big-endian value after the token, its width).
 _FIXED = {
@@ -141,24 +142,27 @@ def _group_at(view: memoryview, offset: int) -> Group | None:
     if bytes(view[offset : offset + 8]) != bytes(view[offset + length : offset + length + 8]):
         return None
     matrix = numpy.frombuffer(view, numpy.uint8, count * length, offset).reshape(count, length)
-    first_word = numpy.ascontiguousarray(matrix[:, :8]).view("<u8")[:, 0]
-    same = first_word == first_word[0]
-    if not same.all():
-        count = int(same.argmin())
-        if count < _GROUP_RECORDS_MIN:
-            return None
-        matrix = matrix[:count]
+    # Twice, first a short look: else many short runs would each compare all the rest of the block.
+    for part in (matrix[:_PROBE_RECORDS], matrix):
+        same = numpy.ascontiguousarray(part[:, :8]).view("<u8")[:, 0]
+        same = same == same[0]
+        if not same.all():
+            matrix = matrix[: int(same.argmin())]
+            break
+    if len(matrix) < _GROUP_RECORDS_MIN:
+        return None
     payload = bytes(view[offset + HEADER_SIZE : offset + length])
     shape = _shape_of(payload, length, flags)
     if shape is None:
         return None
-    mask = numpy.frombuffer(shape.mask, numpy.uint8)
-    alike = ((matrix[:, HEADER_SIZE:] ^ numpy.frombuffer(shape.template, numpy.uint8)) & mask).any(axis=1)
-    if alike.any():
-        count = int(alike.argmax())
-        if count < _GROUP_RECORDS_MIN:
-            return None
-        matrix = matrix[:count]
+    mask, template = numpy.frombuffer(shape.mask, numpy.uint8), numpy.frombuffer(shape.template, numpy.uint8)
+    for part in (matrix[:_PROBE_RECORDS], matrix):
+        differs = ((part[:, HEADER_SIZE:] ^ template) & mask).any(axis=1)
+        if differs.any():
+            matrix = matrix[: int(differs.argmax())]
+            break
+    if len(matrix) < _GROUP_RECORDS_MIN:
+        return None
     group = Group(shape, matrix)
     # A step that cannot be is for `walk` to report.
     return group if int(group.steps().max()) <= STEP_MAX else None

@@ -23,7 +23,7 @@ from . import _greeting, clock, values
 from ._globals import module, state
 from .errors import NotFoundError, UsageError
 from .ids import hex_u64, random_u64
-from .journal.appender import check_step
+from .journal.steps import check_step
 from .location import StoreIdentity
 from .record import FLAG_COMMIT, FLAG_LATE, FLAG_MARKED, decode_map, encode_map
 from .rows import Piece, committed, merge

@@ -11,6 +11,7 @@ from daemon.ingest import Ingest
 from daemon.settings import DaemonSettings
 from daemon.stats import Stats
 from daemon.store.run_writer import RunWriter
+from sdk.ids import random_u64
 from sdk.limits import BATCH_BYTES_MAX
 from sdk.location import StoreIdentity
 from sdk.transport import Connection, endpoint_path
@@ -25,7 +26,6 @@ from sdk.wire.messages import (
 from tests.serving import RUN, FailingFiles, Held, held, rows, until
 
 STREAM = 0x77
-WRITER = 0xAB
 
 
 class Rig:
@@ -33,6 +33,7 @@ class Rig:
 
     def __init__(self, store: StoreIdentity, settings: DaemonSettings | None = None) -> None:
         self.store = store
+        self.writer_id = random_u64()
         self.files = FailingFiles()
         self.stats = Stats(0.0)
         self.said: list[str] = []
@@ -45,7 +46,7 @@ class Rig:
         self.ingest.bind(endpoint_path(store.path))
 
     def _make_writer(self, run: str) -> RunWriter:
-        return RunWriter(self.files, self.store, run, WRITER, {"kind": "daemon"})
+        return RunWriter(self.files, self.store, run, self.writer_id, {"kind": "daemon"})
 
     def client(self, stream: int = STREAM, run: str = RUN) -> Client:
         client = Client(self, stream, run)

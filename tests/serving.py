@@ -1,8 +1,8 @@
 """What tests of the wire, the sender and the daemon share: records, a disk that refuses, and what a run's segments hold.
 
-    with temporary_store() as store:              # its sockets, locks and rings are removed at the end
-        disk = FailingFiles()                     # disk.refuse("append") until disk.allow()
-        held(store.path, "a41f").sequences(7)     # what a reader of all segments would find of stream 7
+with temporary_store() as store:              # its sockets, locks and rings are removed at the end
+    disk = FailingFiles()                     # disk.refuse("append") until disk.allow()
+    held(store.path, "a41f").sequences(7)     # what a reader of all segments would find of stream 7
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ RUN = "a41f"
 WAIT_SECONDS = 20.0
 
 
-def row(sequence: int, step: int | None = None, values: dict[str, Any] | None = None, flags: int = FLAG_COMMIT) -> Record:
+def row(
+    sequence: int, step: int | None = None, values: dict[str, Any] | None = None, flags: int = FLAG_COMMIT
+) -> Record:
     """One ROW record; without more it commits the step below its sequence."""
     values = {"loss": sequence / 4} if values is None else values
-    return Record(sequence, sequence - 1 if step is None else step, flags, KIND_ROW, 10**18 + sequence, encode_map(values))
+    return Record(
+        sequence, sequence - 1 if step is None else step, flags, KIND_ROW, 10**18 + sequence, encode_map(values)
+    )
 
 
 def packed(records: Sequence[Record]) -> bytes:
@@ -169,7 +173,7 @@ class Held:
                 self.maps.append((block, reader.read_map(block)))
                 if not index:
                     self.first_maps.append(self.maps[-1][1])
-        if reader.sealed and reader.key_index is not None:
+        if reader.sealed:
             self.numbers.append(reader.blocks[-1].number + 1)  # INDEX does not list itself
         reader.close()
 

@@ -156,5 +156,3 @@ def _keys(raw: Buffer) -> tuple[dict[str, int] | None, int | None]:
         for key in flatten(decode_map(group.payload, tensors=False)):
             keys[key] = keys.get(key, 0) + 1
     return keys, step
-
-

@@ -50,9 +50,7 @@ def mend_segments(
         yield None
 
 
-def _mend(
-    files: Files, path: str, size: int, own_lock: str, is_stream_alive: Callable[[str], bool]
-) -> Mended | None:
+def _mend(files: Files, path: str, size: int, own_lock: str, is_stream_alive: Callable[[str], bool]) -> Mended | None:
     try:
         if size < FILE_HEADER_SIZE:
             return None  # its writer may be making it right now; the reader ignores it
@@ -117,5 +115,3 @@ def ring_is_locked(shared_memory_dir: str, store_digest: str) -> Callable[[str],
         return platform.is_locked(os.path.join(directory, f"{store_digest}-{stream}{SUFFIX}"))
 
     return is_alive
-
-

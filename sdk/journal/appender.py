@@ -19,7 +19,6 @@ are in place. So an interrupt cannot leave half a change, and the sender reads a
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -57,12 +56,9 @@ from .format import (
     WORD_RELEASED,
     WORD_REPORTED,
 )
+from .handle import ChildMaker, Journal, Mark
 from .ring import Ring
-
-# (open step) -> a ring for this process, the facts of its first META record, what to call at the first log().
-ChildMaker = Callable[[int], "tuple[Ring, Mapping[str, Any], Callable[[], None] | None]"]
-
-Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
+from .steps import StepError, check_step
 
 # Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
 _BOUNDARY_BYTES = MIB // 2
@@ -80,88 +76,6 @@ class _Foreign(Exception):
 
 class _Full(Exception):
     """The ring is full and the caller asked to wait."""
-
-
-class _StepError(Exception):
-    """Marks an error of use in `step`, so that the fast path does not take it for a value it cannot pack."""
-
-
-class _StepTypeError(_StepError, TypeError):
-    pass
-
-
-class _StepValueError(_StepError, ValueError):
-    pass
-
-
-def check_step(step: object) -> int:
-    """`step` as an int.
-
-    Raises:
-        TypeError: It is not an integer (a bool is not; a numpy integer is).
-        ValueError: It is negative or beyond 2**62.
-    """
-    try:
-        number = operator.index(step)  # type: ignore[arg-type]
-    except TypeError:
-        raise _StepTypeError(f"log() step is {type(step).__name__} {step!r}, expected a non-negative int") from None
-    if isinstance(step, bool):
-        raise _StepTypeError(f"log() step is bool {step!r}, expected a non-negative int")
-    if not 0 <= number <= STEP_GIVEN_MAX:
-        raise _StepValueError(f"log() step is {number}, expected 0 to {STEP_GIVEN_MAX}")
-    return number
-
-
-class Journal:
-    """One stream's way into its ring.
-
-    Attributes:
-        log: The function; see the module's docstring. Signature ``log(data, step=None, commit=None, sync=None)``.
-        mark: Call it for (position, next sequence, open step): consistent, from any thread.
-        boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
-        piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
-            META or GAP: a batch that begins behind it holds none.
-    """
-
-    __slots__ = (
-        "append_meta",
-        "bind_child",
-        "boundaries",
-        "close_log",
-        "deferred",
-        "drain_deferred",
-        "hold",
-        "is_unbound",
-        "late_dropped",
-        "left_out",
-        "let_go",
-        "log",
-        "mark",
-        "meta_end",
-        "piece_end",
-        "release",
-        "report_gap",
-        "ring",
-    )
-
-    log: Callable[..., None]
-    mark: Callable[[], Mark]
-    piece_end: Callable[[], int]
-    meta_end: Callable[[], int]
-    release: Callable[[int], None]
-    append_meta: Callable[[Mapping[str, Any]], int]
-    drain_deferred: Callable[[], None]
-    report_gap: Callable[[], bool]
-    bind_child: Callable[[ChildMaker], None]
-    hold: Callable[[], None]
-    is_unbound: Callable[[], bool]
-    let_go: Callable[[], None]
-    close_log: Callable[[str], None]
-    late_dropped: Callable[[], int]
-    left_out: Callable[[], dict[str, str]]
-    ring: Ring
-    boundaries: deque[Mark]
-    deferred: deque[Any]
 
 
 def open_journal(
@@ -246,12 +160,20 @@ def open_journal(
                 mark = (tail, sequence + 1, open_step)
                 words[WORD_HEAD] = tail
         except (_Foreign, UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError, _Full) as error:
-            if isinstance(error, _StepError) and misuse != "warn":
+            if (isinstance(error, StepError) and misuse != "warn") or is_from_elsewhere(error):
                 raise
             log_slowly(data_, step, commit)
         # Not inside the try: the record is published, and an error from here must not log it again.
         if deferred:
             drain_deferred()
+
+    def is_from_elsewhere(error: Exception) -> bool:
+        """Whether a frame that is not ours raised it: a signal handler's error, which may come after the record is in."""
+        if isinstance(error, (_Foreign, _Full, StepError)):
+            return False
+        trace = error.__traceback__
+        inner = trace.tb_next if trace is not None else None
+        return inner is not None and inner.tb_frame.f_code is not convert_known.__code__
 
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
         """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
@@ -273,7 +195,7 @@ def open_journal(
             return None, flags
         try:
             return check_step(step), flags
-        except _StepError as error:
+        except StepError as error:
             if misuse != "warn":
                 raise
             note_misuse("step", str(error))

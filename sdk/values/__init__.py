@@ -8,14 +8,14 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 | None, bool, int (64-bit), float incl. NaN and infinities, str | itself |
 | numpy, torch, jax, TensorFlow scalar or array of size 1 | bool, int, float or str |
 | numpy, torch, jax, TensorFlow array of up to 16 KiB | tensor, read as numpy array of the same dtype and shape |
-| list, tuple, range, deque, array.array | list |
+| list, tuple, namedtuple, range, deque, array.array | list |
 | set, frozenset | list, sorted where its elements can be ordered |
 | Mapping | map; nested keys that are not str become their text |
 | bytes, bytearray, memoryview | bytes |
 | datetime, date, time | ISO 8601 text |
 | timedelta | float, seconds |
 | Enum | its value, where that can be stored, else its name |
-| dataclass, namedtuple | map of its fields |
+| dataclass | map of its fields |
 | Decimal, Fraction | float, nearest |
 | complex | map with "real" and "imag" |
 | pathlib.Path | str |

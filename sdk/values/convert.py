@@ -129,9 +129,6 @@ def _integer(value: int, key: object) -> int:
 def _container(value: Any, key: object, depth: int) -> Any:
     if isinstance(value, dict):
         return {_name(k): plain_value(v, key, depth + 1) for k, v in value.items()}
-    fields = getattr(value, "_fields", None)
-    if fields and isinstance(value, tuple):
-        return {name: plain_value(v, key, depth + 1) for name, v in zip(fields, value)}
     return [plain_value(v, key, depth + 1) for v in value]
 
 

@@ -14,7 +14,9 @@ STORE = bytes(range(16))
 
 
 def hello(**changes: Any) -> Hello:
-    whole = Hello(WIRE_VERSION_MIN, WIRE_VERSION, 7, "a41f", STORE, 0, "", 1, "0.1.0", {"batch_bytes_max": BATCH_BYTES_MAX})
+    whole = Hello(
+        WIRE_VERSION_MIN, WIRE_VERSION, 7, "a41f", STORE, 0, "", 1, "0.1.0", {"batch_bytes_max": BATCH_BYTES_MAX}
+    )
     return whole._replace(**changes)
 
 
@@ -67,4 +69,6 @@ def test_limits_are_the_smaller_of_both() -> None:
     """A trainer may send less than we take, never more; what it does not name is ours."""
     assert admit.common_limits(hello(limits={})) == {"batch_bytes_max": BATCH_BYTES_MAX}
     assert admit.common_limits(hello(limits={"batch_bytes_max": 10})) == {"batch_bytes_max": 10}
-    assert admit.common_limits(hello(limits={"batch_bytes_max": 2**60, "other": 1})) == {"batch_bytes_max": BATCH_BYTES_MAX}
+    assert admit.common_limits(hello(limits={"batch_bytes_max": 2**60, "other": 1})) == {
+        "batch_bytes_max": BATCH_BYTES_MAX
+    }

@@ -80,7 +80,9 @@ def test_a_failed_write_stays_due() -> None:
 
 @given(
     st.floats(0, 1e7),
-    st.lists(st.tuples(st.floats(0, 2), st.integers(0, SETTINGS.flush_bytes // 4), st.booleans()), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.floats(0, 2), st.integers(0, SETTINGS.flush_bytes // 4), st.booleans()), min_size=1, max_size=8
+    ),
 )
 def test_deadline_agrees_with_due(start: float, batches: list[tuple[float, int, bool]]) -> None:
     """At the deadline something is due, and just before it nothing is: the server neither spins nor sleeps too long."""

@@ -38,7 +38,9 @@ def test_another_process_sees_the_lock(store: StoreIdentity) -> None:
     question = f"from sdk import platform; print(platform.lock_owner({lock_path(store.path)!r}))"
 
     def seen_from_outside() -> str:
-        return subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            [sys.executable, "-c", question], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     lock = take_store(store.path, "0.1.0")
     assert lock is not None

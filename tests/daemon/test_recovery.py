@@ -93,7 +93,18 @@ def test_segments_of_the_dead_are_sealed(store: StoreIdentity, writer: dict[str,
         ("not a map", False),
         (["not", "a", "map"], False),
     ],
-    ids=["other host", "other lock", "living trainer", "living process", "no stream", "odd stream", "empty", "none", "text", "list"],
+    ids=[
+        "other host",
+        "other lock",
+        "living trainer",
+        "living process",
+        "no stream",
+        "odd stream",
+        "empty",
+        "none",
+        "text",
+        "list",
+    ],
 )
 def test_segments_of_whoever_may_live_are_left_alone(store: StoreIdentity, writer: Any, alive: bool) -> None:
     """Two containers may share host name and store; whoever cannot be judged is not."""

@@ -45,9 +45,7 @@ def ensure(store: StoreIdentity, *, persistent: bool = True) -> dict[str, Any]:
 
 def start(store: StoreIdentity, *, idle_seconds: float = 60.0, persistent: bool = False) -> int:
     """Starts a daemon with `idle_seconds`, waits until it answers and reaps its starter; its pid."""
-    starter = _spawn.start(
-        store.path, persistent=persistent, idle_seconds=idle_seconds, shared_memory_dir="/dev/shm"
-    )
+    starter = _spawn.start(store.path, persistent=persistent, idle_seconds=idle_seconds, shared_memory_dir="/dev/shm")
     status = until(lambda: answer(store), "a daemon that answers", START_SECONDS)
     until(lambda: _spawn.reap(starter), "the starter's end")
     return int(status["pid"])
@@ -190,7 +188,12 @@ def test_modules_of_the_user_are_not_taken_for_ours(store: StoreIdentity, tmp_pa
     (other / "train.py").write_text(code, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": ROOT}
     done = subprocess.run(
-        [sys.executable, str(other / "train.py")], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(other / "train.py")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert request(store.path, "status")["pid"] == int(done.stdout)

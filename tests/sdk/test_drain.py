@@ -23,7 +23,8 @@ import pytest
 
 from sdk import platform
 from sdk.errors import DamageError
-from sdk.journal.appender import Journal, open_journal
+from sdk.journal.appender import open_journal
+from sdk.journal.handle import Journal
 from sdk.journal.drain import Drained, drain, read_header, unreported_gap
 from sdk.journal.format import (
     CAPACITY_MIN,

@@ -32,7 +32,9 @@ class Bench:
         """Committed rows; the span's steps are open steps, as the sender's are."""
         data = rows(first, last)
         half = len(data) // 2
-        self.spool.append(STREAM, Span(0, len(data), first, last, first - 1, last), [data[:half], memoryview(data)[half:]], flags)
+        self.spool.append(
+            STREAM, Span(0, len(data), first, last, first - 1, last), [data[:half], memoryview(data)[half:]], flags
+        )
 
 
 @pytest.fixture
@@ -74,7 +76,9 @@ def test_it_is_bounded(bench: Bench) -> None:
     small = Bench(bench.store, 2000)
     assert small.spool.has_room(2000)
     small.append(1, 10)
-    size = os.path.getsize(os.path.join(run_path(bench.store.path, RUN), os.listdir(run_path(bench.store.path, RUN))[0]))
+    size = os.path.getsize(
+        os.path.join(run_path(bench.store.path, RUN), os.listdir(run_path(bench.store.path, RUN))[0])
+    )
     assert abs(small.spool.bytes_written - size) <= 60  # the file header may count or not
     assert small.spool.has_room(2000 - size)
     assert not small.spool.has_room(2001 - small.spool.bytes_written)

@@ -200,7 +200,11 @@ def test_answers_are_matched_by_their_number(store: StoreIdentity, verb: str) ->
     identity, asked = router.take()
     assert isinstance(asked, Control)
     assert (asked.verb, asked.arguments) == ("status", {"x": 1})
-    for message in (Reject(0, "x", "y", True), Control(asked.id ^ 1, "error", {}), Control(asked.id, verb, {"text": "no"})):
+    for message in (
+        Reject(0, "x", "y", True),
+        Control(asked.id ^ 1, "error", {}),
+        Control(asked.id, verb, {"text": "no"}),
+    ):
         router.socket.send_multipart([identity, *encode(message)])
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (10 if verb == "reply" else 20)
     router.close()

@@ -148,7 +148,20 @@ def test_fields_added_at_the_end_are_ignored() -> None:
 def test_missing_fields_and_other_bodies_are_refused() -> None:
     """A body is an array of at least the fields that this version knows."""
     number = NUMBERS[Ack]
-    bodies: list[object] = [[], [1], [1, 2], {}, {"stream": 1}, None, 5, "abc", b"", b"\xc1", b"\x93\x01\x02", b"\x93\x01\x02\x03\x04"]
+    bodies: list[object] = [
+        [],
+        [1],
+        [1, 2],
+        {},
+        {"stream": 1},
+        None,
+        5,
+        "abc",
+        b"",
+        b"\xc1",
+        b"\x93\x01\x02",
+        b"\x93\x01\x02\x03\x04",
+    ]
     for body in bodies:
         refused(framed(number, body))
 
@@ -299,7 +312,9 @@ def test_random_bodies_under_right_checksums_are_refused_or_read() -> None:
             pytest.fail(f"seed {seed}, case {count}: {error!r}")
 
 
-_scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
+_scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
+)
 
 
 @given(

@@ -1,0 +1,66 @@
+"""What `open_journal` returns: the functions of one stream, and the types they speak in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .ring import Ring
+
+# (open step) -> a ring for this process, the facts of its first META record, what to call at the first log().
+ChildMaker = Callable[[int], "tuple[Ring, Mapping[str, Any], Callable[[], None] | None]"]
+
+Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
+
+
+class Journal:
+    """One stream's way into its ring.
+
+    Attributes:
+        log: The function; see the module's docstring. Signature ``log(data, step=None, commit=None, sync=None)``.
+        mark: Call it for (position, next sequence, open step): consistent, from any thread.
+        boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
+        piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
+            META or GAP: a batch that begins behind it holds none.
+    """
+
+    __slots__ = (
+        "append_meta",
+        "bind_child",
+        "boundaries",
+        "close_log",
+        "deferred",
+        "drain_deferred",
+        "hold",
+        "is_unbound",
+        "late_dropped",
+        "left_out",
+        "let_go",
+        "log",
+        "mark",
+        "meta_end",
+        "piece_end",
+        "release",
+        "report_gap",
+        "ring",
+    )
+
+    log: Callable[..., None]
+    mark: Callable[[], Mark]
+    piece_end: Callable[[], int]
+    meta_end: Callable[[], int]
+    release: Callable[[int], None]
+    append_meta: Callable[[Mapping[str, Any]], int]
+    drain_deferred: Callable[[], None]
+    report_gap: Callable[[], bool]
+    bind_child: Callable[[ChildMaker], None]
+    hold: Callable[[], None]
+    is_unbound: Callable[[], bool]
+    let_go: Callable[[], None]
+    close_log: Callable[[str], None]
+    late_dropped: Callable[[], int]
+    left_out: Callable[[], dict[str, str]]
+    ring: Ring
+    boundaries: deque[Mark]
+    deferred: deque[Any]
