@@ -18,7 +18,7 @@ from ._globals import bind, forget, in_notebook, remember, state
 from ._launcher import Launch, default_project, find_launch
 from ._run import DisabledStream, Run, RunStream
 from .errors import Error, NotFoundError, StoreError, UsageError
-from .limits import PROJECT_CHARACTERS_MAX, STEP_MAX
+from .limits import PROJECT_CHARACTERS_MAX, STEP_GIVEN_MAX
 from .location import StoreIdentity
 from .segment.naming import RUNS, run_path
 from .settings import Settings, resolve
@@ -199,7 +199,7 @@ def _resume_request(
         return chosen, None
     if isinstance(resume_step, bool) or not isinstance(resume_step, int):
         raise TypeError(f"init() resume_step is {resume_step!r}, expected an int")
-    if not 0 <= resume_step <= STEP_MAX:
+    if not 0 <= resume_step <= STEP_GIVEN_MAX:
         raise ValueError(f"init() resume_step is {resume_step}, expected 0 or more")
     if chosen.resume in (None, "never"):
         raise UsageError("init() got resume_step without resume", hint="init(id=…, resume='must', resume_step=…)")

@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from .errors import Error, UsageError
-from .limits import STEP_MAX
+from .limits import STEP_GIVEN_MAX
 from .segment.naming import run_path
 
 _FROM = re.compile(r"(?s)(.+)\?_step=(\d+)")
@@ -52,7 +52,7 @@ def parse_from(text: Any) -> tuple[str, int]:
         ValueError: It is nothing like that.
     """
     match = _FROM.fullmatch(text) if isinstance(text, str) else None
-    if match is None or int(match[2]) > STEP_MAX:
+    if match is None or int(match[2]) > STEP_GIVEN_MAX:
         raise ValueError(f"init() resume_from is {text!r}, expected '<run id>?_step=<step>'")
     return match[1], int(match[2])
 

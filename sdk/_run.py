@@ -294,7 +294,7 @@ class Run(RunCompat):
         self.end(*end_state(kind, error))
 
     def _print_receipt(self, state: str, counts: Any) -> None:
-        if self._is_silent() or self._kind != "main":
+        if self._is_silent() or self._kind != "main" or counts.ended_in == "later":
             return
         with contextlib.suppress(Exception):
             steps = max(self.step - self.starting_step, 1 if counts.accepted else 0)

@@ -33,6 +33,7 @@ from .journal.handle import Journal
 from .limits import BATCH_BYTES_MAX, KIB, MIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
 from .platform import boot_id, host_name, is_locked
+from .record import HEADER_SIZE, encode_map
 from .settings import Settings
 from .transport import Connection, endpoint_path, lock_path
 from .wire.messages import (
@@ -135,6 +136,7 @@ class Sender:
         self._flush_sent = 0
         self._progress = threading.Condition()
         self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
+        self._meta_lock = threading.Lock()
         self.notices: deque[tuple[str, str]] = deque(maxlen=64)
         self.print_notice: Callable[[str], None] = lambda text: None
         self._noticed_at: dict[str, float] = {}
@@ -246,12 +248,21 @@ class Sender:
         return found
 
     def place_pending_meta(self) -> bool:
-        """Puts the META records that found no room into the ring; whether none is left."""
-        while self.pending_meta:
-            if not self._journal.append_meta(self.pending_meta[0]):
-                return False
-            self.pending_meta.popleft()
-        return True
+        """Puts the META records that found no room into the ring; whether none is left.
+
+        Race: `finish` calls it as well. Without the lock both place the first one, and then each removes one.
+        """
+        with self._meta_lock:
+            while self.pending_meta:
+                facts = self.pending_meta[0]
+                if not self._journal.append_meta(facts):
+                    size = len(encode_map(dict(facts)))
+                    if size + HEADER_SIZE <= self._journal.ring.capacity:
+                        return False
+                    # It never will: what is behind it, the end of the run among it, must not wait for ever.
+                    self._notice("facts", f"facts of {size} bytes do not fit into the ring and are left out")
+                self.pending_meta.popleft()
+            return True
 
     def _connect(self, now: float) -> None:
         if now < self._next_session or not is_locked(self._lock_path):

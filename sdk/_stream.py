@@ -12,6 +12,7 @@ import contextlib
 import os
 import statistics
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -23,16 +24,18 @@ from ._spool import drain_orphans
 from .files import DISK
 from .ids import hex_u64, random_u64
 from .journal.appender import open_journal
-from .journal.handle import Journal
 from .journal.format import WORD_REFUSED, WORD_REPORTED
+from .journal.handle import Journal
 from .journal.ring import Ring
 from .location import StoreIdentity
+from .record import encode_map
 from .segment.naming import run_path
 from .settings import Settings
 from .transport import request
 from .values.convert import on_device_value
 
 _META_SECONDS_MAX = 2.0
+_META_SHARE = 4
 _CALIBRATION_CALLS = 200
 _live: weakref.WeakSet[Stream] = weakref.WeakSet()
 
@@ -47,7 +50,8 @@ class Receipt(NamedTuple):
         synced: Whether all of it was forced to the disk already.
         wait_seconds: How long `finish` took. `cost_seconds`: an estimate of what logging cost this process, calls and
             thread together.
-        ended_in: "written" (the daemon has it), "spool", or "ring" (the disk refused: it waits in shared memory).
+        ended_in: "written" (the daemon has it), "spool", "ring" (the disk refused: it waits in shared memory), or "later"
+            (finish was called from inside log(): a thread does it when that call has returned).
     """
 
     accepted: int
@@ -123,6 +127,11 @@ class Stream:
 
     def append_meta(self, facts: Mapping[str, Any]) -> None:
         """Adds facts to the stream. Never waits and never raises for operating trouble."""
+        size = len(encode_map(dict(facts)))
+        if size > self.journal.ring.capacity // _META_SHARE:
+            # It would wait for ever for a ring that is larger, and everything behind it would wait too.
+            self._notice("meta", f"{', '.join(facts)} of {size} bytes does not fit into the ring and is left out")
+            return
         self._meta_count += 1
         sender = self._sender
         if sender.pending_meta or not self.journal.append_meta(facts):
@@ -165,6 +174,10 @@ class Stream:
             self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}")
             self._receipt = Receipt(0, 0, 0, 0, {}, 0, True, 0.0, 0.0, 0, "written")
             return self._receipt
+        if self.journal.is_inside():
+            # A finaliser or signal handler inside log(): the sender needs the lock that this very thread holds.
+            threading.Thread(target=self.finish, args=(state, exit_code, timeout), name="stepd-finish").start()
+            return Receipt(self.journal.mark()[1] - 1, 0, 0, 0, {}, 0, False, 0.0, 0.0, 0, "later")
         begun = clock.monotonic()
         self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}; init() starts another run")
         left_out = self.journal.left_out()
@@ -201,7 +214,8 @@ class Stream:
         """Waits for room for the last META records: a sender that still lives is making some."""
         while not (self._sender.place_pending_meta() and self.journal.report_gap()) and clock.monotonic() < deadline:
             if not self._sender.is_alive():
-                self._sender.wake_once(clock.monotonic())
+                with contextlib.suppress(Exception):  # finish() raises for no trouble of ours; the end tries again
+                    self._sender.wake_once(clock.monotonic())
             self._sender.wake()
             clock.pause(0.005)
 

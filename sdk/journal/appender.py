@@ -514,6 +514,7 @@ def open_journal(
     journal.bind_child = bind_child
     journal.close_log = close_log
     journal.hold = hold
+    journal.is_inside = lambda: owned()
     journal.is_unbound = lambda: child_ring is not None
     journal.let_go = lambda: lock.__exit__(None, None, None)
     journal.late_dropped = lambda: dropped_late

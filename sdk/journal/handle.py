@@ -33,6 +33,7 @@ class Journal:
         "deferred",
         "drain_deferred",
         "hold",
+        "is_inside",
         "is_unbound",
         "late_dropped",
         "left_out",
@@ -56,6 +57,7 @@ class Journal:
     report_gap: Callable[[], bool]
     bind_child: Callable[[ChildMaker], None]
     hold: Callable[[], None]
+    is_inside: Callable[[], bool]
     is_unbound: Callable[[], bool]
     let_go: Callable[[], None]
     close_log: Callable[[str], None]

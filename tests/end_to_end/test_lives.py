@@ -199,3 +199,31 @@ def test_a_run_is_readable_while_it_is_logged(store: Path) -> None:
     assert trainer.wait() == 0
     settle(store)
     assert sdk.open_store(store).run("live").state == "finished"
+
+
+def test_finish_from_inside_log(store: Path) -> None:
+    """A finaliser that calls finish() while log() runs (verl does it in `__del__`) neither hangs nor loses anything."""
+
+    def train(_: Callable[[int], None]) -> None:
+        run = sdk.init(id="inside", project="lives")
+
+        def handler(*_: object) -> None:
+            if run._stream.journal.is_inside():
+                run.finish()
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        stamp = time.monotonic()
+        with pytest.raises(sdk.UsageError):
+            for i in range(10_000_000):
+                run.log({"x": i})
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert time.monotonic() - stamp < 30
+
+    trainer = Trainer(train)
+    assert trainer.wait() == 0
+    settle(store)
+    until_drained(store)
+    found = steps(store, "inside")
+    assert found == list(range(len(found)))
+    assert found

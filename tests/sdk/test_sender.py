@@ -18,12 +18,13 @@ from sdk.errors import CommError, StoreError
 from sdk.files import DISK
 from sdk.ids import hex_u64
 from sdk.journal.appender import open_journal
-from sdk.journal.handle import Journal
 from sdk.journal.format import CAPACITY_MIN
+from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
 from sdk.limits import BATCH_BYTES_MAX
 from sdk.location import StoreIdentity
 from sdk.platform import HeldLock
+from sdk.record import KIND_META, decode_map
 from sdk.settings import Settings
 from sdk.transport import Connection
 from sdk.wire.messages import Ack, Batch, Finish, Flush, Hello, Message, Reject, Welcome
@@ -476,6 +477,34 @@ def test_one_huge_fact_does_not_stop_the_rest(world: World) -> None:
     world.log(10)
     world.until(lambda: world.stored == 11, "everything", 0.05)
     assert sorted(set(world.held.sequences(STREAM))) == all_of(world)
+
+
+def test_facts_that_can_never_fit_do_not_hold_up_the_rest(world: World) -> None:
+    """Larger than the ring: they are left out and the user hears of it; what waits behind them is stored."""
+    world.serve()
+    world.live()
+    for facts in ({"summary": {"text": "x" * CAPACITY_MIN}}, {"end": {"state": "finished"}}):
+        assert facts.keys() == {"end"} or not world.journal.append_meta(facts)
+        world.sender.pending_meta.append(facts)
+    world.until(lambda: world.stored == 1, "the end", 0.3)
+    assert not world.sender.pending_meta
+    assert any("are left out" in text for text in world.said)
+
+
+def test_facts_wait_for_room(world: World) -> None:
+    """A full ring is emptied first; their order stays."""
+    while world.ring.words[16] == 0:
+        world.log()
+    stored_rows = world.journal.mark()[1] - 1
+    for n in range(3):
+        facts = {"summary": {"n": n, "text": "x" * 1000}}
+        assert not world.journal.append_meta(facts)
+        world.sender.pending_meta.append(facts)
+    world.serve()
+    world.until(lambda: not world.sender.pending_meta and world.stored > stored_rows + 3, "all facts", 0.05)
+    world.until(lambda: world.stored == world.journal.mark()[1] - 1, "an ack", 0.05)
+    facts_found = [decode_map(r.payload) for _, r in world.held.records if r.kind == KIND_META]
+    assert [values["summary"]["n"] for values in facts_found] == [0, 1, 2]
 
 
 def test_what_was_never_forced_is_not_called_safe(world: World) -> None:
