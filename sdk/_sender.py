@@ -136,7 +136,7 @@ class Sender:
         self._flush_sent = 0
         self._progress = threading.Condition()
         self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
-        self._meta_lock = threading.Lock()
+        self._meta_lock = threading.RLock()  # a signal handler may call finish() as well
         self.notices: deque[tuple[str, str]] = deque(maxlen=64)
         self.print_notice: Callable[[str], None] = lambda text: None
         self._noticed_at: dict[str, float] = {}

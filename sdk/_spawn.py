@@ -21,10 +21,8 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CODE = f"""\
 import sys
 sys.path[:] = [p for p in sys.path if p]
-for entry in reversed(sys.argv.pop(1).split({os.pathsep!r})):
-    if entry in sys.path:
-        sys.path.remove(entry)
-    sys.path.insert(0, entry)
+root, *packages = sys.argv.pop(1).split({os.pathsep!r})
+sys.path[:] = [root, *(p for p in sys.path if p != root), *(p for p in packages if p not in sys.path)]
 from sdk.platform import detach_from_starter
 detach_from_starter()
 try:
