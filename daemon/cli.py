@@ -80,8 +80,12 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions.")
-@click.option("--dir", "directory", metavar="PATH", help="The store; default: STEPD_DIR, the nearest .stepd/, ~/.stepd.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions."
+)
+@click.option(
+    "--dir", "directory", metavar="PATH", help="The store; default: STEPD_DIR, the nearest .stepd/, ~/.stepd."
+)
 @click.pass_context
 def cli(ctx: click.Context, directory: str | None) -> None:
     """stepd: log every step of a training run, lose nothing, look at it from here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import logging
 import logging.handlers
 import os
@@ -35,6 +36,7 @@ LOG_FILE = "daemon.log"
 _LOG_BYTES_MAX = 1 << 20
 # A thread switch of the default 5 ms would let the syncer's few microseconds of Python hold up a whole tick.
 _SWITCH_SECONDS = 0.0002
+_IMPORTED_EARLY = ("numpy", "psutil")
 _GC_THRESHOLDS = (200_000, 20, 20)
 _SOCKET_CHECK_SECONDS = 5.0
 
@@ -77,11 +79,15 @@ class Server:
         sys.setswitchinterval(_SWITCH_SECONDS)
         # Merging a batch makes 100 000 objects that live for milliseconds and no cycles: looking for cycles among them
         # took a fifth of the time.
-        gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         platform.raise_descriptor_limit()
         on_termination(lambda: self._leaving.terminate(clock.monotonic()))
         self._ingest.bind(endpoint_path(self._store.path))
+        # Now, when trainers can connect already: the first block would wait 80 ms for numpy, and an environment that is
+        # deleted under a running daemon does no harm.
+        for name in _IMPORTED_EARLY:
+            importlib.import_module(name)
+        gc.freeze()
         self._mending = mend_segments(
             DISK,
             self._store.path,

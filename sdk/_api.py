@@ -32,9 +32,7 @@ _PROJECT_FORBIDDEN = "/\\#?%:"
 _REINIT = (None, "default", "return_previous", "finish_previous", "create_new", True, False)
 
 
-def open_stream(
-    store: StoreIdentity, run_facts: Mapping[str, Any], settings: Settings, **options: Any
-) -> RunStream:
+def open_stream(store: StoreIdentity, run_facts: Mapping[str, Any], settings: Settings, **options: Any) -> RunStream:
     """`sdk._stream.open_stream`; tests put their own here."""
     from ._stream import open_stream as opener
 
@@ -118,7 +116,9 @@ def init(
         UnsupportedError: `fork_from`.
     """
     if reinit not in _REINIT:
-        raise ValueError(f"init() reinit is {reinit!r}, expected 'default', 'return_previous', 'finish_previous' or 'create_new'")
+        raise ValueError(
+            f"init() reinit is {reinit!r}, expected 'default', 'return_previous', 'finish_previous' or 'create_new'"
+        )
     chosen = resolve(
         {
             "project": project, "dir": dir, "run_id": id, "name": name, "notes": notes, "tags": tags, "group": group,
@@ -187,7 +187,9 @@ def _resume_request(
 ) -> tuple[Settings, int | None]:
     """The settings with `resume_from` worked in, and the step to resume at."""
     if fork_from is not None:
-        raise _compat.unsupported("init(fork_from=)", "init(config={'parent': …}) and log from the checkpoint's step on")
+        raise _compat.unsupported(
+            "init(fork_from=)", "init(config={'parent': …}) and log from the checkpoint's step on"
+        )
     if resume_from is not None:
         if resume or resume_step is not None:
             raise ValueError("init() got resume_from and also resume or resume_step, expected one of them")
@@ -402,7 +404,11 @@ def attach(run_id: str, *, dir: str | os.PathLike[str] | None = None, settings: 
         NotFoundError: No such run. StoreError: No store, or one that cannot be written.
     """
     chosen = _as_captured(resolve({"dir": dir}, settings))
-    run = _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "") if chosen.disabled else _attach_to(run_id, chosen)
+    run = (
+        _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "")
+        if chosen.disabled
+        else _attach_to(run_id, chosen)
+    )
     if state.run is None or state.run._pid != os.getpid():
         bind(run)
     return run
@@ -430,9 +436,7 @@ def _attach_to(run_id: str, chosen: Settings) -> Run:
     launch = find_launch()
     chosen = chosen.replace(run_id=found.id)
     opener = open_stream if state.capture is None else state.capture.open_stream
-    stream = opener(
-        store, {}, chosen, run_id=found.id, kind="attach", first_step=first_step, extra=launch.facts()
-    )
+    stream = opener(store, {}, chosen, run_id=found.id, kind="attach", first_step=first_step, extra=launch.facts())
     run = Run(
         stream, about, store=store, settings=chosen, config=dict(found.config), kind="attach", launch=launch,
         first_step=first_step, on_finish=forget, read=read_run,

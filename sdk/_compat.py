@@ -431,7 +431,9 @@ class RunCompat:
         self._require_running("log_model()")
         harmless("log_model()", _LATER)
 
-    def use_artifact(self, artifact_or_name: Any, type: str | None = None, aliases: Any = None, use_as: Any = None) -> Artifact:
+    def use_artifact(
+        self, artifact_or_name: Any, type: str | None = None, aliases: Any = None, use_as: Any = None
+    ) -> Artifact:
         """An artifact whose `download` raises `UnsupportedError`."""
         self._require_running("use_artifact()")
         harmless("use_artifact()", "there is no artifact store; which data a run used can go into its config")
@@ -455,7 +457,9 @@ class RunCompat:
         """Raises UnsupportedError."""
         raise unsupported("restore()", "open the file from run.dir of the other run, or from where it was written")
 
-    def log_code(self, root: str | None = ".", name: str | None = None, include_fn: Any = None, exclude_fn: Any = None) -> None:
+    def log_code(
+        self, root: str | None = ".", name: str | None = None, include_fn: Any = None, exclude_fn: Any = None
+    ) -> None:
         """Nothing yet."""
         self._require_running("log_code()")
         harmless("log_code()", "code is not stored yet; the commit is what git says")

@@ -242,7 +242,9 @@ def _read_file(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the config file {path!r}: {error}", hint="config={…}, or an existing path") from None
+        raise UsageError(
+            f"cannot read the config file {path!r}: {error}", hint="config={…}, or an existing path"
+        ) from None
     try:
         found = json.loads(text) if path.endswith(".json") else _yaml(text, path)
     except ValueError as error:

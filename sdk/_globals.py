@@ -111,7 +111,8 @@ def require_run(what: str) -> Run:
         return state.run
     if state.last is not None:
         raise UsageError(
-            f"{what} was called after finish() of run {state.last!r}", hint="sdk.init() starts another run; sdk.attach(id)"
+            f"{what} was called after finish() of run {state.last!r}",
+            hint="sdk.init() starts another run; sdk.attach(id)",
         )
     raise Error(
         f"{what} was called before init(); this process (pid {os.getpid()}{_process_kind()}) has no run.",

@@ -157,7 +157,9 @@ def stored_text(counts: Any, size: int) -> list[str]:
     text = f"stored {counts.stored:,} of {total:,} records, {counts.refused:,} dropped, {_where(counts)}   {bytes_text(size)}"
     lines = [text]
     if counts.refused:
-        lines.append(f"! {count(counts.refused, 'record')} dropped: journal, spool and disk were full; the gap is in the data")
+        lines.append(
+            f"! {count(counts.refused, 'record')} dropped: journal, spool and disk were full; the gap is in the data"
+        )
     if counts.stored < counts.accepted:
         waiting = counts.accepted - counts.stored
         lines.append(f"! {count(waiting, 'record')} still in shared memory; the daemon goes on with them; stepd status")

@@ -113,8 +113,10 @@ def _beside(found: Any, rank: int | None) -> tuple[str, ...]:
     for stream in found.streams:
         if stream.kind == "main" and stream.rank == rank and stream.state == "running":
             return (
-                (f"run {found.id} is being written by pid {stream.pid} on {stream.host} too; this process adds a stream of "
-                "its own from step 0"),
+                (
+                    f"run {found.id} is being written by pid {stream.pid} on {stream.host} too; this process adds a stream of "
+                    "its own from step 0"
+                ),
             )
     return ()
 

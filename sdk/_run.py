@@ -316,7 +316,9 @@ class Run(RunCompat):
         """(key, steps, values) of the series worth showing: all values of a short run, an even sample of a long one."""
         try:
             reader = self._read(self._store.path, self.id)
-            keys = _greeting.choose_keys(reader.keys(quick=not exact), {name: metric.facts() for name, metric in self._metrics.items()})
+            keys = _greeting.choose_keys(
+                reader.keys(quick=not exact), {name: metric.facts() for name, metric in self._metrics.items()}
+            )
             if exact:
                 whole = {key: reader.series(key) for key in keys}
                 found = {key: (series.step, series.value) for key, series in whole.items()}
@@ -507,7 +509,8 @@ class Run(RunCompat):
     def _require_running(self, what: str) -> None:
         if self._finished:
             raise UsageError(
-                f"{what} was called after finish() of run {self.id!r}", hint="sdk.init() starts another run; sdk.attach(id)"
+                f"{what} was called after finish() of run {self.id!r}",
+                hint="sdk.init() starts another run; sdk.attach(id)",
             )
 
     def _emit(self, facts: Mapping[str, Any]) -> None:

@@ -157,7 +157,9 @@ class Sender:
             try:
                 thread.start()
             except RuntimeError as error:  # no more threads, or the interpreter is ending: called from inside log()
-                self._notice("thread", f"the sender cannot be started ({error}); records wait in the ring until finish()")
+                self._notice(
+                    "thread", f"the sender cannot be started ({error}); records wait in the ring until finish()"
+                )
                 return
             self._thread = thread
 
@@ -337,7 +339,7 @@ class Sender:
             self._restart_pause = self._settings.restart_seconds
             if self._spool.is_open:
                 self._spool.seal()
-                self._notice("back", "a daemon serves again; the spool is closed, nothing was lost")
+                self._notice("back", "the daemon takes the records again; the spool is closed, nothing was lost")
         elif isinstance(message, (Ack, Flushed, Finished)):
             if self._outbox.acknowledge(message.written, message.synced):
                 self._taken = self._outbox.stored_sequence
@@ -413,18 +415,22 @@ class Sender:
                 self._greet(now)
 
     def _spool_all(self, now: float) -> bool:
-        """Moves everything in the ring to the spool; whether all of it is stored now."""
+        """Moves what is in the ring now to the spool; whether all of it is stored.
+
+        Not what comes meanwhile: beside a loop that logs flat out this would never end, and the daemon be forgotten.
+        """
         self._spooled_at = now
         if not self._spool.is_open and self._finish_deadline is None:
-            self._notice("spool", "no daemon takes the records; they go to this run's spool on disk, nothing is lost")
+            why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
+            self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
         self._stuck = False
-        boundaries = self._journal.boundaries
+        boundaries, goal = self._journal.boundaries, self._journal.mark()
         while True:
             stored = self._outbox.stored
             while boundaries and boundaries[0][0] <= stored[0]:
                 boundaries.popleft()
             # Few and large blocks: checksum and write each give the GIL away, whatever their size.
-            span = span_between(stored, boundaries, self._journal.mark(), BLOCK_BYTES, at_least_one=True)
+            span = span_between(stored, boundaries, goal, BLOCK_BYTES, at_least_one=True)
             if span is None:
                 return True
             size = span.end - span.start

@@ -106,4 +106,6 @@ def ensure(store: str, *, timeout: float, shared_memory_dir: str, persistent: bo
         with contextlib.suppress(CommError):
             return request(store, "stay" if persistent else "status", timeout=min(1.0, timeout))
         clock.pause(0.01)
-    raise CommError(f"no daemon came up for {store} within {timeout:g} s", hint="stepd status --log; stepd start --foreground")
+    raise CommError(
+        f"no daemon came up for {store} within {timeout:g} s", hint="stepd status --log; stepd start --foreground"
+    )

@@ -71,7 +71,13 @@ class Stream:
     """One process's way into a run. `log` may be called from any thread and keeps working in forked children."""
 
     def __init__(
-        self, store: StoreIdentity, settings: Settings, run_id: str, kind: str, facts: Mapping[str, Any], first_step: int
+        self,
+        store: StoreIdentity,
+        settings: Settings,
+        run_id: str,
+        kind: str,
+        facts: Mapping[str, Any],
+        first_step: int,
     ) -> None:
         self._identity = store
         self.settings = settings

@@ -80,7 +80,9 @@ def run_directory(run_id: str) -> str:
     64 characters is cut and ends in a digest of the whole. It never starts with ``.`` or ``-`` and never leaves its parent.
     """
     encoded = "".join(
-        c if c in _PLAIN and (index or c in _ALPHABET) else "".join(f"%{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
+        c
+        if c in _PLAIN and (index or c in _ALPHABET)
+        else "".join(f"%{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
         for index, c in enumerate(run_id)
     )
     if len(encoded) <= _DIRECTORY_CHARACTERS_MAX and encoded not in _RESERVED:

@@ -14,7 +14,9 @@ __all__ = [
 ]  # fmt: skip
 
 
-def line(table: Any, x: str, y: str, stroke: str | None = None, title: str = "", split_table: bool = False) -> CustomChart:
+def line(
+    table: Any, x: str, y: str, stroke: str | None = None, title: str = "", split_table: bool = False
+) -> CustomChart:
     """A line through the rows of a table."""
     return CustomChart()
 

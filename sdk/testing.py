@@ -213,7 +213,7 @@ class CapturedRun:
 
     @property
     def state(self) -> str:
-        """"running", "finished", "failed" or "interrupted"."""
+        """One of "running", "finished", "failed" or "interrupted"."""
         ended = self.streams[0].ended if self.streams else None
         return ended[0] if ended is not None else "running"
 
@@ -265,7 +265,9 @@ class CapturedRows(Sequence[CapturedRow]):
     ) -> CapturedStream:  # fmt: skip
         """A stream in memory."""
         stream = CapturedStream(run_id, settings, kind, first_step, store.path)
-        stream.append_meta({"stream": {"id": stream.id, "kind": kind, "first_step": first_step, **stream_facts}, **run_facts})
+        stream.append_meta(
+            {"stream": {"id": stream.id, "kind": kind, "first_step": first_step, **stream_facts}, **run_facts}
+        )
         run = next((run for run in self.runs if run.id == run_id), None)
         if run is None:
             run = CapturedRun(run_id)

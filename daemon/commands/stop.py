@@ -26,7 +26,9 @@ def command(ctx: click.Context, directory: str | None) -> None:
         return
     click.echo(f"stopped the daemon of {path}")
     if live:
-        click.echo(f"{live} live run{'s keep' if live > 1 else ' keeps'} logging: to the ring, then to the spool. Back: stepd start")
+        click.echo(
+            f"{live} live run{'s keep' if live > 1 else ' keeps'} logging: to the ring, then to the spool. Back: stepd start"
+        )
 
 
 def stop(path: str) -> int | None:

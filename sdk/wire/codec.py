@@ -70,7 +70,9 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise RemoteProtocolError(f"message payload is damaged: {len(payload)} bytes, its header says {payload_size}")
     kind = TYPES.get(number)
     if kind is None:
-        raise RemoteProtocolError(f"message has type {number} (wire version {version}), which this version does not know")
+        raise RemoteProtocolError(
+            f"message has type {number} (wire version {version}), which this version does not know"
+        )
     return _build(kind, body, payload)
 
 
@@ -117,6 +119,8 @@ def _check_sense(message: Message) -> None:
         and message.step_max <= STEP_MAX
         and len(message.records) >= (message.last - message.first + 1) * RECORD_HEADER_SIZE
     ):
-        raise RemoteProtocolError(f"Batch claims sequences {message.first} to {message.last} in {len(message.records)} bytes")
+        raise RemoteProtocolError(
+            f"Batch claims sequences {message.first} to {message.last} in {len(message.records)} bytes"
+        )
     if isinstance(message, Control) and len(message.verb) > 64:
         raise RemoteProtocolError("Control.verb is longer than 64 characters")

@@ -210,7 +210,7 @@ def test_any_id_at_all(store: Path, run_id: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("STEPD_AUTOSTART", "0")
     assert Trainer(log_some(3, run_id)).wait() == 0
     assert steps(store, run_id) == [0, 1, 2]
-    inside = [p for p in (store / "runs").iterdir()]
+    inside = list((store / "runs").iterdir())
     assert len(inside) == 1
     assert not inside[0].name.startswith((".", "-"))
 
@@ -229,7 +229,10 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, store: Path) -> None:
     (tmp_path / "file").write_text("x")
     for bad in (str(tmp_path / "file"), "/proc/nowhere", "/" + "x" * 5000):
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sdk; r = sdk.init(dir={bad!r}); sdk.log({{'x': 1}}); sdk.finish()"
-        environment = {k: v for k, v in os.environ.items() if k != "STEPD_SILENT"} | {"STEPD_AUTOSTART": "0", "TMPDIR": str(tmp_path)}
+        environment = {k: v for k, v in os.environ.items() if k != "STEPD_SILENT"} | {
+            "STEPD_AUTOSTART": "0",
+            "TMPDIR": str(tmp_path),
+        }
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=30)
         assert done.returncode == 0, done.stderr
         assert str(tmp_path) in done.stderr

@@ -50,7 +50,9 @@ def test_a_trainer_killed_after_call_n_leaves_exactly_n(store: Path, seed: rando
         assert series.value.tolist() == list(range(n))
 
 
-def test_a_daemon_killed_at_random_loses_nothing(store: Path, seed: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_killed_at_random_loses_nothing(
+    store: Path, seed: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL of the daemon at 200 random moments under live trainers: their senders start another, and all is there."""
     monkeypatch.setenv("STEPD_RESTART_SECONDS", "0.05")
     trainers, rounds = 4, DAEMON_ROUNDS

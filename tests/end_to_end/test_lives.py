@@ -42,7 +42,9 @@ def script(tmp_path: Path, end: str = "") -> Path:
 )
 def test_a_pipeline_ends_with_its_trainer(store: Path, tmp_path: Path, command: str) -> None:
     """No pipe is kept open by the daemon that the trainer started: whoever reads the output sees its end at once."""
-    text = command.format(python=sys.executable, script=script(tmp_path, "print('end', flush=True)"), log=tmp_path / "log")
+    text = command.format(
+        python=sys.executable, script=script(tmp_path, "print('end', flush=True)"), log=tmp_path / "log"
+    )
     stamp = time.monotonic()
     done = subprocess.run(["bash", "-c", text], capture_output=True, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,9 @@ def random_calls(seed: random.Random, count: int) -> list[Call]:
             "text": "ä" * seed.randint(0, 40), "flag": bool(index % 2), "none": None,
         }  # fmt: skip
         near = model.open_step
-        step = seed.choice([None, None, None, near, near + 1, near + seed.randint(2, 5), max(near - seed.randint(1, 4), 0)])
+        step = seed.choice(
+            [None, None, None, near, near + 1, near + seed.randint(2, 5), max(near - seed.randint(1, 4), 0)]
+        )
         call = ({key: values[key] for key in keys}, step, seed.choice([None, None, True, False]))
         model.log(*call)
         calls.append(call)

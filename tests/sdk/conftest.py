@@ -15,7 +15,16 @@ from sdk.segment.naming import run_path
 from sdk.testing import CapturedRows, CapturedStream
 
 _LAUNCHER_PREFIXES = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_")
-_LAUNCHER_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID", "PBS_JOBID", "LSB_JOBID")
+_LAUNCHER_NAMES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "MPI_LOCALRANKID",
+    "PBS_JOBID",
+    "LSB_JOBID",
+)
 
 
 class World:

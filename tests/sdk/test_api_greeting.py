@@ -114,7 +114,13 @@ def test_sparklines_of_odd_values() -> None:
 
 def test_small_texts() -> None:
     """Units that people read."""
-    assert [_greeting.duration(s) for s in (0.0021, 5, 61, 7260, 90_000)] == ["2.1 ms", "5.0 s", "1 m 1 s", "2 h 1 m", "1 d 1 h"]
+    assert [_greeting.duration(s) for s in (0.0021, 5, 61, 7260, 90_000)] == [
+        "2.1 ms",
+        "5.0 s",
+        "1 m 1 s",
+        "2 h 1 m",
+        "1 d 1 h",
+    ]
     assert [_greeting.bytes_text(n) for n in (0, 999, 1000, 2_500_000)] == ["0 B", "999 B", "1.0 kB", "2.5 MB"]
     assert [_greeting.count(n, "step") for n in (0, 1, 1000)] == ["0 steps", "1 step", "1,000 steps"]
 

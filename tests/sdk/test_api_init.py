@@ -43,7 +43,9 @@ def test_the_module_is_the_run(world: Any) -> None:
 
 def test_before_init(world: Any) -> None:
     """Every use says what to do."""
-    with pytest.raises(sdk.Error, match=r"log\(\) was called before init\(\); this process \(pid \d+\) has no run") as error:
+    with pytest.raises(
+        sdk.Error, match=r"log\(\) was called before init\(\); this process \(pid \d+\) has no run"
+    ) as error:
         sdk.log({"a": 1})
     assert not isinstance(error.value, sdk.UsageError)
     assert "sdk.attach(run_id)" in str(error.value)
@@ -97,7 +99,15 @@ def test_the_first_record_holds_the_facts(world: Any) -> None:
     )  # fmt: skip
     _, options, facts = world.opened[0]
     assert facts == {
-        "run": {"id": "i", "project": "p", "name": "n", "group": "g", "job_type": "j", "notes": "x", "tags": ["a", "b"]},
+        "run": {
+            "id": "i",
+            "project": "p",
+            "name": "n",
+            "group": "g",
+            "job_type": "j",
+            "notes": "x",
+            "tags": ["a", "b"],
+        },
         "config": {"lr": 1},
     }
     assert options["run_id"] == "i"

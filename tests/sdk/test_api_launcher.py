@@ -18,9 +18,17 @@ from sdk._launcher import Launch, default_project, find_launch
         ),
         ({"RANK": "0", "SLURM_PROCID": "5", "SLURM_JOB_ID": "77", "WORLD_SIZE": "2"}, Launch(0, None, 2, "77")),
         ({"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Launch(5, 1, 8, "77")),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "bash"}, Launch(None, None, None, "77")),
         (
-            {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "PMIX_NAMESPACE": "n"},
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "bash"},
+            Launch(None, None, None, "77"),
+        ),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "PMIX_NAMESPACE": "n",
+            },
             Launch(1, 0, 2, "n"),
         ),
         ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "PBS_JOBID": "p"}, Launch(1, 1, 4, "p")),

@@ -12,12 +12,29 @@ from tests.builders import START_NS, RunBuilder, make_store
 
 
 def _stream(**facts: Any) -> SimpleNamespace:
-    base = {"id": "s" * 16, "kind": "main", "rank": None, "attempt": 1, "started": 1.0, "state": "crashed", "pid": 7, "host": "h"}
+    base = {
+        "id": "s" * 16,
+        "kind": "main",
+        "rank": None,
+        "attempt": 1,
+        "started": 1.0,
+        "state": "crashed",
+        "pid": 7,
+        "host": "h",
+    }
     return SimpleNamespace(**{**base, **facts})
 
 
 def _stored(run_id: str = "i", *, last_step: int | None = 450, state: str = "crashed", **facts: Any) -> SimpleNamespace:
-    base = {"name": "old", "project": "p", "group": "g", "job_type": "j", "notes": "n", "tags": ["t"], "config": {"lr": 1, "a": 2}}
+    base = {
+        "name": "old",
+        "project": "p",
+        "group": "g",
+        "job_type": "j",
+        "notes": "n",
+        "tags": ["t"],
+        "config": {"lr": 1, "a": 2},
+    }
     streams = facts.pop("streams", [_stream()])
     rows = [] if last_step is None else [{"_step": last_step}]
     return SimpleNamespace(id=run_id, state=state, streams=streams, tail=lambda count: rows, **{**base, **facts})

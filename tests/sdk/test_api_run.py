@@ -121,7 +121,12 @@ def test_define_metric(world: Any) -> None:
     run = sdk.init()
     step = run.define_metric("epoch")
     metric = sdk.define_metric("val/*", step_metric=step, summary="min, last")
-    assert (metric.name, metric.step_metric, metric.step_sync, metric.summary) == ("val/*", "epoch", True, ("min", "last"))
+    assert (metric.name, metric.step_metric, metric.step_sync, metric.summary) == (
+        "val/*",
+        "epoch",
+        True,
+        ("min", "last"),
+    )
     run.define_metric("val/*", hidden=True)
     run.define_metric("val/*", goal="minimize", summary="best", overwrite=True)
     assert [facts["metric"] for facts in world.stream.facts[1:]] == [

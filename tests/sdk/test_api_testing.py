@@ -50,7 +50,14 @@ def test_runs_have_the_readers_names(world: Any) -> None:
             other.log({"x": 1})
             raise ZeroDivisionError
     first, second = rows.runs
-    assert (first.name, first.project, first.group, first.job_type, first.notes, first.tags) == ("n", "p", "g", "j", "x", ["t"])
+    assert (first.name, first.project, first.group, first.job_type, first.notes, first.tags) == (
+        "n",
+        "p",
+        "g",
+        "j",
+        "x",
+        ["t"],
+    )
     assert first.config == {"lr": 1, "batch": 3}
     assert first.summary == {"loss": 2, "best": 1}
     assert first.metrics == {"loss": {"summary": ["min"]}}

@@ -30,8 +30,6 @@ from sdk import clock, values
 from sdk.errors import UsageError
 from sdk.journal import appender
 from sdk.journal.appender import open_journal
-from sdk.journal.handle import Journal
-from sdk.journal.steps import check_step
 from sdk.journal.drain import drain
 from sdk.journal.format import (
     CAPACITY_MIN,
@@ -44,7 +42,9 @@ from sdk.journal.format import (
     WORD_RELEASED,
     WORD_REPORTED,
 )
+from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
+from sdk.journal.steps import check_step
 from sdk.limits import BATCH_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX, STEP_MAX
 from sdk.record import (
     FLAG_COMMIT,

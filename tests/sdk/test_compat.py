@@ -60,7 +60,9 @@ def test_more_charts_raise(world: Any) -> None:
         sdk.Object3D.from_numpy(1)
 
 
-def test_artifacts_are_harmless_and_downloads_are_not(world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_artifacts_are_harmless_and_downloads_are_not(
+    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Building and logging one does nothing, said once; what a script would go on with raises."""
     run = sdk.init()
     artifact = sdk.Artifact("model", type="model", metadata={"a": 1})
@@ -98,7 +100,12 @@ def test_harmless_calls(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run._label(repo="x")
     run.write_logs("x")
     sdk.termsetup()
-    assert (run.get_url(), run.get_project_url(), run.get_sweep_url(), run.project_name()) == (None, None, None, run.project)
+    assert (run.get_url(), run.get_project_url(), run.get_sweep_url(), run.project_name()) == (
+        None,
+        None,
+        None,
+        run.project,
+    )
     assert sdk.api.api_key is None
     assert sdk.api.viewer() == {}
     assert sdk.AlertLevel.WARN.value == "WARN"

@@ -24,7 +24,6 @@ import pytest
 from sdk import platform
 from sdk.errors import DamageError
 from sdk.journal.appender import open_journal
-from sdk.journal.handle import Journal
 from sdk.journal.drain import Drained, drain, read_header, unreported_gap
 from sdk.journal.format import (
     CAPACITY_MIN,
@@ -38,6 +37,7 @@ from sdk.journal.format import (
     WORD_REPORTED,
     WORDS,
 )
+from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
 from sdk.record import HEADER_SIZE, KIND_ROW, decode_map, walk
 

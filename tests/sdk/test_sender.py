@@ -409,7 +409,7 @@ def test_a_daemon_that_comes_back_goes_on_behind_the_spool(world: World) -> None
     assert world.held.covered(STREAM) == all_of(world)
     assert rig.stats.records == 5
     world.tick()
-    assert any("a daemon serves again" in text for text in world.said)
+    assert any("the daemon takes the records again" in text for text in world.said)
 
 
 def test_a_slow_daemon_and_a_full_ring_end_in_the_spool(world: World) -> None:

@@ -108,7 +108,11 @@ def test_deleting() -> None:
     del run.summary["best"]["a"]
     del run.summary["best"]
     del run.summary["loss"]
-    assert run.facts[1:] == [{"summary": {"best": {"b": 2}}}, {"summary_removed": ["best"]}, {"summary_removed": ["loss"]}]
+    assert run.facts[1:] == [
+        {"summary": {"best": {"b": 2}}},
+        {"summary_removed": ["best"]},
+        {"summary_removed": ["loss"]},
+    ]
     with pytest.raises(KeyError):
         del run.summary["none"]
     run.summary.x = 1
