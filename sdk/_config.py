@@ -58,7 +58,8 @@ class Config(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         with self._lock:
-            return iter([key for key in self._data if not key.startswith("_")])
+            keys = list(self._data)
+        return iter([key for key in keys if not key.startswith("_")])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -115,17 +116,19 @@ class Config(Mapping[str, Any]):
     def _change(self, values: Mapping[str, Any], allow: bool | None) -> None:
         plain = {_key(key): config_value(value, key) for key, value in values.items()}
         with self._lock:
-            changed = {k: v for k, v in plain.items() if k not in self._data or not _same(self._data[k], v)}
-            if not (self._allow if allow is None else allow):
-                for key in changed:
-                    if key in self._data:
-                        raise ConfigError(
-                            f"config {key!r} is {self._data[key]!r} and would become {changed[key]!r}",
-                            hint=f"config.update({{{key!r}: …}}, allow_val_change=True), or init(allow_val_change=True)",
-                        )
-            if changed:
-                self._emit(changed)
-                self._data.update(changed)
+            self._change_locked(plain, self._allow if allow is None else allow)
+
+    def _change_locked(self, plain: dict[str, Any], allow: bool) -> None:
+        changed = {k: v for k, v in plain.items() if k not in self._data or not _same(self._data[k], v)}
+        for key in () if allow else changed:
+            if key in self._data:
+                raise ConfigError(
+                    f"config {key!r} is {self._data[key]!r} and would become {changed[key]!r}",
+                    hint=f"config.update({{{key!r}: …}}, allow_val_change=True), or init(allow_val_change=True)",
+                )
+        if changed:
+            self._emit(changed)
+            self._data.update(changed)
 
 
 class StaticConfig(Mapping[str, Any]):

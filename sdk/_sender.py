@@ -178,12 +178,12 @@ class Sender:
         self.start()
         deadline = clock.monotonic() + timeout
         self._flush_wanted = max(self._flush_wanted, sequence)
-        with self._progress:
-            while self._outbox.stored_sequence < sequence:
-                self.wake()
-                left = deadline - clock.monotonic()
-                if left <= 0 or not self.is_alive():
-                    return False
+        while self._outbox.stored_sequence < sequence:
+            self.wake()
+            left = deadline - clock.monotonic()
+            if left <= 0 or not self.is_alive():
+                return False
+            with self._progress:
                 self._progress.wait(min(left, 0.05))
         return True
 
@@ -255,16 +255,19 @@ class Sender:
         Race: `finish` calls it as well. Without the lock both place the first one, and then each removes one.
         """
         with self._meta_lock:
-            while self.pending_meta:
-                facts = self.pending_meta[0]
-                if not self._journal.append_meta(facts):
-                    size = len(encode_map(dict(facts)))
-                    if size + HEADER_SIZE <= self._journal.ring.capacity:
-                        return False
-                    # It never will: what is behind it, the end of the run among it, must not wait for ever.
-                    self._notice("facts", f"facts of {size} bytes do not fit into the ring and are left out")
-                self.pending_meta.popleft()
-            return True
+            return self._place_pending_meta()
+
+    def _place_pending_meta(self) -> bool:
+        while self.pending_meta:
+            facts = self.pending_meta[0]
+            if not self._journal.append_meta(facts):
+                size = len(encode_map(dict(facts)))
+                if size + HEADER_SIZE <= self._journal.ring.capacity:
+                    return False
+                # It never will: what is behind it, the end of the run among it, must not wait for ever.
+                self._notice("facts", f"facts of {size} bytes do not fit into the ring and are left out")
+            self.pending_meta.popleft()
+        return True
 
     def _connect(self, now: float) -> None:
         if now < self._next_session or not is_locked(self._lock_path):

@@ -8,7 +8,7 @@ for the summary. A missing key is a KeyError, also by attribute. Nested values a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import msgpack
@@ -84,12 +84,7 @@ class Summary(MutableMapping[str, Any]):
 
     def _explicit(self, key: str) -> tuple[bool, Any]:
         with self._shared.lock:
-            value: Any = self._shared.explicit
-            for part in (*self._path, key):
-                if not isinstance(value, dict) or part not in value:
-                    return False, None
-                value = value[part]
-            return True, value
+            return _look_up(self._shared.explicit, (*self._path, key))
 
     def __iter__(self) -> Iterator[str]:
         names: dict[str, None] = {}
@@ -101,9 +96,7 @@ class Summary(MutableMapping[str, Any]):
             elif isinstance(value, Mapping) and self._path == (name,):
                 names.update(dict.fromkeys(value))
         with self._shared.lock:
-            value = self._shared.explicit
-            for part in self._path:
-                value = value.get(part, {}) if isinstance(value, dict) else {}
+            value = _look_up(self._shared.explicit, self._path)[1]
             names.update(dict.fromkeys(value if isinstance(value, dict) else ()))
         return iter(names)
 
@@ -221,3 +214,13 @@ def _array(value: Any) -> Any:
         **{f"p{q}": numpy.percentile(array, q) for q in _QUANTILES},
     }  # fmt: skip
     return {"size": size, **{name: float(number) for name, number in statistics.items()}}
+
+
+def _look_up(values: dict[str, Any], path: Sequence[str]) -> tuple[bool, Any]:
+    """Whether nested dicts hold something at `path`, and what."""
+    value: Any = values
+    for part in path:
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
