@@ -108,7 +108,8 @@ class Config(Mapping[str, Any]):
         """Sets those values whose keys are not there yet."""
         given = read_config(d)
         with self._lock:
-            self._change({key: value for key, value in given.items() if _key(key) not in self._data}, None)
+            known = set(self._data)
+        self._change({key: value for key, value in given.items() if _key(key) not in known}, None)
 
     def persist(self) -> None:
         """Kept for W&B: every change is stored when it is made."""

@@ -178,7 +178,7 @@ def _where(counts: Any) -> str:
     if counts.ended_in == "ring":
         return "in part only"
     if counts.ended_in == "spool":
-        return "in our own spool (no daemon answered), readable now"
+        return "in the run's spool (no daemon served yet), readable now"
     return "on disk (fsync)" if counts.synced else "on disk, fsync follows"
 
 

@@ -109,7 +109,7 @@ def _last_broken(store: str, project: str) -> Any:
 
 
 def _beside(found: Any, rank: int | None) -> tuple[str, ...]:
-    """A note when a living process of the same rank writes the run already."""
+    """A note that the run exists: this process's rows stand beside the earlier ones, which are what is shown."""
     for stream in found.streams:
         if stream.kind == "main" and stream.rank == rank and stream.state == "running":
             return (
@@ -118,6 +118,13 @@ def _beside(found: Any, rank: int | None) -> tuple[str, ...]:
                     "its own from step 0"
                 ),
             )
+    if any(stream.kind == "main" and stream.rank == rank for stream in found.streams):
+        return (
+            (
+                f"run {found.id} exists and is {found.state}; this process adds a stream of its own from step 0, and readers "
+                "show the first one. To go on with it: init(id=…, resume='allow')"
+            ),
+        )
     return ()
 
 

@@ -218,10 +218,10 @@ class Run(RunCompat):
         """
         self._require_running("define_metric()")
         metric = make_metric(name, step_metric, step_sync, hidden, summary, goal)
+        said = {key: value for key, value in metric._asdict().items() if value not in (None, ())}
         with self._lock:
             old = self._metrics.get(metric.name)
             if old is not None and not overwrite:
-                said = {key: value for key, value in metric._asdict().items() if value not in (None, ())}
                 metric = old._replace(**said)
             self._metrics[metric.name] = metric
         self._emit({"metric": {metric.name: metric.facts()}})

@@ -62,6 +62,7 @@ SILENCE_SECONDS = 1.0
 # Without a daemon for so long, records go to the spool instead of waiting in memory until half the ring is full.
 SPOOL_AGE_SECONDS = 2.0
 _SPOOL_INTERVAL_SECONDS = 1.0
+_BEGINNING_SECONDS = 0.2
 # While bytes are in flight and no ack comes, look so often whether the daemon's process still lives.
 _LIVENESS_SECONDS = 0.1
 # When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
@@ -407,7 +408,9 @@ class Sender:
             and now - self._contact > SPOOL_AGE_SECONDS
             and now - self._spooled_at > _SPOOL_INTERVAL_SECONDS
         )
-        urgent = self._state != _LIVE and self._flush_wanted > self._outbox.stored_sequence
+        # A session that has just begun answers within milliseconds: the flush may wait for that.
+        beginning = self._waiting_since is not None and now - self._waiting_since < _BEGINNING_SECONDS
+        urgent = self._state != _LIVE and not beginning and self._flush_wanted > self._outbox.stored_sequence
         stuck = self._state == _LIVE and self._stuck
         if waiting and (full or old or urgent or stuck) and now >= self._spool_trouble_until:
             self._spool_all(now)

@@ -72,13 +72,20 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
+_VALUE_CHARACTERS_MAX = 200
+
+
 def value_text(value: Any) -> str:
     """A logged or configured value on one line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (str, bool, int)) or value is None:
-        return clean(value)
-    return clean(to_json(value))
+        return _cut(clean(value))
+    return _cut(clean(to_json(value)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _VALUE_CHARACTERS_MAX else f"{text[:_VALUE_CHARACTERS_MAX]}… ({len(text):,} characters)"
 
 
 def when_text(seconds: float) -> str:
@@ -144,7 +151,7 @@ def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str
             runs.append(run)
         else:
             rest.append((word, run))
-    where = runs or [found for _, found in rest if isinstance(found, Run)] or [store.run("latest")]
+    where = runs or [store.run("latest")]
     known: set[str] = set().union(*map(Run.keys, where)) if rest else set()
     keys: list[str] = []
     for word, found in rest:

@@ -24,7 +24,7 @@ _OUR_COLUMNS = ("_step", "_timestamp")
 @directory_option
 @click.pass_context
 def command(ctx: click.Context, run: str, kind: str, output: str, directory: str | None) -> None:
-    """Every row once, in step order.
+    """Every row once, in step order. Rows of several processes are joined by step, rank 0 first.
 
     jsonl: floats come back with the same bits; NaN and Infinity are written as such. csv: one column per key, nothing
     where a row does not hold it, nested values as JSON.
@@ -41,6 +41,13 @@ def command(ctx: click.Context, run: str, kind: str, output: str, directory: str
     except OSError as error:
         raise click.FileError(output, f"cannot write the export: {error.strerror}") from error
     click.echo(f"exported {count:,} rows of {found.id} to {output}", err=True)
+    others = len(found.streams) - 1
+    if others > 0:
+        click.echo(
+            f"stepd: {others} other stream{'s' if others > 1 else ''} joined by step; where two hold a key, the first one's "
+            "value is given. All of them: sdk.open_store().run(…).series(key, stream='all')",
+            err=True,
+        )
 
 
 def _write(run: Run, kind: str, rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from .. import platform
+from ..errors import Error
 from .facts import StreamFacts
 from .lanes import Lane
 
@@ -40,7 +41,16 @@ def alive_here(stream: StreamFacts) -> bool | None:
             return False
     except (OSError, ValueError):
         return False
-    return platform.is_locked(ring)
+    return platform.is_locked(ring) or _is_being_drained(ring)
+
+
+def _is_being_drained(ring: str) -> bool:
+    """Whether a daemon is about to store what a dead trainer left in its ring: until then its rows are not all there."""
+    digest = os.path.basename(ring).partition("-")[0]
+    try:
+        return platform.is_locked(os.path.join(platform.runtime_directory(), f"{digest}.lock"))
+    except (OSError, Error):
+        return False
 
 
 def stream_state(stream: StreamFacts, alive: Alive, quiet_seconds: float) -> str:

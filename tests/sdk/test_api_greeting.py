@@ -79,7 +79,7 @@ def test_receipt(home: str) -> None:
     [
         ({"refused": 3}, ["stored 10 of 13 records, 3 dropped", "! 3 records dropped"]),
         ({"stored": 9, "ended_in": "ring"}, ["in part only", "! 1 record still in shared memory", "stepd status"]),
-        ({"ended_in": "spool"}, ["in our own spool"]),
+        ({"ended_in": "spool"}, ["in the run's spool"]),
         ({"synced": False}, ["fsync follows"]),
         ({"late_dropped": 2}, ["! 2 calls below the open step"]),
         ({"left_out": {"k": "bad"}}, ["! left out 'k': bad"]),
