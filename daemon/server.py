@@ -246,6 +246,7 @@ class Server:
             "bytes_per_second": size,
             "duplicates": stats.duplicates,
             "refused": sum(refused.values()),
+            "refused_reasons": {"journal full": sum(refused.values())} if any(refused.values()) else {},
             "flushes": dict(stats.flushes),
             "synced_age_seconds": self._ingest.synced_age(now),
             "protocol_errors": stats.protocol_errors,

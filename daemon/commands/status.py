@@ -51,7 +51,7 @@ def _print(facts: dict[str, Any]) -> None:
     rate = f"{facts['records_per_second']:,.0f} records/s, {size(facts['bytes_per_second'])}/s"
     click.echo(f"  now      {rate}   in all {facts['records']:,} records, {size(facts['bytes'])}")
     click.echo(
-        f"  health   {facts['refused']} refused, {facts['write_failures']} write and {facts['sync_failures']} fsync failures   "
+        f"  health   {_refused(facts)}, {facts['write_failures']} write and {facts['sync_failures']} fsync failures   "
         f"synced {facts['synced_age_seconds']:.1f} s behind   {size(facts['free_bytes'])} free"
     )
     for run in facts["runs"]:
@@ -61,6 +61,11 @@ def _print(facts: dict[str, Any]) -> None:
         )
     if facts["last_error"]:
         click.echo(f"  trouble  {facts['last_error']}")
+
+
+def _refused(facts: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in facts["refused_reasons"].items())
+    return f"{facts['refused']} refused{f' ({reasons})' if reasons else ''}"
 
 
 def _print_log(path: str) -> None:

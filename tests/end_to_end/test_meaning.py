@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 import sdk
 from tests.end_to_end.world import Trainer, kill_daemon, settle, start_daemon
 
+ROOT = Path(__file__).parents[2]
 Call = tuple[dict[str, Any], "int | None", "bool | None"]
 
 
@@ -176,3 +180,30 @@ def test_a_resumed_run_goes_on_where_it_ended(store: Path) -> None:
     assert series.step.tolist() == list(range(12))
     assert series.value.tolist() == [1.0] * 8 + [3.0] * 4
     assert Trainer(lambda _: train(1, 4.0, resume="never")).wait() == 1
+
+
+def test_export_gives_every_step_once_with_the_values_that_were_logged(store: Path) -> None:
+    """`stepd export` of a run through the daemon: 5000 steps in order, floats with the same bits, NaN and None as logged."""
+    start_daemon(store)
+    generator = random.Random(11)
+    values = [generator.uniform(-1e300, 1e300) for _ in range(5000)]
+
+    def train(_: Callable[[int], None]) -> None:
+        run = sdk.init(id="exported", project="meaning")
+        for i, value in enumerate(values):
+            run.log({"x": value, "i": i, "nan": math.nan, "none": None, "text": f"ü{i}"})
+        run.finish()
+
+    assert Trainer(train).wait() == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "stepd", "export", "exported", "--dir", str(store)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["_step"] for row in rows] == list(range(5000))
+    assert [row["x"] for row in rows] == values
+    assert all(row["i"] == i and math.isnan(row["nan"]) and row["none"] is None for i, row in enumerate(rows))
+    assert [row["text"] for row in rows] == [f"ü{i}" for i in range(5000)]
