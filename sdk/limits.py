@@ -45,3 +45,6 @@ TAG_CHARACTERS_MAX = 64
 STEP_MAX = 2**63 - 1
 # Limit: a step that a caller may give. Counting on from it, one a call, never reaches STEP_MAX: 2**62 us are 146 000 years.
 STEP_GIVEN_MAX = 2**62
+
+# Why calls were refused: codes that ring header, wire and GAP records share.
+REFUSED_REASONS = ("ring full", "spool_bytes_max", "disk full", "free_bytes_min", "store_bytes_max", "run_bytes_max")

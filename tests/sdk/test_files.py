@@ -192,3 +192,15 @@ def test_names(tmp_path: Path) -> None:
     DISK.sync_directory(str(tmp_path))
     assert DISK.free_bytes(str(tmp_path)) > 0
     assert isinstance(DISK, Disk)
+
+
+def test_a_patch_changes_bytes_that_are_there_and_nothing_else(tmp_path: Path) -> None:
+    file = DISK.create(str(tmp_path / "a"))
+    file.append([b"0123456789"])
+    file.patch(3, b"xyz")
+    assert file.read(0, 20) == b"012xyz6789"
+    assert file.size == 10
+    for offset in (8, -1):
+        with pytest.raises(ValueError, match="cannot patch"):
+            file.patch(offset, b"abc")
+    file.close()

@@ -36,7 +36,7 @@ LONG_FUNCTIONS = {
 
 # Who writes to the file system without `sdk.files`, and why no test needs to fail that.
 WRITERS = {
-    "sdk/files.py": "is the layer",
+    "sdk/files/": "is the layer",
     "sdk/platform/": "shared memory, locks and /proc are not files in the sense of `sdk.files`",
     "sdk/journal/": "rings, likewise",
     "sdk/_spawn.py": "the mark of a user's `stop` lies beside the sockets, not in a store",

@@ -42,6 +42,14 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None: ...
 
+    def patch(self, offset: int, data: Buffer) -> None:
+        """Overwrites bytes that are there already; not atomic, so whoever reads them needs a checksum.
+
+        Raises:
+            OSError: Some of the old bytes may be gone.
+            ValueError: `data` reaches beyond the end.
+        """
+
     def sync(self) -> None:
         """Forces the file's data to the disk. After it raised, never call it again on this file: the pages are lost."""
 
@@ -117,6 +125,14 @@ class DiskFile:
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
         self.size = size
+
+    def patch(self, offset: int, data: Buffer) -> None:
+        if not 0 <= offset <= self.size - len(data):
+            raise ValueError(f"cannot patch {len(data)} bytes at {offset}: {self.path!r} has {self.size}")
+        view = memoryview(data).cast("B")
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
