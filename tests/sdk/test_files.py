@@ -195,6 +195,7 @@ def test_names(tmp_path: Path) -> None:
 
 
 def test_a_patch_changes_bytes_that_are_there_and_nothing_else(tmp_path: Path) -> None:
+    """`patch` never grows a file: what reaches beyond the end is refused before a byte changes."""
     file = DISK.create(str(tmp_path / "a"))
     file.append([b"0123456789"])
     file.patch(3, b"xyz")
