@@ -17,6 +17,9 @@ COMMANDS = {
     "tail": ("Look", "The last rows of a run, and with -f the next ones as they come."),
     "plot": ("Look", "Curves of runs in the terminal."),
     "export": ("Move", "All rows of a run as JSON lines or CSV."),
+    "verify": ("Mend", "Read every block and say what is damaged or missing."),
+    "repair": ("Mend", "Save what can be saved of damaged segments."),
+    "du": ("Mend", "How much of the disk each run takes."),
     "rm": ("Mend", "Move a run to the trash, where it stays for seven days."),
     "start": ("Daemon", "Start the daemon of the store, unless one serves it."),
     "stop": ("Daemon", "Stop it after everything received is written."),
@@ -60,7 +63,9 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Error as error:
-            click.echo(f"stepd: {error}", err=True)
+            from daemon.commands.service import clean_lines
+
+            click.echo(clean_lines(f"stepd: {error}"), err=True)
             ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output went away (`stepd export | head`): that is no error of ours to report.

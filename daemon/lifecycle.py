@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Callable
@@ -21,7 +22,8 @@ def take_store(store: str, version: str) -> HeldLock | None:
     lock = platform.hold_lock(lock_path(store))
     if lock is not None:
         text = json.dumps({"pid": os.getpid(), "version": version, "store": store, "started_ns": clock.wall_ns()})
-        lock.write(text.encode())
+        with contextlib.suppress(OSError):  # no room for a text that only people read is no reason not to serve
+            lock.write(text.encode())
     return lock
 
 

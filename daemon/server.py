@@ -15,19 +15,22 @@ import logging
 import logging.handlers
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from daemon.ingest import Ingest
 from daemon.lifecycle import Leaving, on_termination, take_store
-from daemon.settings import DaemonSettings
+from daemon.settings import DaemonSettings, budgets_from
 from daemon.stats import Stats
-from daemon.store.recovery import Mended, lock_identity, mend_segments, ring_is_locked
+from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked
 from daemon.store.run_writer import RunWriter
 from sdk import __version__, clock, platform
+from sdk.budget import Budget, explain
 from sdk.errors import Error, StoreError
-from sdk.files import DISK
+from sdk.files import DISK, Files
 from sdk.ids import random_u64
+from sdk.limits import REFUSED_REASONS
 from sdk.location import StoreIdentity, read_store
 from sdk.transport import endpoint_path, lock_path
 from sdk.wire.messages import Control
@@ -38,7 +41,6 @@ _LOG_BYTES_MAX = 1 << 20
 _SWITCH_SECONDS = 0.0002
 _IMPORTED_EARLY = ("numpy", "psutil")
 _GC_THRESHOLDS = (200_000, 20, 20)
-_SOCKET_CHECK_SECONDS = 5.0
 
 _log = logging.getLogger("stepd.daemon")
 
@@ -46,10 +48,10 @@ _log = logging.getLogger("stepd.daemon")
 class Server:
     """One daemon. `run` returns when it has left."""
 
-    def __init__(self, store: StoreIdentity, settings: DaemonSettings) -> None:
+    def __init__(self, store: StoreIdentity, settings: DaemonSettings, files: Files = DISK) -> None:
+        self._files = files
         self._store = store
         self._settings = settings
-        self._writer_id = random_u64()
         now = clock.monotonic()
         self._stats = Stats(now)
         self._leaving = Leaving(
@@ -60,19 +62,24 @@ class Server:
         )
         self._lock_identity = lock_identity(lock_path(store.path))
         self._digest = platform.store_digest(store.path)
-        self._ingest = Ingest(DISK, store, settings, self._stats, self._make_writer, _log.info)
+        self._ingest = Ingest(files, store, settings, self._stats, self._make_writer, _log.info)
         self._ingest.control = self._answer
+        self._judge = Judge(
+            lambda writer: any(own.writer == writer for own in self._ingest.writers.values()),
+            self._lock_identity,
+            ring_is_locked(settings.shared_memory_dir, self._digest),
+        )
         self._mending: Iterator[Mended | None] | None = None
         self._looked_at = 0.0
-        self._checked_at = now
+        self._trouble = ""
         self._living = True  # until the first look
 
     def _make_writer(self, run: str) -> RunWriter:
         origin = {
-            "kind": "daemon", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": os.getpid(),
-            "lock": self._lock_identity, "stream": None, "version": __version__,
+            "kind": "daemon", **platform.identity(), "lock": self._lock_identity, "stream": None, "version": __version__,
         }  # fmt: skip
-        return RunWriter(DISK, self._store, run, self._writer_id, origin)
+        # Why each its own id: one that was forgotten and made again would count its segments from 0 again.
+        return RunWriter(self._files, self._store, run, random_u64(), origin)
 
     def run(self) -> None:
         """Serves until it is time to leave."""
@@ -82,19 +89,12 @@ class Server:
         gc.set_threshold(*_GC_THRESHOLDS)
         platform.raise_descriptor_limit()
         on_termination(lambda: self._leaving.terminate(clock.monotonic()))
-        self._ingest.bind(endpoint_path(self._store.path))
+        self.open()
         # Now, when trainers can connect already: the first block would wait 80 ms for numpy, and an environment that is
         # deleted under a running daemon does no harm.
         for name in _IMPORTED_EARLY:
             importlib.import_module(name)
         gc.freeze()
-        self._mending = mend_segments(
-            DISK,
-            self._store.path,
-            self._writer_id,
-            self._lock_identity,
-            ring_is_locked(self._settings.shared_memory_dir, self._digest),
-        )
         _log.info("serving %s, pid %d, version %s", self._store.path, os.getpid(), __version__)
         while not (self._is_due() and self._is_still_due()):
             self.tick()
@@ -103,6 +103,11 @@ class Server:
         if self._store_is_there():
             self._ingest.look_for_dead(clock.monotonic())
         self._ingest.close()
+
+    def open(self) -> None:
+        """Binds the socket, and has `tick` look for what the dead left. The caller holds the store's lock."""
+        self._ingest.bind(endpoint_path(self._store.path))
+        self._mending = mend_segments(self._files, self._store.path, self._judge)
 
     def _is_due(self) -> bool:
         return self._leaving.is_due(clock.monotonic(), living_trainers=self._living)
@@ -115,9 +120,14 @@ class Server:
     def tick(self) -> None:
         """Takes what is there, writes what is due, waits for more."""
         now = clock.monotonic()
+        try:
+            self._ingest.make_room(now)
+        except (OSError, StoreError) as error:
+            self._say_once(f"cannot listen: {error}")
         count = self._ingest.receive(now)
         self._ingest.flush(now)
         self._ingest.sync(now)
+        self._ingest.measure(now)
         if now - self._looked_at >= self._settings.liveness_seconds:
             self._look_around(now)
         if count == 0 and not self._mend_one():
@@ -129,38 +139,55 @@ class Server:
             _log.error("the store %s was removed; leaving", self._store.path)
             self._leaving.stop()
             return
-        self._living = self._ingest.look_for_dead(now)
-        self._leaving.note(now, living_trainers=self._living)
-        if now - self._checked_at > _SOCKET_CHECK_SECONDS:
-            self._checked_at = now
+        try:
+            self._living = self._ingest.look_for_dead(now)
             self._check_endpoint()
+            self._trouble = ""
+        except (OSError, StoreError) as error:
+            # The next look may find it well: a file system that is away for minutes, a mode that somebody changed.
+            self._say_once(f"cannot look around: {error}")
+        self._leaving.note(now, living_trainers=self._living)
+
+    def _say_once(self, text: str) -> None:
+        """What would be the same at every look stands in the log once."""
+        if text != self._trouble:
+            self._trouble = text
+            _log.error("%s", text)
 
     def _store_is_there(self) -> bool:
-        """Whether the path still names the directory that we serve."""
+        """Whether the path still names the directory that we serve; so we believe while it cannot be asked (ESTALE, EIO)."""
         try:
             return platform.store_digest(self._store.path) == self._digest
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            return True
 
     def _check_endpoint(self) -> None:
         """Binds again when somebody cleaned /tmp, and leaves when the lock's file went too: then nobody can find us.
 
         Whoever starts a daemon now makes a new lock file, and its socket must not be taken away from it.
+
+        Raises:
+            OSError, StoreError: The directory of sockets cannot be used now. Sessions that are open go on.
         """
         try:
             locked = lock_identity(lock_path(self._store.path)) == self._lock_identity
-        except (OSError, StoreError):
+        except FileNotFoundError:
             locked = False
         if not locked:
             _log.error("the lock's file was removed; leaving, a sender or init() starts another daemon")
             self._ingest.forget_socket()
             self._leaving.stop()
         elif not self._ingest.socket_is_ours():
-            _log.warning("the socket's file is gone; binding again")
+            _log.warning("the socket's file was removed or replaced; binding again")
             self._ingest.rebind()
 
     def _mend_one(self) -> bool:
         """Looks at one segment of a dead writer; False when there is nothing left to look at."""
+        if self._mending is None and (ended := self._ingest.take_ended()) is not None:
+            run, stream, is_dead = ended
+            self._mending = mend_stream(self._files, self._store.path, run, stream, self._judge, is_dead=is_dead)
         if self._mending is None:
             return False
         try:
@@ -175,6 +202,7 @@ class Server:
         if mended is not None and mended.result is not None:
             self._stats.mended += 1
             self._stats.torn_bytes += mended.result.torn_bytes
+            self._ingest.forcing.force(mended.path)
             _log.info("sealed %s, cut %d torn bytes", mended.path, mended.result.torn_bytes)
         elif mended is not None:
             _log.warning("cannot mend %s: %s", mended.path, mended.error)
@@ -189,6 +217,7 @@ class Server:
             "stop": self._stop,
             "flush": self._flush,
             "settle": self._settle,
+            "budget": self._budget,
         }
         handler = verbs.get(message.verb)
         if handler is None:
@@ -215,6 +244,14 @@ class Server:
         """Before a resume: everything of the dead is taken in and everything received is written."""
         self._ingest.look_for_dead(clock.monotonic())
         return self._flush(arguments)
+
+    def _budget(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Other budgets from now on; those that are not named stay."""
+        unknown = set(arguments) - set(Budget._fields)
+        if unknown or not all(type(size) is int and size >= 0 for size in arguments.values()):
+            raise Error(f"budgets are {', '.join(Budget._fields)} in bytes, not {arguments!r}")
+        self._ingest.budget.budget = self._ingest.budget.budget._replace(**arguments)
+        return self.status()
 
     def status(self) -> dict[str, Any]:
         """What `stepd status --json` prints; docs/wire.md#control lists the fields."""
@@ -246,27 +283,53 @@ class Server:
             "bytes_per_second": size,
             "duplicates": stats.duplicates,
             "refused": sum(refused.values()),
-            "refused_reasons": {"journal full": sum(refused.values())} if any(refused.values()) else {},
+            "refused_reasons": self._refused_reasons(refused),
             "flushes": dict(stats.flushes),
             "synced_age_seconds": self._ingest.synced_age(now),
             "protocol_errors": stats.protocol_errors,
             "write_failures": stats.write_failures,
             "sync_failures": stats.sync_failures,
+            "rewritten_blocks": stats.rewritten_blocks,
+            "gaps": dict(+stats.gaps),
             "drained_rings": stats.drained,
             "mended_segments": stats.mended,
             "free_bytes": self._free_bytes(),
+            "budget": self._ingest.budget.budget._asdict(),
+            "store_bytes": self._ingest.budget.store_bytes,
+            "warnings": self._warnings(),
             "memory_bytes": psutil.Process().memory_info().rss,
             "last_error": stats.last_error,
         }
 
+    def _refused_reasons(self, refused: dict[int, int]) -> dict[str, int]:
+        """Refused calls by what kept the records in the rings, as far as we saw it."""
+        reasons: Counter[str] = Counter()
+        for stream, count in refused.items():
+            state = self._ingest.streams.get(stream)
+            reasons[REFUSED_REASONS[state.last_trouble if state else 0]] += count
+        return dict(+reasons)
+
+    def _warnings(self) -> list[str]:
+        """What keeps streams waiting now, and what to do."""
+        lines = []
+        for code, count in self._ingest.troubles().items():
+            what, cure = explain(code, self._store.path)
+            lines.append(
+                f"{what}: {count} stream{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}. Try: {cure}"
+            )
+        return lines
+
     def _free_bytes(self) -> int:
         with contextlib.suppress(OSError):
-            return DISK.free_bytes(self._store.path)
+            return self._files.free_bytes(self._store.path)
         return 0
 
 
-def serve(store_path: str, settings: DaemonSettings) -> int:
+def serve(store_path: str, settings: DaemonSettings, files: Files = DISK) -> int:
     """Serves the store at `store_path`; 0 when it left in order, or when another daemon serves it already.
+
+    Args:
+        files: What the store is written through; tests give one that fails or dies.
 
     Raises:
         StoreError: The store cannot be used.
@@ -278,7 +341,7 @@ def serve(store_path: str, settings: DaemonSettings) -> int:
     if lock is None:
         return 0
     try:
-        Server(store, settings).run()
+        Server(store, settings, files).run()
     finally:
         lock.release()
     return 0
@@ -305,12 +368,13 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     os.umask(0o077)
     log_to(os.path.join(options.store, LOG_FILE))
-    settings = DaemonSettings(
-        idle_seconds=options.idle_seconds,
-        shared_memory_dir=options.shared_memory_dir,
-        persistent=options.persistent,
-    )
     try:
+        settings = DaemonSettings(
+            idle_seconds=options.idle_seconds,
+            shared_memory_dir=options.shared_memory_dir,
+            persistent=options.persistent,
+            **budgets_from(os.environ),
+        )
         code = serve(options.store, settings)
     except (StoreError, OSError):
         _log.exception("cannot serve %s", options.store)

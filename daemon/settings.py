@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdk.limits import GIB, KIB, MIB
+from sdk.budget import Budget
+from sdk.limits import FREE_BYTES_MIN, KIB, MIB
+from sdk.settings import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class DaemonSettings:
         drain_seconds: After SIGTERM it goes on serving living trainers for so long.
         liveness_seconds: How often the rings of known and unknown streams are looked at.
         pending_bytes_max: Bytes of all streams that wait while the disk refuses; beyond it nothing more is received.
-        free_bytes_min: Below it `status` warns.
+        store_bytes_max, run_bytes_max, free_bytes_min: Budgets; `sdk.settings` explains them, `sdk.budget` what follows
+            when one is reached.
     """
 
     flush_bytes: int = 256 * KIB
@@ -34,6 +38,29 @@ class DaemonSettings:
     drain_seconds: float = 25.0
     liveness_seconds: float = 1.0
     pending_bytes_max: int = 256 * MIB
-    free_bytes_min: int = 1 * GIB
+    store_bytes_max: int = 0
+    run_bytes_max: int = 0
+    free_bytes_min: int = FREE_BYTES_MIN
     persistent: bool = False
     shared_memory_dir: str = "/dev/shm"
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.store_bytes_max, self.run_bytes_max, self.free_bytes_min)
+
+
+def budgets_from(environ: Mapping[str, str]) -> dict[str, int]:
+    """The budgets that `STEPD_STORE_BYTES_MAX`, `STEPD_RUN_BYTES_MAX` and `STEPD_FREE_BYTES_MIN` set.
+
+    Raises:
+        ValueError: One of them is no number of bytes; it names the variable.
+    """
+    found = {}
+    for name in Budget._fields:
+        variable = f"STEPD_{name.upper()}"
+        if environ.get(variable):
+            try:
+                found[name] = parse_bytes(environ[variable])
+            except ValueError as error:
+                raise ValueError(f"variable {variable}: {error}") from None
+    return found

@@ -21,6 +21,8 @@ class Stats:
         drained: Rings of dead trainers that were taken over.
         mended: Segments of dead writers that were sealed. `torn_bytes`: what was cut from them and kept aside.
         sync_failures, write_failures: What the disk refused.
+        rewritten_blocks: Blocks that were written again because their segment could not be forced.
+        gaps: Records that are lost or were never taken, by reason, as far as we wrote a GAP for them.
         last_error: The latest trouble, for people.
     """
 
@@ -36,6 +38,8 @@ class Stats:
     torn_bytes: int = 0
     sync_failures: int = 0
     write_failures: int = 0
+    rewritten_blocks: int = 0
+    gaps: Counter[str] = field(default_factory=Counter)
     last_error: str = ""
     _window: deque[tuple[float, int, int]] = field(default_factory=deque)
 

@@ -18,6 +18,7 @@ from ._globals import bind, forget, in_notebook, remember, state
 from ._launcher import Launch, default_project, find_launch
 from ._run import DisabledStream, Run, RunStream
 from .errors import Error, NotFoundError, StoreError, UsageError
+from .files import DISK
 from .limits import PROJECT_CHARACTERS_MAX, STEP_GIVEN_MAX
 from .location import StoreIdentity
 from .segment.naming import RUNS, run_path
@@ -452,7 +453,7 @@ def _wait_for_run(store: str, run_id: str) -> Any:
         try:
             return read_run(store, run_id)
         except NotFoundError:
-            if clock.monotonic() >= deadline or not os.path.isdir(run_path(store, run_id)):
+            if clock.monotonic() >= deadline or not DISK.exists(run_path(store, run_id)):
                 raise
         clock.pause(0.02)
 

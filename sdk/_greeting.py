@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .files import DISK
+
 _INDENT = "       "
 _BARS = "▁▂▃▄▅▆▇█"
 # What replaces characters that the terminal's encoding does not have.
@@ -157,9 +159,9 @@ def stored_text(counts: Any, size: int) -> list[str]:
     text = f"stored {counts.stored:,} of {total:,} records, {counts.refused:,} dropped, {_where(counts)}   {bytes_text(size)}"
     lines = [text]
     if counts.refused:
-        lines.append(
-            f"! {count(counts.refused, 'record')} dropped: journal, spool and disk were full; the gap is in the data"
-        )
+        reasons = counts.refused_reasons or {"journal, spool and disk were full": counts.refused}
+        why = ", ".join(reasons) if len(reasons) == 1 else ", ".join(f"{why} ({n:,})" for why, n in reasons.items())
+        lines.append(f"! {count(counts.refused, 'record')} dropped: {why}; the gap is in the data (stepd show)")
     if counts.stored < counts.accepted:
         waiting = counts.accepted - counts.stored
         lines.append(f"! {count(waiting, 'record')} still in shared memory; the daemon goes on with them; stepd status")
@@ -266,9 +268,4 @@ def bytes_text(size: int) -> str:
 
 def directory_bytes(path: str) -> int:
     """Bytes of the files in a run's directory; 0 where it cannot be read."""
-    total = 0
-    for root, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_size
-    return total
+    return sum(DISK.sizes(path))

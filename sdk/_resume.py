@@ -5,11 +5,11 @@ Decides only; `sdk._api` acts. Reads the store, so it may take as long as a look
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any, NamedTuple
 
 from .errors import Error, UsageError
+from .files import DISK
 from .limits import STEP_GIVEN_MAX
 from .segment.naming import run_path
 
@@ -90,9 +90,9 @@ def make_plan(
 
 def _find(store: str, run_id: str) -> Any:
     """The stored run of exactly this id, or None."""
-    if not os.path.isdir(run_path(store, run_id)):
-        return None
     try:
+        if not DISK.exists(run_path(store, run_id)):
+            return None
         found = read_store(store).run(run_id)
     except (Error, OSError):
         return None

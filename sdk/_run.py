@@ -22,6 +22,7 @@ from ._launcher import Launch, find_launch
 from ._metric import Metric, make_metric
 from ._summary import Summary
 from .errors import Error, UsageError
+from .files import DISK
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity
 from .segment.naming import run_path
@@ -399,7 +400,7 @@ class Run(RunCompat):
             wanted = os.path.join(self.sync_dir, "files") if self._store.path else ""
             try:
                 if wanted:
-                    os.makedirs(wanted, mode=0o700, exist_ok=True)
+                    DISK.make_directory(wanted)
             except OSError as error:
                 self._say(f"stepd: cannot make {wanted}: {error}; run.dir is a temporary directory")
                 wanted = ""

@@ -10,6 +10,8 @@ Reject, or when records have to go to the spool. Whatever the state, what is not
 
 * half the ring un-stored, or no daemon for `SPOOL_AGE_SECONDS`: the ring's bytes go to the spool (`sdk._spool`);
 * the spool refuses as well: the ring fills, `log()` refuses and counts;
+* a budget is reached (`sdk.budget`): nothing new is sent or spooled, the ring fills likewise; but what was accepted when
+  the stream ends is stored in any case;
 * a new session begins with what is not stored, so nothing is lost and the daemon drops what it has.
 
 Threads: everything here runs in the sender's thread, but for `start`, `flush`, `finish` and the counters they read.
@@ -25,17 +27,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from . import _spawn, clock
+from ._pressure import Pressure
 from ._spool import BLOCK_BYTES, Spool
+from .budget import Budget, code_of
 from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
 from .journal.handle import Journal
+from .journal.upkeep import Upkeep
 from .limits import BATCH_BYTES_MAX, KIB, MIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
-from .platform import boot_id, host_name, is_locked
+from .platform import identity, is_locked
 from .record import HEADER_SIZE, encode_map
 from .settings import Settings
-from .transport import Connection, endpoint_path, lock_path
+from .transport import Connection, endpoint_path, known_lock_path
 from .wire.messages import (
     BATCH_HAS_META,
     BATCH_HAS_PIECES,
@@ -67,6 +72,8 @@ _BEGINNING_SECONDS = 0.2
 _LIVENESS_SECONDS = 0.1
 # When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
 _RESTART_SECONDS_MAX = 300.0
+# Where it could not even be tried, again so soon: the store may be back.
+_AGAIN_SECONDS = 1.0
 # Limit: what `finish` forces to the disk itself: 50 ms at 300 MB/s. More is left to the kernel, and the receipt says so.
 _SYNC_BYTES_MAX = 16 * MIB
 _SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
@@ -105,10 +112,12 @@ class Sender:
         self._outbox = Outbox(journal.mark()[2])
         self._spool = Spool(
             DISK, store, run_id, stream, bytes_max=settings.spool_bytes_max,
-            origin={
-                "kind": "spool", "host": host_name(), "boot_id": boot_id(), "pid": os.getpid(), "stream": hex_u64(stream),
-            },
+            budget=Budget(settings.store_bytes_max, settings.run_bytes_max, settings.free_bytes_min),
+            origin={"kind": "spool", **identity(), "stream": hex_u64(stream)},
         )  # fmt: skip
+        self._limits = {"batch_bytes_max": BATCH_BYTES_MAX}
+        if settings.run_bytes_max:
+            self._limits["run_bytes_max"] = settings.run_bytes_max
         self._connection: Connection | None = None
         self._state = _DOWN
         self._credit_limit = BATCH_BYTES_MAX
@@ -119,11 +128,12 @@ class Sender:
         self._contact = now  # when a daemon last answered, or we began to look for one
         self._restart_pause = settings.restart_seconds
         self._next_restart = now + settings.restart_seconds
-        self._lock_path = lock_path(store.path)
+        self._lock_path = known_lock_path(store.path)
         self._asked_liveness = now
         self._starter = 0
         self._next_session = 0.0
         self._stuck = False
+        self._held = False  # the daemon says that a budget is reached, and will say when it is not any more
         self._taken = 0  # the last sequence that the daemon acked
         self._spooled_at = 0.0
         self._spool_trouble_until = 0.0
@@ -132,6 +142,7 @@ class Sender:
         self._wake.acquire()
         self._thread: threading.Thread | None = None
         self._finish_deadline: float | None = None
+        self._is_ending = False  # no more records come; what was accepted is stored past every budget
         self._finish_state = ""
         self._flush_wanted = 0
         self._flush_sent = 0
@@ -140,6 +151,8 @@ class Sender:
         self._meta_lock = threading.RLock()  # a signal handler may call finish() as well
         self.notices: deque[tuple[str, str]] = deque(maxlen=64)
         self.print_notice: Callable[[str], None] = lambda text: None
+        self._upkeep = Upkeep(journal, now, self._notice)
+        self._pressure = Pressure(journal, store.path, self._notice)
         self._noticed_at: dict[str, float] = {}
         self.cpu_seconds = 0.0
 
@@ -188,8 +201,15 @@ class Sender:
                 self._progress.wait(min(left, 0.05))
         return True
 
+    def make_room(self) -> None:
+        """The stream ends: from now on its records are stored past every budget, so that its last facts find room."""
+        self._is_ending = True
+        self._spool_trouble_until = 0.0
+        self.wake()
+
     def finish(self, timeout: float) -> SenderState:
         """Stores what is left, ends the session and the thread; returns within about `timeout` seconds."""
+        self._is_ending = True
         self._finish_deadline = clock.monotonic() + timeout
         if self._thread is None:
             self._finish_here()
@@ -203,6 +223,10 @@ class Sender:
         # The daemon says `synced` for everything up to a sequence; what it cannot know is whether our own part is safe.
         synced = outbox.synced if self._spool.is_safe else min(outbox.synced, self._spool.first - 1)
         return SenderState(outbox.stored_sequence, synced, self._spool.records, self._finish_state)
+
+    def refused_reasons(self) -> dict[str, int]:
+        """How many calls of `log` were refused, by reason. After `finish`."""
+        return self._pressure.refused_reasons()
 
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -245,7 +269,11 @@ class Sender:
         if self._state == _LIVE:
             self._send_batch()
             self._ask_for_flush()
+        else:
+            self._upkeep.cover(journal.mark(), outbox.stored)
         self._maybe_spool(now)
+        if self._upkeep.look(now) and self._state == _LIVE:
+            self._greet(now)
         self._maybe_start_daemon(now)
         self._print_notices(now)
         return found
@@ -271,7 +299,10 @@ class Sender:
         return True
 
     def _connect(self, now: float) -> None:
-        if now < self._next_session or not is_locked(self._lock_path):
+        if now < self._next_session:
+            return
+        self._lock_path = self._lock_path or known_lock_path(self._store.path)
+        if not is_locked(self._lock_path):
             return
         try:
             self._connection = Connection(endpoint_path(self._store.path))
@@ -286,7 +317,7 @@ class Sender:
         ring = self._journal.ring.path or ""
         hello = Hello(
             WIRE_VERSION_MIN, WIRE_VERSION, self._stream, self._run_id, self._store.id, self._outbox.stored_sequence,
-            ring, os.getpid(), self._version, {"batch_bytes_max": BATCH_BYTES_MAX},
+            ring, os.getpid(), self._version, self._limits,
         )  # fmt: skip
         try:
             sent = self._connection.send(hello)
@@ -319,6 +350,7 @@ class Sender:
         self._state = _DOWN
         self._waiting_since = None
         self._flush_sent = 0
+        self._held = False
         self._outbox.open(0)
 
     def _receive(self, now: float) -> None:
@@ -326,7 +358,9 @@ class Sender:
             while (connection := self._connection) and (message := connection.receive()):
                 self._heard = self._contact = now
                 self._handle(message, now)
-                self._waiting_since = now if self._outbox.in_flight_bytes else None
+                # An ack of earlier batches does not answer a Hello that was said again: a Welcome is still owed.
+                owed = self._outbox.in_flight_bytes or self._state == _GREETED
+                self._waiting_since = now if owed else None
         except (CommError, ProtocolError) as error:
             self._notice("wire", f"the daemon's answer is unreadable, reconnecting: {error}")
             self._disconnect()
@@ -338,6 +372,7 @@ class Sender:
                 if self._connection is None:
                     return
             self._outbox.open(message.credit)
+            self._held = False  # one batch tells whether it still is
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE
             self._restart_pause = self._settings.restart_seconds
@@ -348,6 +383,9 @@ class Sender:
             if self._outbox.acknowledge(message.written, message.synced):
                 self._taken = self._outbox.stored_sequence
                 self._release()
+            if isinstance(message, Ack):
+                self._pressure.note(message.trouble)
+                self._held = self._pressure.is_budget
             if isinstance(message, Finished):
                 self._finish_state = "written"
         elif isinstance(message, Reject):
@@ -358,7 +396,7 @@ class Sender:
                 self._next_session = self._next_restart = now + _RESTART_SECONDS_MAX
 
     def _release(self) -> None:
-        self._journal.release(self._outbox.stored[0])
+        self._journal.release(self._outbox.stored)
         with self._progress:
             self._progress.notify_all()
 
@@ -370,16 +408,22 @@ class Sender:
     def _send_batch(self) -> bool:
         assert self._connection is not None
         mark = self._journal.mark()
+        if self._held and self._outbox.in_flight_bytes and not self._is_ending:
+            self._stuck = False
+            self._upkeep.cover(mark, self._outbox.stored)
+            return False
         span = self._outbox.next(self._journal.boundaries, mark, self._credit_limit)
         # One record larger than any batch: only the spool can take it, and everything behind it waits.
         self._stuck = span is None and mark[0] > self._outbox.sent[0] and not self._outbox.in_flight_bytes
         if span is None:
+            self._upkeep.cover(mark, self._outbox.stored)
             return False
+        crc = self._upkeep.cover_batch(span.start, (span.end, span.last + 1, span.step_max), mark, self._outbox.stored)
         parts = self._journal.ring.slices(span.start, span.end)
         records = parts[0] if len(parts) == 1 else b"".join(parts)
         batch = Batch(self._stream, span.first, span.last, self._flags(span), span.step_max, records)
         try:
-            sent = self._connection.send(batch)
+            sent = self._connection.send(batch, payload_crc=crc)
         except CommError:
             sent = False
         if not sent:
@@ -398,6 +442,8 @@ class Sender:
     # -- spool -------------------------------------------------------------------------------------------------------
 
     def _maybe_spool(self, now: float) -> None:
+        if self._held and not self._is_ending:
+            return  # the spool would fill the same disk
         capacity = self._journal.ring.capacity
         waiting = self._journal.mark()[0] - self._outbox.stored[0]
         # While acks come the daemon is merely busy: it may have a little more of the ring than when nobody answers.
@@ -412,7 +458,7 @@ class Sender:
         beginning = self._waiting_since is not None and now - self._waiting_since < _BEGINNING_SECONDS
         urgent = self._state != _LIVE and not beginning and self._flush_wanted > self._outbox.stored_sequence
         stuck = self._state == _LIVE and self._stuck
-        if waiting and (full or old or urgent or stuck) and now >= self._spool_trouble_until:
+        if waiting and (full or old or urgent or stuck or self._held) and now >= self._spool_trouble_until:
             self._spool_all(now)
             # The session goes on: a new one would cost 60 ms beside a busy loop, in which the ring fills again. What is
             # in flight arrives before this Hello and is a duplicate; its Welcome says that the daemon is through with it.
@@ -426,7 +472,7 @@ class Sender:
         Not what comes meanwhile: beside a loop that logs flat out this would never end, and the daemon be forgotten.
         """
         self._spooled_at = now
-        if not self._spool.is_open and self._finish_deadline is None:
+        if not self._spool.is_open and not self._is_ending:
             why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
             self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
         self._stuck = False
@@ -440,23 +486,24 @@ class Sender:
             if span is None:
                 return True
             size = span.end - span.start
-            if not self._spool.has_room(size):
-                limit = self._settings.spool_bytes_max
-                self._trouble(now, f"the spool has reached spool_bytes_max ({limit} bytes)")
+            refusal = self._spool.refusal(size, now, is_last=self._is_ending)
+            if refusal:
+                self._trouble(now, refusal)
                 return False
             try:
                 self._spool.append(
                     self._stream, span, self._journal.ring.slices(span.start, span.end), self._flags(span)
                 )
             except OSError as error:
-                self._trouble(now, f"the spool cannot be written: {error}")
+                self._trouble(now, code_of(error), str(error))
                 return False
             self._outbox.store_locally(span)
             self._release()
+            self._pressure.note(0)
 
-    def _trouble(self, now: float, text: str) -> None:
+    def _trouble(self, now: float, code: int, detail: str = "") -> None:
         self._spool_trouble_until = now + _SPOOL_TROUBLE_PAUSE_SECONDS
-        self._notice("disk", f"{text}; records wait in the ring, and are counted when it is full")
+        self._pressure.note(code, detail)
 
     # -- daemon ------------------------------------------------------------------------------------------------------
 
@@ -465,18 +512,22 @@ class Sender:
             self._starter = 0
         if self._state != _DOWN or now < self._next_restart or now - self._contact < self._settings.restart_seconds:
             return
-        if not self._settings.autostart or is_locked(self._lock_path) or _spawn.was_stopped(self._store.path):
+        if not self._settings.autostart or is_locked(self._lock_path):
             return
-        self._next_restart = now + self._restart_pause
-        self._restart_pause = min(self._restart_pause * 2, _RESTART_SECONDS_MAX)
         try:
+            if _spawn.was_stopped(self._store.path):
+                return
+            self._next_restart = now + self._restart_pause
+            self._restart_pause = min(self._restart_pause * 2, _RESTART_SECONDS_MAX)
             self._starter = _spawn.start(
                 self._store.path,
                 persistent=False,
                 idle_seconds=self._settings.idle_seconds,
                 shared_memory_dir=self._settings.shared_memory_dir,
+                variables=self._settings.for_daemon,
             )
-        except OSError as error:
+        except (OSError, Error) as error:  # the store or the directory of sockets may be away for a while
+            self._next_restart = now + max(self._settings.restart_seconds, _AGAIN_SECONDS)
             self._notice("start", f"no daemon could be started: {error}")
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -518,7 +569,9 @@ class Sender:
                 advanced, stored_before = now, self._outbox.stored_sequence
             if now > deadline or now - advanced > SILENCE_SECONDS or self._connection is None:
                 break
-            if self._state == _LIVE and not self._send_batch() and not asked and self._outbox.sent[1] > last:
+            # A budget is reached: the daemon writes what it has, and then takes the rest, once it knows that this is the end.
+            complete = self._state == _LIVE and not self._send_batch() and (self._outbox.sent[1] > last or self._held)
+            if complete and not asked:
                 asked = self._connection is not None and self._connection.send(Finish(self._stream, last))
             if self._connection is not None:
                 self._connection.wait(0.02)

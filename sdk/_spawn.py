@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from . import clock, platform
 from .errors import CommError
@@ -58,11 +60,19 @@ def mark_stopped(store: str, stopped: bool) -> None:
             os.unlink(path)
 
 
-def start(store: str, *, persistent: bool, idle_seconds: float, shared_memory_dir: str) -> int:
+def start(
+    store: str,
+    *,
+    persistent: bool,
+    idle_seconds: float,
+    shared_memory_dir: str,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Starts a daemon and returns at once with the pid of a starter, which the caller reaps (`reap`).
 
     Args:
         persistent: It stays until it is stopped, instead of leaving when no trainer needs it.
+        variables: Stronger than those of the environment, which the daemon inherits.
 
     Raises:
         OSError: No process could be made.
@@ -70,7 +80,7 @@ def start(store: str, *, persistent: bool, idle_seconds: float, shared_memory_di
     arguments = ["--store", store, "--idle-seconds", str(idle_seconds), "--shared-memory-dir", shared_memory_dir]
     if persistent:
         arguments.append("--persistent")
-    return platform.spawn_detached(_CODE, dict(os.environ), [os.pathsep.join(_import_path()), *arguments])
+    return platform.spawn_detached(_CODE, {**os.environ, **variables}, [os.pathsep.join(_import_path()), *arguments])
 
 
 def _import_path() -> list[str]:

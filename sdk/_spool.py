@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import clock, platform
-from .errors import Error
-from .files import Buffer, Files
+from ._aside import holds_records, keep_ring
+from .budget import Budget, Keeper
+from .errors import DamageError, Error
+from .files import Buffer, Files, sync_names
 from .ids import hex_u64, random_u64
 from .journal.drain import drain, ring_paths
-from .limits import BLOCK_STORED_BYTES_MAX, STEP_MAX
-from .location import StoreIdentity
+from .limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL, STEP_MAX
+from .location import StoreIdentity, check_store
 from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
-from .segment.naming import SegmentName, format_segment, run_path
+from .segment.naming import RUN_LEVELS, mark_suspect, run_path
 from .segment.writer import SegmentWriter
 from .wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
 from .wire.session import Span
@@ -28,6 +30,7 @@ from .wire.session import Span
 SEGMENT_BYTES = 64 << 20
 # Limit: one block; a reader takes no larger one than `BLOCK_STORED_BYTES_MAX`, and a ring may be as large as somebody chose.
 BLOCK_BYTES = BLOCK_STORED_BYTES_MAX // 4
+_MEASURE_SECONDS = 0.01
 
 
 def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) -> int:
@@ -42,7 +45,7 @@ def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) ->
         if lock is None:
             continue
         try:
-            drained_count += _drain_one(files, store, path)
+            drained_count += _drain_one(files, store, path, lock.descriptor)
         except (OSError, Error, KeyError, ValueError):
             continue
         finally:
@@ -50,21 +53,28 @@ def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) ->
     return drained_count
 
 
-def _drain_one(files: Files, store: StoreIdentity, path: str) -> bool:
-    drained = drain(path)
+def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -> bool:
+    try:
+        drained = drain(path, descriptor)
+    except DamageError:
+        if holds_records(descriptor):
+            keep_ring(files, store, path, descriptor, None)
+        os.unlink(path)
+        return True
     identity, stream = drained.header.identity, drained.header.stream
     if identity.get("store") != store.id:
         return False
-    origin = {
-        "kind": "spool", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": os.getpid(),
-        "stream": hex_u64(stream),
-    }  # fmt: skip
-    spool = Spool(files, store, str(identity["run"]), random_u64(), bytes_max=2**63, origin=origin)
-    if drained.record_count:
-        span = Span(0, len(drained.records), drained.first, drained.last, 0, STEP_MAX)
-        spool.append(stream, span, [drained.records], BATCH_HAS_PIECES | BATCH_HAS_META)
-    if drained.gap is not None:
-        spool.append_gap(stream, drained.gap)
+    origin = {"kind": "spool", **platform.identity(), "stream": hex_u64(stream)}
+    run = str(identity["run"])
+    if drained.damage is not None:
+        keep_ring(files, store, path, descriptor, run)
+    spool = Spool(files, store, run, random_u64(), bytes_max=2**63, origin=origin)
+    for first, last, records in drained.pieces:
+        spool.append(
+            stream, Span(0, len(records), first, last, 0, STEP_MAX), [records], BATCH_HAS_PIECES | BATCH_HAS_META
+        )
+    for gap in drained.gaps:
+        spool.append_gap(stream, gap)
     if spool.seal(sync=True):
         os.unlink(path)
         return True
@@ -82,14 +92,23 @@ class Spool:
     """
 
     def __init__(
-        self, files: Files, store: StoreIdentity, run_id: str, writer: int, *, bytes_max: int, origin: Mapping[str, Any]
+        self,
+        files: Files,
+        store: StoreIdentity,
+        run_id: str,
+        writer: int,
+        *,
+        bytes_max: int,
+        origin: Mapping[str, Any],
+        budget: Budget | None = None,
     ) -> None:
-        """`origin` goes into the opening META block: who writes this and why."""
+        """`origin` goes into the opening META block: who writes this and why. `budget`: what `refusal` minds as well."""
         self._files = files
         self._store = store
         self._run_id = run_id
         self._writer = writer
         self._bytes_max = bytes_max
+        self._keeper = Keeper(files, store.path, budget) if budget is not None else None
         self._origin = dict(origin)
         self._directory = run_path(store.path, run_id)
         self._segment: SegmentWriter | None = None
@@ -100,8 +119,19 @@ class Spool:
         self.first = 0
         self._all_forced = True
 
-    def has_room(self, size: int) -> bool:
-        return self.bytes_written + size <= self._bytes_max
+    def refusal(self, size: int, now: float, *, is_last: bool = False) -> int:
+        """Why `size` bytes may not be appended now, a code of `REFUSED_REASONS`; 0: they may.
+
+        Args:
+            is_last: This is what a finishing process has accepted, which no budget keeps from being stored.
+        """
+        if self.bytes_written + size > self._bytes_max:
+            return REFUSED_SPOOL
+        if self._keeper is None or is_last:
+            return 0
+        # Why so short: beside a busy loop each look at a file costs milliseconds. The next call goes on.
+        self._keeper.step(now, _MEASURE_SECONDS)
+        return self._keeper.refusal(self._run_id, now)
 
     def append(self, stream: int, span: Span, parts: Sequence[Buffer], batch_flags: int) -> None:
         """Stores the records of `span`.
@@ -126,7 +156,10 @@ class Spool:
             flags=flags,
             compress=False,
         )
-        self.bytes_written += segment.size - before
+        grown = segment.size - before
+        self.bytes_written += grown
+        if self._keeper is not None:
+            self._keeper.note_written(self._run_id, grown)
         self.records += span.last - span.first + 1
         self.first = self.first or span.first
         if segment.size >= SEGMENT_BYTES:
@@ -138,19 +171,14 @@ class Spool:
 
     def _open(self) -> SegmentWriter:
         if self._segment is None:
+            check_store(self._store, self._files)
             self._files.make_directory(self._directory)
-            path = os.path.join(self._directory, format_segment(SegmentName(self._writer, self._number)))
             header = FileHeader(self._store.id, self._writer, self._number, clock.wall_ns())
-            segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
-            self._number += 1
-            try:
-                segment.append_map(KIND_META, {"run": self._run_id, "writer": self._origin})
-            except BaseException:
-                # Without its META block nobody could say whose it is, and recovery would leave it alone for ever.
-                segment.close()
-                with contextlib.suppress(OSError):
-                    self._files.remove(path)
-                raise
+            opening = [(KIND_META, {"run": self._run_id, "writer": self._origin})]
+            segment, number = SegmentWriter.begin(
+                self._files, self._directory, header, opening, first_block_number=self._next_block
+            )
+            self._number = number + 1
             self._segment = segment
             self.bytes_written += segment.size
         return self._segment
@@ -176,8 +204,7 @@ class Spool:
         try:
             segment.seal(close=False)
             if sync:
-                segment.sync()
-                self._files.sync_directory(self._directory)
+                self._force(segment)
                 self._all_forced = forced
         except OSError:
             return False
@@ -186,3 +213,12 @@ class Spool:
             with contextlib.suppress(OSError):
                 segment.close()
         return True
+
+    def _force(self, segment: SegmentWriter) -> None:
+        """Forces a segment, once; one that cannot be is marked, so that nobody asks again and believes the answer."""
+        try:
+            segment.sync()
+            sync_names(self._files, self._directory, RUN_LEVELS)
+        except OSError:
+            mark_suspect(self._files, segment.path)
+            raise

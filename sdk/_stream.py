@@ -24,7 +24,6 @@ from ._spool import drain_orphans
 from .files import DISK
 from .ids import hex_u64, random_u64
 from .journal.appender import open_journal
-from .journal.format import WORD_REFUSED, WORD_REPORTED
 from .journal.handle import Journal
 from .journal.ring import Ring
 from .location import StoreIdentity
@@ -52,6 +51,7 @@ class Receipt(NamedTuple):
             thread together.
         ended_in: "written" (the daemon has it), "spool", "ring" (the disk refused: it waits in shared memory), or "later"
             (finish was called from inside log(): a thread does it when that call has returned).
+        refused_reasons: How many calls were refused, by what kept records from being stored.
     """
 
     accepted: int
@@ -65,6 +65,7 @@ class Receipt(NamedTuple):
     cost_seconds: float
     calls: int
     ended_in: str
+    refused_reasons: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 class Stream:
@@ -192,10 +193,10 @@ class Stream:
         self.append_meta({"end": {"state": state, "exit_code": exit_code, "time_ns": clock.wall_ns()}})
         self._settle(begun + min(timeout, _META_SECONDS_MAX))
         result = self._sender.finish(max(timeout - (clock.monotonic() - begun), 0.1))
-        words = self.journal.ring.words
+        refusals = self.journal.refusals()
         last = self.journal.mark()[1] - 1
-        own = self._meta_count + words[WORD_REPORTED]
-        accepted, refused = last - own, words[WORD_REFUSED]
+        own = self._meta_count + refusals.reported
+        accepted, refused = last - own, refusals.refused
         self._receipt = Receipt(
             accepted=accepted,
             stored=max(accepted - (last - result.stored), 0),
@@ -208,6 +209,7 @@ class Stream:
             cost_seconds=self._cost(accepted),
             calls=accepted,
             ended_in=result.ended_in,
+            refused_reasons=self._sender.refused_reasons() if refused else {},
         )
         if result.stored >= last:
             self.journal.ring.close()
@@ -218,6 +220,7 @@ class Stream:
 
     def _settle(self, deadline: float) -> None:
         """Waits for room for the last META records: a sender that still lives is making some."""
+        self._sender.make_room()
         while not (self._sender.place_pending_meta() and self.journal.report_gap()) and clock.monotonic() < deadline:
             if not self._sender.is_alive():
                 with contextlib.suppress(Exception):  # finish() raises for no trouble of ours; the end tries again
@@ -352,6 +355,7 @@ def start_daemon(stream: Stream) -> None:
                 persistent=False,
                 idle_seconds=settings.idle_seconds,
                 shared_memory_dir=settings.shared_memory_dir,
+                variables=settings.for_daemon,
             )
             stream._sender.adopt_starter(starter)
     except Exception as error:

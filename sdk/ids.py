@@ -85,7 +85,8 @@ def run_directory(run_id: str) -> str:
         else "".join(f"%{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
         for index, c in enumerate(run_id)
     )
-    if len(encoded) <= _DIRECTORY_CHARACTERS_MAX and encoded not in _RESERVED:
+    # The empty id, which only hostile bytes have, would be the directory of all runs.
+    if 0 < len(encoded) <= _DIRECTORY_CHARACTERS_MAX and encoded not in _RESERVED:
         return encoded
     digest = hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{encoded[: _DIRECTORY_CHARACTERS_MAX - 17].rstrip('%')}~{digest}"

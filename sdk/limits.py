@@ -38,6 +38,12 @@ NESTING_MAX = 64
 KEY_BYTES_MAX = 4096
 # Limit: one value stored inside a record (`sdk.values` decides what happens to larger ones).
 INLINE_TENSOR_BYTES_MAX = 16 * KIB
+# Limit: one msgpack map, a record's payload or a segment's index, before it is decoded: a byte of it can make an object of
+# 64 bytes, so that the worst one takes 1 GiB of a reader's memory. Ours are far smaller: a record at most 2 MiB.
+MAP_BYTES_MAX = 16 * MIB
+# Limit: what flattening may add to one row by repeating the names of outer dicts: 2 MiB can be 500 levels, each of 4 kB,
+# over 100 000 values.
+FLAT_NAMES_BYTES_MAX = 64 * MIB
 
 RUN_ID_CHARACTERS_MAX = 128
 PROJECT_CHARACTERS_MAX = 128
@@ -46,5 +52,15 @@ STEP_MAX = 2**63 - 1
 # Limit: a step that a caller may give. Counting on from it, one a call, never reaches STEP_MAX: 2**62 us are 146 000 years.
 STEP_GIVEN_MAX = 2**62
 
-# Why calls were refused: codes that ring header, wire and GAP records share.
-REFUSED_REASONS = ("ring full", "spool_bytes_max", "disk full", "free_bytes_min", "store_bytes_max", "run_bytes_max")
+# Why calls were refused: indices that ring header, Ack and GAP records share. New ones are added at the end.
+REFUSED_REASONS = (
+    "ring full", "spool_bytes_max", "disk full", "free_bytes_min", "store_bytes_max", "run_bytes_max", "disk error",
+)  # fmt: skip
+REFUSED_SPOOL, REFUSED_DISK_FULL, REFUSED_FREE, REFUSED_STORE, REFUSED_RUN, REFUSED_DISK_ERROR = range(1, 7)
+# Those that forbid the spool as well: it would fill the same disk.
+BUDGET_REASONS = frozenset({REFUSED_FREE, REFUSED_STORE, REFUSED_RUN})
+
+# Limit: what stays free on a store's disk unless somebody says otherwise: enough for a small checkpoint and the records of
+# some minutes, and on a small file system never more than this share of it.
+FREE_BYTES_MIN = 64 * MIB
+FREE_SHARE_MAX = 16

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import NamedTuple
 
 from .errors import StoreError
-from .files import DISK, Files, read_whole
+from .files import DISK, Files, read_whole, sync_names
 from .segment.naming import RUNS, STORE_FILE
 
 DIRECTORY = ".stepd"
@@ -78,11 +79,14 @@ def make_store(path: str, files: Files = DISK) -> StoreIdentity:
         StoreError: It cannot be created or written, is someone else's, or has a newer format.
     """
     try:
-        files.make_directory(os.path.join(path, RUNS))
-        name = os.path.join(path, STORE_FILE)
+        runs, name = os.path.join(path, RUNS), os.path.join(path, STORE_FILE)
+        missing = _missing(files, runs)
+        files.make_directory(runs)
         if not files.exists(name):
-            text = json.dumps({"format": STORE_FORMAT, "id": os.urandom(16).hex()}).encode()
-            _create_once(files, name, text)
+            # Invariant: who finds store.json may rely on its directory and all above it. So their names are forced first.
+            sync_names(files, path, max(missing, 2))
+            files.write_new(name, json.dumps({"format": STORE_FORMAT, "id": os.urandom(16).hex()}).encode())
+            files.sync_directory(path)
     except (OSError, ValueError) as error:
         raise StoreError(
             f"cannot create a store at {path!r}: {error}", hint="STEPD_DIR=/a/writable/directory"
@@ -90,24 +94,18 @@ def make_store(path: str, files: Files = DISK) -> StoreIdentity:
     identity = read_store(path, files)
     if not identity.writable:
         raise StoreError(
-            f"the store {path!r} belongs to uid {os.stat(path).st_uid} or is open to others; you are uid {os.getuid()}",
+            f"the store {path!r} belongs to uid {files.owner(path)[0]} or is open to others; you are uid {os.getuid()}",
             hint="STEPD_DIR=/a/directory/of/yours, or STEPD_TRUST_STORE=1 if you trust everybody who can write there",
         )
     return identity
 
 
-def _create_once(files: Files, name: str, text: bytes) -> None:
-    """Writes `name` whole, unless somebody else just did: the first one wins, and nobody sees a part of it."""
-    draft = f"{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    files.write_whole(draft, text)
-    try:
-        os.link(draft, name)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        files.rename(draft, name)
-        return
-    files.remove(draft)
+def _missing(files: Files, directory: str) -> int:
+    """How many directories would have to be made for `directory` to be there."""
+    count = 0
+    while not files.exists(directory) and os.path.dirname(directory) != directory:
+        directory, count = os.path.dirname(directory), count + 1
+    return count
 
 
 def read_store(path: str, files: Files = DISK) -> StoreIdentity:
@@ -122,16 +120,34 @@ def read_store(path: str, files: Files = DISK) -> StoreIdentity:
         number, identity = int(facts["format"]), bytes.fromhex(facts["id"])
         if len(identity) != 16:
             raise ValueError(f"id has {len(identity)} bytes, expected 16")
+        writable = _may_write(files, path)
     except FileNotFoundError:
         raise StoreError(f"there is no store at {path!r}", hint="STEPD_DIR=/path/of/the/store, or --dir PATH") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(f"cannot read {name!r}: {error}") from error
     if number > STORE_FORMAT:
         raise StoreError(f"the store {path!r} has format {number}; this stepd reads up to {STORE_FORMAT}")
-    return StoreIdentity(path, identity, _may_write(path))
+    return StoreIdentity(path, identity, writable)
 
 
-def _may_write(path: str) -> bool:
-    status = os.stat(path)
+def check_store(store: StoreIdentity, files: Files = DISK) -> None:
+    """Makes sure that the store is still where it was; whoever writes for a long time asks before each new file.
+
+    Why not make it again: where a file system is away for a while, its mount point is an empty directory. What is written
+    there is hidden when it is back, and nobody would find it. So it is trouble like a full disk: records wait.
+
+    Raises:
+        OSError: It is not (ENOENT), or another one is in its place (ESTALE).
+    """
+    try:
+        found = read_store(store.path, files)
+    except StoreError as error:
+        raise OSError(errno.ENOENT, f"the store is away: {error.message}", store.path) from error
+    if found.id != store.id:
+        raise OSError(errno.ESTALE, "another store is in the place of this one", store.path)
+
+
+def _may_write(files: Files, path: str) -> bool:
+    uid, mode = files.owner(path)
     trusted = os.environ.get("STEPD_TRUST_STORE", "") not in ("", "0")
-    return trusted or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    return trusted or (uid == os.getuid() and not mode & 0o022)

@@ -17,7 +17,7 @@ import msgpack
 
 from .errors import DamageError
 from .files import Buffer
-from .limits import STEP_MAX
+from .limits import MAP_BYTES_MAX, STEP_MAX
 
 # length u32 (header and payload), kind u8, flags u8, reserved u16, sequence u64, step u64, time in ns i64.
 HEADER = struct.Struct("<IBBHQQq")
@@ -104,6 +104,8 @@ def decode_map(payload: Buffer, *, tensors: bool = True) -> dict[str, Any]:
     Raises:
         DamageError: It is not one msgpack map within the limits of `docs/journal.md`.
     """
+    if len(payload) > MAP_BYTES_MAX:
+        raise DamageError(f"map of {len(payload)} bytes, expected at most {MAP_BYTES_MAX}")
     unpack = _unpack if tensors else _unpack_keeping_tensors
     try:
         try:

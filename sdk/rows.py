@@ -13,6 +13,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from .limits import FLAT_NAMES_BYTES_MAX
 from .record import FLAG_COMMIT, FLAG_LATE
 
 
@@ -36,6 +37,9 @@ def flatten(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Nested dicts as dotted names: ``{"a": {"b": 1}}`` is ``{"a.b": 1}``. The later of two equal names wins.
 
     A nested key that is not a str becomes its text, as in W&B. An empty nested dict stays as a value.
+
+    Raises:
+        ValueError: The names of outer dicts, repeated before those of inner ones, take more than `FLAT_NAMES_BYTES_MAX`.
     """
     for value in values.values():
         if type(value) is dict:
@@ -46,10 +50,14 @@ def flatten(values: Mapping[Any, Any]) -> dict[str, Any]:
     # Why no recursion and no limit: the packer takes 1000 levels, and a row that was flattened once must keep its names
     # when it is flattened again.
     levels = [("", iter(values.items()))]
+    repeated = 0
     while levels:
         prefix, items = levels[-1]
         for key, value in items:
             name = f"{prefix}{key}"
+            repeated += len(prefix)
+            if repeated > FLAT_NAMES_BYTES_MAX:
+                raise ValueError(f"flat names of nested dicts take more than {FLAT_NAMES_BYTES_MAX} bytes")
             if type(value) is dict and value:
                 levels.append((f"{name}.", iter(value.items())))
                 break

@@ -7,12 +7,13 @@ frozen, holds plain values only, and pickles, so a spawned worker gets the same 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .limits import GIB, KIB, MIB, TAG_CHARACTERS_MAX
+from .limits import FREE_BYTES_MIN, GIB, KIB, MIB, TAG_CHARACTERS_MAX
 
 # Limit: the smallest window in which a record of a few hundred values still fits into an eighth of the ring.
 RING_BYTES_MIN = 64 * KIB
@@ -50,15 +51,36 @@ def _boolean(value: Any) -> bool:
     return text in _TRUE
 
 
-def _whole(least: int) -> Callable[[Any], int]:
+_UNITS = {"": 1, **{unit: 1024**n for n, unit in enumerate("KMGT", 1)}}
+_UNITS |= {f"{unit}IB": size for unit, size in _UNITS.items() if unit}
+_UNITS |= {f"{unit}B": 1000**n for n, unit in enumerate(("", "K", "M", "G", "T"))}
+
+
+def parse_bytes(value: Any) -> int:
+    """A number of bytes: 1_000_000, "10G" or "10GiB" (1024³ each), "10GB" (1000³ each), "1.5 M"; as coreutils has it.
+
+    Raises:
+        ValueError: It is none, or negative.
+    """
+    text = "" if isinstance(value, bool) else str(value).strip().upper()
+    digits = text.rstrip("KMGTIB ")
+    unit = _UNITS.get(text[len(digits) :].strip(), 0)
+    with contextlib.suppress(ValueError, OverflowError):
+        size = int(digits) * unit if digits.replace("_", "").isdecimal() else int(float(digits) * unit)
+        if unit and size >= 0:
+            return size
+    raise ValueError(f"{value!r} is no number of bytes; 10G, 500M and 1_000_000 are")
+
+
+def _bytes(least: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         try:
-            number = int(value) if not isinstance(value, float) or value.is_integer() else None
-        except (TypeError, ValueError):
-            number = None
-        if number is None or isinstance(value, bool) or number < least:
-            raise _Bad(f"a whole number of at least {least}")
-        return number
+            size = parse_bytes(value)
+        except ValueError:
+            size = -1
+        if size < least:
+            raise _Bad(f"a whole number of bytes, at least {least}, such as 10G, 500M or 1_000_000")
+        return size
 
     return check
 
@@ -154,20 +176,32 @@ class Settings:
     """What `log()` does with ring, spool and disk full. "refuse" and count: training goes first. "block": wait.
     STEPD_ON_FULL."""
 
-    ring_bytes: int = _setting(16 * MIB, _whole(RING_BYTES_MIN))
+    ring_bytes: int = _setting(16 * MIB, _bytes(RING_BYTES_MIN))
     """The journal ring of a run, in bytes; made smaller where shared memory is short. Default: 16 MiB hold 150 000 calls
     of five values, two minutes at one call per ms without daemon or disk. STEPD_RING_BYTES."""
 
-    secondary_ring_bytes: int = _setting(256 * KIB, _whole(RING_BYTES_MIN))
+    secondary_ring_bytes: int = _setting(256 * KIB, _bytes(RING_BYTES_MIN))
     """The ring of a forked or spawned worker, in bytes. Default: 256 KiB, as workers are many and log little.
     STEPD_SECONDARY_RING_BYTES."""
 
     shared_memory_dir: str = _setting("/dev/shm", _text)
     """A file system in memory, for the rings. Default: where Linux has it. STEPD_SHARED_MEMORY_DIR."""
 
-    spool_bytes_max: int = _setting(GIB, _whole(0))
+    spool_bytes_max: int = _setting(GIB, _bytes(0))
     """The most this process writes itself while no daemon answers, in bytes. Default: 1 GiB, a day of 5 values at 100
     calls a second. STEPD_SPOOL_BYTES_MAX."""
+
+    store_bytes_max: int = _setting(0, _bytes(0))
+    """The most that all runs of the store may take together, trash included, in bytes; beyond it records wait in the ring
+    and are then refused and counted. Default: 0, no budget: how much a disk is for is the user's to say.
+    STEPD_STORE_BYTES_MAX, for the daemon too: the one who starts it says it (`stepd start --store-bytes-max`)."""
+
+    run_bytes_max: int = _setting(0, _bytes(0))
+    """The same for this run alone; other runs go on. Default: 0, no budget. STEPD_RUN_BYTES_MAX."""
+
+    free_bytes_min: int = _setting(FREE_BYTES_MIN, _bytes(0))
+    """What the store's disk must have left, in bytes; below it as above. Default: 64 MiB, or a sixteenth of a smaller disk:
+    logging never takes the last bytes that a checkpoint needs. STEPD_FREE_BYTES_MIN, as with `store_bytes_max`."""
 
     finish_seconds_max: float = _setting(10.0, _seconds)
     """How long `finish()` waits for the daemon, in seconds, before it writes the rest itself. Default: 10, far above a
@@ -218,6 +252,12 @@ class Settings:
     def disabled(self) -> bool:
         """Whether nothing is to be stored."""
         return self.mode == "disabled"
+
+    @property
+    def for_daemon(self) -> dict[str, str]:
+        """Variables that tell a daemon which we start about the budgets that were given."""
+        given = ("store_bytes_max", "free_bytes_min")
+        return {_variable(name): str(getattr(self, name)) for name in given if name in self.given}
 
     def replace(self, **values: Any) -> Settings:
         """A copy with some fields changed."""

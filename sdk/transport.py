@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from . import clock, platform
-from .errors import CommError, RemoteProtocolError
+from .errors import CommError, RemoteProtocolError, StoreError
 from .limits import MESSAGE_BYTES_MAX
 from .wire.codec import decode, encode
 from .wire.messages import Control, Message
@@ -34,6 +34,17 @@ def endpoint_path(store: str) -> str:
 def lock_path(store: str) -> str:
     """The file that this daemon holds locked while it lives."""
     return os.path.join(platform.runtime_directory(), f"{platform.store_digest(store)}.lock")
+
+
+def known_lock_path(store: str) -> str:
+    """As `lock_path`; "" while the directory of sockets cannot be used: nobody can be found there, and no run ends of it.
+
+    In /tmp any user of the machine can make a directory of our name before us.
+    """
+    try:
+        return lock_path(store)
+    except (OSError, StoreError):
+        return ""
 
 
 def stopped_path(store: str) -> str:
@@ -65,10 +76,10 @@ class Connection:
             self.close()
             raise CommError(f"cannot open a connection to {path!r}: {error}") from error
 
-    def send(self, message: Message) -> bool:
-        """Hands a message to ZeroMQ; False when its queue is full. Copies."""
+    def send(self, message: Message, *, payload_crc: int | None = None) -> bool:
+        """Hands a message to ZeroMQ; False when its queue is full. Copies. `payload_crc`: as for `encode`."""
         try:
-            self._socket.send_multipart(encode(message), zmq.DONTWAIT, copy=True)
+            self._socket.send_multipart(encode(message, payload_crc=payload_crc), zmq.DONTWAIT, copy=True)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from daemon.ingest import Ingest
 from daemon.settings import DaemonSettings
 from daemon.stats import Stats
 from daemon.store.run_writer import RunWriter
+from sdk.files import DISK, Files
 from sdk.ids import random_u64
 from sdk.limits import BATCH_BYTES_MAX
 from sdk.location import StoreIdentity
@@ -29,12 +31,19 @@ STREAM = 0x77
 
 
 class Rig:
-    """An Ingest that serves a store, with a clock of its own."""
+    """An Ingest that serves a store, with a clock of its own. `origin` is what its segments say of their writer."""
 
-    def __init__(self, store: StoreIdentity, settings: DaemonSettings | None = None) -> None:
+    def __init__(
+        self,
+        store: StoreIdentity,
+        settings: DaemonSettings | None = None,
+        files: Files = DISK,
+        origin: Mapping[str, Any] = MappingProxyType({"kind": "daemon"}),
+    ) -> None:
         self.store = store
         self.writer_id = random_u64()
-        self.files = FailingFiles()
+        self.files = FailingFiles(files)
+        self.origin = origin
         self.stats = Stats(0.0)
         self.said: list[str] = []
         self.now = 1000.0
@@ -46,7 +55,7 @@ class Rig:
         self.ingest.bind(endpoint_path(store.path))
 
     def _make_writer(self, run: str) -> RunWriter:
-        return RunWriter(self.files, self.store, run, self.writer_id, {"kind": "daemon"})
+        return RunWriter(self.files, self.store, run, random_u64(), self.origin)
 
     def client(self, stream: int = STREAM, run: str = RUN) -> Client:
         client = Client(self, stream, run)
@@ -63,7 +72,7 @@ class Rig:
     def sync(self) -> None:
         """Until everything that is dirty now was forced, or refused."""
         self.tick(60.0)
-        until(lambda: self.tick() or not self.ingest._syncer.outstanding, "sync")
+        until(lambda: self.tick() or not self.ingest.forcing.syncer.outstanding, "sync")
         self.tick()
 
     def look(self) -> bool:

@@ -8,7 +8,6 @@ with temporary_store() as store:              # its sockets, locks and rings are
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sdk import platform
-from sdk.files import DISK, Buffer, File
+from sdk.files import DISK
+from sdk.files.failing import FailingFiles as FailingFiles
 from sdk.location import StoreIdentity, make_store
 from sdk.record import FLAG_COMMIT, KIND_ROW, Record, encode_map, pack, walk
 from sdk.segment.format import KIND_ROWS, Block
@@ -52,9 +52,11 @@ def rows(first: int, last: int) -> bytes:
 def until(condition: Callable[[], Any], what: str = "condition", seconds: float = WAIT_SECONDS) -> Any:
     """Waits for `condition` to be true and returns what it gave."""
     deadline = time.monotonic() + seconds
+    pause = 0.0001
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.002)
     return found
 
 
@@ -78,62 +80,6 @@ def temporary_store() -> Iterator[StoreIdentity]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         shutil.rmtree(path, ignore_errors=True)
-
-
-class _FailingFile:
-    def __init__(self, owner: FailingFiles, file: File) -> None:
-        self._owner, self._file = owner, file
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def append(self, parts: Sequence[Buffer]) -> int:
-        self._owner.check("append")
-        return self._file.append(parts)
-
-    def sync(self) -> None:
-        self._owner.synced.append(self._file.path)
-        self._owner.check("sync")
-        self._file.sync()
-
-
-class FailingFiles:
-    """The real disk, which refuses the operations named by `refuse` ("create", "append", "sync") until `allow`.
-
-    Attributes:
-        synced: Paths of the files that were asked to sync, in order.
-        allowances: Operation to how many of it still succeed although it is refused.
-    """
-
-    def __init__(self) -> None:
-        self._refused: set[str] = set()
-        self.allowances: dict[str, int] = {}
-        self.synced: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(DISK, name)
-
-    def refuse(self, *operations: str) -> None:
-        self._refused.update(operations)
-
-    def allow(self) -> None:
-        self._refused.clear()
-        self.allowances.clear()
-
-    def check(self, operation: str) -> None:
-        if operation not in self._refused:
-            return
-        if self.allowances.get(operation, 0) > 0:
-            self.allowances[operation] -= 1
-            return
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def create(self, path: str) -> Any:
-        self.check("create")
-        return _FailingFile(self, DISK.create(path))
-
-    def open(self, path: str, *, write: bool = False) -> Any:
-        return _FailingFile(self, DISK.open(path, write=write))
 
 
 class Held:

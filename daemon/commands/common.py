@@ -6,17 +6,18 @@ Everything printed here may come from a hostile store, so no text reaches the te
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from daemon.commands.service import store_path
+from daemon.commands.service import clean, store_path
 from sdk import clock
 from sdk.errors import NotFoundError
 from sdk.reader import Run, Store
@@ -25,6 +26,10 @@ from sdk.reader.times import ago
 
 _LATEST = re.compile(r"latest(~[0-9]+)?")
 _COLUMN_CHARACTERS_MAX = 40
+# Limit: what is looked at in about half a second.
+_PROGRESS_BYTES_MIN = 32 << 20
+# Limit: what a value of 1024 levels needs, at some frames for each; each takes well under 1 kB of an 8 MB stack.
+_RECURSION = 10_000
 
 
 def json_option(function: Any) -> Any:
@@ -51,6 +56,10 @@ def to_json(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, indent=indent, default=_plain)
     except TypeError:  # a map whose keys are neither text nor numbers
         return json.dumps(_text_keys(value), indent=indent, default=_plain)
+    except RecursionError:
+        # msgpack reads 1024 levels, more than Python's encoder wants to descend.
+        sys.setrecursionlimit(_RECURSION)
+        return json.dumps(_text_keys(value), indent=indent, default=_plain)
 
 
 def _plain(value: Any) -> Any:
@@ -67,11 +76,6 @@ def _text_keys(value: Any) -> Any:
     return [_text_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def clean(text: object) -> str:
-    """The text without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
-
-
 _VALUE_CHARACTERS_MAX = 200
 
 
@@ -86,6 +90,16 @@ def value_text(value: Any) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _VALUE_CHARACTERS_MAX else f"{text[:_VALUE_CHARACTERS_MAX]}… ({len(text):,} characters)"
+
+
+@contextlib.contextmanager
+def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Gives a function that hears of progress: a bar on stderr where that is a terminal and the work is long."""
+    if total < _PROGRESS_BYTES_MIN or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def when_text(seconds: float) -> str:

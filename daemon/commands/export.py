@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -10,11 +12,11 @@ from typing import IO, Any
 import click
 
 from daemon.commands.common import open_store_of, to_json
-from daemon.commands.service import directory_option
+from daemon.commands.service import clean, clean_lines, directory_option
 from sdk.reader import Run
+from sdk.reader.join import LOGGED, STEP, TIMESTAMP
 
 _PROGRESS_RECORDS_MIN = 50_000
-_OUR_COLUMNS = ("_step", "_timestamp")
 
 
 @click.command("export")
@@ -32,15 +34,14 @@ def command(ctx: click.Context, run: str, kind: str, output: str, directory: str
     found = open_store_of(ctx, directory).run(run)
     if output == "-":
         with click.open_file("-", "w", encoding="utf-8", errors="surrogatepass") as file:
-            _write(found, kind, found.rows(), file)
+            _write(found, kind, found.rows(), _Screen(file) if _is_terminal() else file)
         return
     try:
-        # The file appears when it is complete, by rename: nobody reads half an export.
-        with click.open_file(output, "w", encoding="utf-8", errors="surrogatepass", atomic=True) as file:
+        with _complete_file(output) as file:
             count = _write(found, kind, _with_progress(found), file)
-    except OSError as error:
-        raise click.FileError(output, f"cannot write the export: {error.strerror}") from error
-    click.echo(f"exported {count:,} rows of {found.id} to {output}", err=True)
+    except (OSError, ValueError) as error:
+        raise click.FileError(clean(output), f"cannot write the export: {getattr(error, 'strerror', error)}") from error
+    click.echo(clean(f"exported {count:,} rows of {found.id} to {output}"), err=True)
     others = len(found.streams) - 1
     if others > 0:
         click.echo(
@@ -50,7 +51,44 @@ def command(ctx: click.Context, run: str, kind: str, output: str, directory: str
         )
 
 
-def _write(run: Run, kind: str, rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
+@contextlib.contextmanager
+def _complete_file(path: str) -> Iterator[IO[str]]:
+    """A file that appears when it is complete, by rename: nobody reads half an export, and trouble leaves nothing behind.
+
+    Why not click's: it puts the file there after an error as well, leaves its draft behind where the name turns out not
+    to be possible, and replaces /dev/null by a file when root exports there.
+    """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, a device
+        with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
+            yield file
+        return
+    draft = os.path.join(os.path.dirname(path), f".stepd-export-{os.urandom(8).hex()}")
+    try:
+        with open(draft, "x", encoding="utf-8", errors="surrogatepass") as file:
+            yield file
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+class _Screen:
+    """A file that somebody looks at: nothing that was logged steers it."""
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return int(self._file.write(clean_lines(text)))
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _write(run: Run, kind: str, rows: Iterable[dict[str, Any]], file: Any) -> int:
     return _write_csv(run, rows, file) if kind == "csv" else _write_lines(rows, file)
 
 
@@ -67,7 +105,7 @@ def _with_progress(run: Run) -> Iterator[dict[str, Any]]:
                 done = row["_step"] + 1
 
 
-def _write_lines(rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
+def _write_lines(rows: Iterable[dict[str, Any]], file: Any) -> int:
     count = 0
     for row in rows:
         file.write(to_json(row) + "\n")
@@ -75,9 +113,9 @@ def _write_lines(rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
     return count
 
 
-def _write_csv(run: Run, rows: Iterable[dict[str, Any]], file: IO[Any]) -> int:
+def _write_csv(run: Run, rows: Iterable[dict[str, Any]], file: Any) -> int:
     keys = run.all_keys()
-    columns = [*_OUR_COLUMNS, *(key for key in keys if key not in _OUR_COLUMNS)]
+    columns = [STEP, TIMESTAMP, *(LOGGED.get(key, key) for key in keys)]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     count = 0

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from daemon.commands.chart import Curve, Style, draw
-from daemon.commands.common import can_unicode, clean, json_option, open_store_of, print_json, split_words
-from daemon.commands.service import directory_option
+from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, split_words
+from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import NotFoundError
 from sdk.reader import Run

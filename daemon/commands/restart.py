@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import click
 
-from daemon.commands.service import START_SECONDS, directory_option, store_path
+from daemon.commands.service import START_SECONDS, budget_options, directory_option, set_budgets, store_path
 from daemon.commands.stop import stop
 from sdk import _spawn
+from sdk.errors import Error
 from sdk.location import make_store
+from sdk.transport import request
 
 
 @click.command("restart")
+@budget_options
 @directory_option
 @click.pass_context
-def command(ctx: click.Context, directory: str | None) -> None:
-    """Stop the daemon of the store and start another, for example after an upgrade."""
+def command(ctx: click.Context, /, directory: str | None, **budgets: int | None) -> None:
+    """Stop the daemon of the store and start another, for example after an upgrade. It keeps the budgets of the one before."""
     path = make_store(store_path(ctx, directory)).path
+    before = _budgets(path)
     stop(path)
     shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
     status = _spawn.ensure(path, timeout=START_SECONDS, shared_memory_dir=shared)
+    set_budgets(path, {**before, **{name: size for name, size in budgets.items() if size is not None}})
     click.echo(f"serving {path} (pid {status['pid']})")
+
+
+def _budgets(path: str) -> dict[str, int]:
+    with contextlib.suppress(Error):
+        if _spawn.is_serving(path):
+            return dict(request(path, "status").get("budget", {}))
+    return {}

@@ -9,7 +9,7 @@ import shlex
 import click
 
 from daemon.commands.common import open_store_of
-from daemon.commands.service import directory_option
+from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import StoreError
 from sdk.files import DISK
@@ -56,8 +56,8 @@ def _move(run: Run, trash: str, now: int) -> None:
         DISK.rename(run.directory, target)
     except OSError as error:
         raise StoreError(f"cannot move run {run.id} to the trash: {error}") from error
-    click.echo(f"moved {run.id} ({run.name!r}) to the trash, where it stays for seven days")
-    click.echo(f"  undo: mv {shlex.quote(target)} {shlex.quote(run.directory)}")
+    click.echo(f"moved {clean(run.id)} ({run.name!r}) to the trash, where it stays for seven days")
+    click.echo(clean(f"  undo: mv {shlex.quote(target)} {shlex.quote(run.directory)}"))
 
 
 def _purge(trash: str, now: int) -> None:
@@ -68,4 +68,4 @@ def _purge(trash: str, now: int) -> None:
         try:
             DISK.remove_tree(os.path.join(trash, name))
         except OSError as error:
-            click.echo(f"stepd: cannot remove {name} from the trash: {error}", err=True)
+            click.echo(clean(f"stepd: cannot remove {name} from the trash: {error}"), err=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from sdk.location import find_store
+from sdk.settings import parse_bytes
+from sdk.transport import request
 
 START_SECONDS = 15.0
+_BUDGETS = {
+    "store_bytes_max": "The most that the store may take, trash included: 10G, 500M; 0: no budget.",
+    "run_bytes_max": "The most that each run may take.",
+    "free_bytes_min": "What the disk must have left; default: 64M, or a sixteenth of a smaller disk.",
+}
 
 
 def directory_option(function: Any) -> Any:
@@ -16,9 +24,41 @@ def directory_option(function: Any) -> Any:
     return click.option("--dir", "directory", metavar="PATH", help="The store.")(function)
 
 
+def _bytes_of(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def budget_options(function: Any) -> Any:
+    """`--store-bytes-max`, `--run-bytes-max` and `--free-bytes-min`; the command gets a number or None for each."""
+    for name, text in reversed(_BUDGETS.items()):
+        option = click.option(f"--{name.replace('_', '-')}", name, callback=_bytes_of, metavar="SIZE", help=text)
+        function = option(function)
+    return function
+
+
+def set_budgets(store: str, budgets: Mapping[str, int | None]) -> None:
+    """Tells the serving daemon those that were given."""
+    given = {name: size for name, size in budgets.items() if size is not None}
+    if given:
+        request(store, "budget", given)
+
+
 def store_path(ctx: click.Context, directory: str | None) -> str:
     """The store that was asked for, or the default one."""
     return find_store(directory or ctx.obj).path
+
+
+def clean(text: object) -> str:
+    """The text without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def clean_lines(text: str) -> str:
+    """As `clean`, with the ends of lines left as they are: for errors, which may quote a hostile store."""
+    return "\n".join(map(clean, text.split("\n")))
 
 
 def size(count: float) -> str:

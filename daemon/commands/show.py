@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from daemon.commands.common import clean, json_option, open_store_of, print_json, value_text, when_text, write_table
+from daemon.commands.common import json_option, open_store_of, print_json, value_text, when_text, write_table
 from daemon.commands.runs import facts
-from daemon.commands.service import directory_option, duration, size
+from daemon.commands.service import clean, directory_option, duration, size
 from sdk.reader import Gap, Run
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import click
 
-from daemon.commands.service import START_SECONDS, directory_option, store_path
+from daemon.commands.service import START_SECONDS, budget_options, directory_option, set_budgets, store_path
 from sdk import _spawn
 from sdk.location import DIRECTORY, make_store
 
@@ -14,26 +15,28 @@ from sdk.location import DIRECTORY, make_store
 @click.command("start")
 @click.option("--foreground", is_flag=True, help="Serve in this process and log to stderr, for a process manager.")
 @click.option("--here", is_flag=True, help="Make a store .stepd/ in the working directory, for everything below it.")
+@budget_options
 @directory_option
 @click.pass_context
-def command(ctx: click.Context, foreground: bool, here: bool, directory: str | None) -> None:
-    """Start the daemon of the store, unless one serves it already."""
+def command(ctx: click.Context, /, foreground: bool, here: bool, directory: str | None, **budgets: int | None) -> None:
+    """Start the daemon of the store, unless one serves it already. Budgets count from now on, for that one too."""
     path = os.path.join(os.getcwd(), DIRECTORY) if here else store_path(ctx, directory)
     store = make_store(path)
     if here:
         _ignore_in_git(path)
     if foreground:
-        _serve_here(ctx, store.path)
+        _serve_here(ctx, store.path, budgets)
         return
     running = _spawn.is_serving(store.path)
     shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
     status = _spawn.ensure(store.path, timeout=START_SECONDS, shared_memory_dir=shared)
+    set_budgets(store.path, budgets)
     click.echo(f"{'already serving' if running else 'serving'} {store.path} (pid {status['pid']})")
 
 
-def _serve_here(ctx: click.Context, path: str) -> None:
+def _serve_here(ctx: click.Context, path: str, budgets: Mapping[str, int | None]) -> None:
     from daemon.server import log_to, serve
-    from daemon.settings import DaemonSettings
+    from daemon.settings import DaemonSettings, budgets_from
 
     _spawn.mark_stopped(path, False)
     if _spawn.is_serving(path):
@@ -42,7 +45,11 @@ def _serve_here(ctx: click.Context, path: str) -> None:
     os.umask(0o077)
     log_to(None)
     shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
-    ctx.exit(serve(path, DaemonSettings(persistent=True, shared_memory_dir=shared)))
+    try:
+        chosen = budgets_from(os.environ) | {name: size for name, size in budgets.items() if size is not None}
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from error
+    ctx.exit(serve(path, DaemonSettings(persistent=True, shared_memory_dir=shared, **chosen)))
 
 
 def _ignore_in_git(path: str) -> None:

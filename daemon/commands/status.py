@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from daemon.commands.service import directory_option, duration, size, store_path
+from daemon.commands.service import clean, directory_option, duration, size, store_path
 from sdk import _spawn
+from sdk.files import DISK
 from sdk.location import read_store
 from sdk.transport import request
 
@@ -28,7 +29,7 @@ def command(ctx: click.Context, as_json: bool, show_log: bool, check: bool, dire
     if show_log:
         _print_log(path)
         return
-    serving = os.path.isdir(path) and _spawn.is_serving(path)
+    serving = DISK.exists(path) and _spawn.is_serving(path)
     if serving:
         read_store(path)
         facts: dict[str, Any] = {"serving": True, **request(path, "status")}
@@ -44,33 +45,40 @@ def command(ctx: click.Context, as_json: bool, show_log: bool, check: bool, dire
 
 def _print(facts: dict[str, Any]) -> None:
     if not facts["serving"]:
-        click.echo(f"no daemon serves {facts['store']}; the next init() starts one")
+        click.echo(f"no daemon serves {clean(facts['store'])}; the next init() starts one")
         return
     kind = "stays until stopped" if facts["persistent"] else "leaves when idle"
-    click.echo(f"serving {facts['store']}   pid {facts['pid']}   up {duration(facts['uptime_seconds'])}   {kind}")
+    click.echo(f"serving {clean(facts['store'])}   pid {facts['pid']}   up {duration(facts['uptime_seconds'])}   {kind}")
     rate = f"{facts['records_per_second']:,.0f} records/s, {size(facts['bytes_per_second'])}/s"
     click.echo(f"  now      {rate}   in all {facts['records']:,} records, {size(facts['bytes'])}")
     click.echo(
         f"  health   {_refused(facts)}, {facts['write_failures']} write and {facts['sync_failures']} fsync failures   "
         f"synced {facts['synced_age_seconds']:.1f} s behind   {size(facts['free_bytes'])} free"
     )
+    if facts["store_bytes"] is not None:
+        click.echo(f"  budget   {size(facts['store_bytes'])} of {size(facts['budget']['store_bytes_max'])} taken")
+    if facts["gaps"]:
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in facts["gaps"].items())
+        click.echo(f"  gaps     records not stored: {lost}; `stepd verify` says which")
     for run in facts["runs"]:
         click.echo(
-            f"  run      {run['id']}   {run['streams']} stream{'s' if run['streams'] > 1 else ''}   lag "
+            f"  run      {clean(run['id'])}   {run['streams']} stream{'s' if run['streams'] > 1 else ''}   lag "
             f"{run['lag_seconds'] * 1000:.0f} ms   {run['refused']} refused"
         )
+    for line in facts["warnings"]:
+        click.echo(click.style(f"  warning  {clean(line)}", fg="yellow"))
     if facts["last_error"]:
-        click.echo(f"  trouble  {facts['last_error']}")
+        click.echo(f"  trouble  {clean(facts['last_error'])}")
 
 
 def _refused(facts: dict[str, Any]) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in facts["refused_reasons"].items())
+    reasons = ", ".join(f"{count} {clean(reason)}" for reason, count in facts["refused_reasons"].items())
     return f"{facts['refused']} refused{f' ({reasons})' if reasons else ''}"
 
 
 def _print_log(path: str) -> None:
     from daemon.server import LOG_FILE
-    from sdk.files import DISK, read_whole
+    from sdk.files import read_whole
 
     name = os.path.join(path, LOG_FILE)
     if not DISK.exists(name):
@@ -78,4 +86,4 @@ def _print_log(path: str) -> None:
         return
     lines = read_whole(DISK, name, 8 << 20).decode(errors="replace").splitlines()
     for line in lines[-_LOG_LINES:]:
-        click.echo("".join(c if c.isprintable() else "?" for c in line))
+        click.echo(clean(line))

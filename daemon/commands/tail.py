@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from daemon.commands.common import clean, json_option, one_run, open_store_of, to_json, value_text
-from daemon.commands.service import directory_option
+from daemon.commands.common import json_option, one_run, open_store_of, to_json, value_text
+from daemon.commands.service import clean, directory_option
 
 
 @click.command("tail")

@@ -9,8 +9,17 @@ from sdk.wire.messages import Hello, Reject
 _CREDIT_ALL_BYTES = 16 * CREDIT_BYTES
 
 
-def refusal(hello: Hello, store_id: bytes) -> Reject | None:
-    """Why a stream cannot be served, or None."""
+# Limit: some 10 kB of state each, and `status` reads each one's ring.
+STREAMS_MAX = 4096
+
+
+def refusal(hello: Hello, store_id: bytes, streams: int = 0, known_run: str | None = None) -> Reject | None:
+    """Why a stream cannot be served, or None.
+
+    Args:
+        streams: How many are served now.
+        known_run: The run of this stream, where it is one of them.
+    """
     if hello.version_min > WIRE_VERSION or hello.version_max < WIRE_VERSION_MIN:
         text = (
             f"the trainer speaks wire versions {hello.version_min} to {hello.version_max}, this daemon {WIRE_VERSION_MIN} "
@@ -22,6 +31,11 @@ def refusal(hello: Hello, store_id: bytes) -> Reject | None:
     if not hello.run or not hello.stream or len(hello.run) > RUN_ID_CHARACTERS_MAX:
         text = f"a stream needs an id and a run of at most {RUN_ID_CHARACTERS_MAX} characters"
         return Reject(hello.stream, "hello", text, False)
+    if known_run is not None and known_run != hello.run:
+        text = f"the stream belongs to run {known_run[:40]!r}, not to {hello.run[:40]!r}"
+        return Reject(hello.stream, "hello", text, False)
+    if known_run is None and streams >= STREAMS_MAX:
+        return Reject(hello.stream, "busy", f"{streams} streams are served, at most {STREAMS_MAX}", True)
     return None
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sdk.errors import DamageError
 from sdk.files import Buffer
-from sdk.limits import BLOCK_ROWS_BYTES_MAX
+from sdk.limits import BLOCK_ROWS_BYTES_MAX, MAP_BYTES_MAX
 from sdk.record import HEADER, HEADER_SIZE, KIND_ROW, Record, decode_map, map_encoder, pack, walk
 from sdk.rows import Piece, flatten, merge
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, FLAG_MERGED
@@ -83,16 +83,25 @@ def coalesce(waiting: Sequence[Waiting]) -> Payload:
         keys, step_last = _keys(raw)
         step_max = max(w.step_max for w in waiting) if step_last is None else max(step_last, step_min)
         return Payload(raw, count, first, last, step_min, step_max, flags, keys)
-    try:
-        return _merge(raw, count, first, last, flags | FLAG_HAS_PIECES)
-    except (ValueError, TypeError, OverflowError) as error:  # a nesting or a key that msgpack reads but does not write
-        raise DamageError(f"records {first} to {last} cannot be merged: {error}") from error
-
-
-def _merge(raw: Buffer, count: int, first: int, last: int, flags: int) -> Payload:
+    flags |= FLAG_HAS_PIECES
     step_min, step_max, mergeable = _steps(raw)
-    if not mergeable:
-        return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw)[0])
+    if mergeable:
+        try:
+            return _merge(raw, first, last, step_min, step_max, flags)
+        except (ValueError, TypeError, OverflowError):
+            # A nesting or a key that msgpack reads but does not write, or a row that would become too large: the pieces
+            # stay as they are, for readers to merge. They were accepted, so they are not lost.
+            return Payload(raw, count, first, last, step_min, step_max, flags, None)
+    return Payload(raw, count, first, last, step_min, step_max, flags, _keys(raw)[0])
+
+
+def _merge(raw: Buffer, first: int, last: int, step_min: int, step_max: int, flags: int) -> Payload:
+    """The payload with the pieces of each row merged.
+
+    Raises:
+        DamageError: The bytes are not records.
+        ValueError, TypeError, OverflowError: They cannot be merged into rows that a reader takes.
+    """
     others: list[Record] = []
     pieces: list[Piece] = []
     for record in walk(raw):
@@ -108,6 +117,8 @@ def _merge(raw: Buffer, count: int, first: int, last: int, flags: int) -> Payloa
         for key in values:
             keys[key] = keys.get(key, 0) + 1
         payload = encode(values)
+        if len(payload) > MAP_BYTES_MAX:
+            raise ValueError(f"row of {len(payload)} bytes")
         head = HEADER.pack(HEADER_SIZE + len(payload), KIND_ROW, row_flags, 0, sequence, step, time_ns)
         packed.append((sequence, head + payload))
     packed.sort()
@@ -153,6 +164,10 @@ def _keys(raw: Buffer) -> tuple[dict[str, int] | None, int | None]:
         if singles > _SINGLES_MAX:
             return None, None
         step = group.step
-        for key in flatten(decode_map(group.payload, tensors=False)):
+        try:
+            flat = flatten(decode_map(group.payload, tensors=False))
+        except ValueError:  # names that take too much room to be told
+            return None, None
+        for key in flat:
             keys[key] = keys.get(key, 0) + 1
     return keys, step

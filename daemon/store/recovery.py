@@ -14,7 +14,7 @@ from sdk.errors import Error
 from sdk.files import Files
 from sdk.journal.format import SUFFIX
 from sdk.segment.format import FILE_HEADER_SIZE, KIND_META
-from sdk.segment.naming import RUNS, parse_segment
+from sdk.segment.naming import RUNS, parse_segment, run_path
 from sdk.segment.reader import SegmentReader
 from sdk.segment.recovery import Recovered, recover
 
@@ -27,75 +27,101 @@ class Mended(NamedTuple):
     error: str | None
 
 
-def mend_segments(
-    files: Files, store: str, own_writer: int, own_lock: str, is_stream_alive: Callable[[str], bool]
-) -> Iterator[Mended | None]:
-    """Seals the unsealed segments of dead writers of this host, one step for each value (None: nothing to do there).
+class Judge:
+    """Tells whether the writer of a segment is dead. Whoever cannot be judged counts as living.
 
-    A generator, so that the server can do a little between two looks at its socket.
+    What proves it: the same machine was booted since; or, on this very boot, the lock of that daemon is ours now, the
+    ring of that trainer was locked by us, or its pid means something here and is gone.
 
-    Args:
-        own_lock: The identity of the lock file that we hold (`lock_identity`).
-        is_stream_alive: Whether the trainer with this stream id still lives: its spool is its own.
+    Why not the host's name: two machines, or two containers, may share it and the store, but not the directory of locks.
+    """
+
+    def __init__(self, is_own: Callable[[int], bool], own_lock: str, is_stream_alive: Callable[[str], bool]) -> None:
+        """A judge for one daemon.
+
+        Args:
+            is_own: Whether this daemon writes with that writer id now.
+            own_lock: The identity of the lock file that we hold (`lock_identity`).
+            is_stream_alive: Whether the trainer with this stream id holds its ring: its spool is its own.
+        """
+        self.is_own = is_own
+        self._own_lock = own_lock
+        self._is_stream_alive = is_stream_alive
+        self._boot_id, self._machine, self._namespace = (
+            platform.boot_id(),
+            platform.machine_id(),
+            platform.pid_namespace(),
+        )
+
+    def is_dead(self, reader: SegmentReader, *, stream_is_dead: bool = False) -> bool:
+        """Whether nobody will write to this segment any more.
+
+        Args:
+            stream_is_dead: If a trainer wrote it, that trainer's ring was drained.
+        """
+        first = reader.blocks[0] if reader.blocks else None
+        if first is None or first.kind != KIND_META:
+            return False
+        writer: Any = reader.read_map(first).get("writer")
+        if type(writer) is not dict or not self._boot_id or "boot_id" not in writer:
+            return False
+        if writer["boot_id"] != self._boot_id:
+            return bool(self._machine) and writer.get("machine") == self._machine
+        if writer.get("kind") == "daemon":
+            return bool(writer.get("lock") == self._own_lock)
+        return stream_is_dead or self._trainer_is_dead(writer)
+
+    def _trainer_is_dead(self, writer: dict[str, Any]) -> bool:
+        stream, pid, namespace = writer.get("stream"), writer.get("pid"), writer.get("pid_namespace")
+        if type(stream) is not str or type(pid) is not int or not namespace or namespace != self._namespace:
+            return False
+        # A ring in private memory has no file to ask, so a living pid counts as well.
+        return not self._is_stream_alive(stream) and not platform.process_lives(pid)
+
+
+def mend_segments(files: Files, store: str, judge: Judge) -> Iterator[Mended | None]:
+    """Seals the unsealed segments of dead writers, one step for each value (None: nothing to do there).
+
+    A generator, so that the server can do a little between two looks at its socket. Nothing is forced here.
     """
     runs = os.path.join(store, RUNS)
     for run_name, _, _ in files.entries(runs):
         directory = os.path.join(runs, run_name)
         for name, size, _ in files.entries(directory):
             parsed = parse_segment(name)
-            if parsed is None or parsed.writer == own_writer:
-                continue
-            path = os.path.join(directory, name)
-            yield _mend(files, path, size, own_lock, is_stream_alive)
+            if parsed is not None:
+                yield _mend(files, os.path.join(directory, name), size, parsed.writer, judge, False)
         yield None
 
 
-def _mend(files: Files, path: str, size: int, own_lock: str, is_stream_alive: Callable[[str], bool]) -> Mended | None:
+def mend_stream(
+    files: Files, store: str, run: str, stream: int, judge: Judge, *, is_dead: bool
+) -> Iterator[Mended | None]:
+    """As `mend_segments`, for the segments that the trainer of an ended stream wrote itself.
+
+    Args:
+        is_dead: Its ring was drained, so it is dead, whatever its pid says.
+    """
+    directory = run_path(store, run)
+    for name, size, _ in files.entries(directory):
+        parsed = parse_segment(name)
+        if parsed is not None and parsed.writer == stream:
+            yield _mend(files, os.path.join(directory, name), size, stream, judge, is_dead)
+
+
+def _mend(files: Files, path: str, size: int, writer: int, judge: Judge, stream_is_dead: bool) -> Mended | None:
     try:
-        if size < FILE_HEADER_SIZE:
-            return None  # its writer may be making it right now; the reader ignores it
+        if size < FILE_HEADER_SIZE or judge.is_own(writer):
+            return None  # too short: its writer may be making it right now, and the reader ignores it
         reader = SegmentReader(files, path)
         try:
-            if reader.sealed or not _writer_is_dead(reader, own_lock, is_stream_alive):
+            if reader.sealed or not judge.is_dead(reader, stream_is_dead=stream_is_dead):
                 return None
         finally:
             reader.close()
-        result = recover(files, path)
-        _force(files, path)
-        return Mended(path, result, None)
+        return Mended(path, recover(files, path), None)
     except (OSError, Error) as error:
         return Mended(path, None, str(error))
-
-
-def _force(files: Files, path: str) -> None:
-    """Its writer may have died before its fsync, and what comes after it will be said to be safe."""
-    if files.exists(path):
-        file = files.open(path, write=True)
-        try:
-            file.sync()
-        finally:
-            file.close()
-        files.sync_directory(os.path.dirname(path))
-
-
-def _writer_is_dead(reader: SegmentReader, own_lock: str, is_stream_alive: Callable[[str], bool]) -> bool:
-    """Only this host's writers can be judged: a daemon by the lock file that we hold now, a trainer by its ring's lock.
-
-    Why the lock file's identity: two containers may share host name and store but not the directory of locks.
-    """
-    first = reader.blocks[0] if reader.blocks else None
-    if first is None or first.kind != KIND_META:
-        return False
-    writer: Any = reader.read_map(first).get("writer")
-    if type(writer) is not dict or writer.get("host") != platform.host_name():
-        return False
-    if writer.get("boot_id") != platform.boot_id():
-        return True
-    if writer.get("kind") == "daemon":
-        return writer.get("lock") == own_lock
-    stream, pid = writer.get("stream"), writer.get("pid")
-    # A ring in private memory has no file to ask, so a living pid counts as well.
-    return isinstance(stream, str) and not is_stream_alive(stream) and not os.path.exists(f"/proc/{pid}")
 
 
 def lock_identity(path: str) -> str:

@@ -1,37 +1,51 @@
 """The one small layer through which everything touches the disk.
 
-`Files` is the contract and `Disk` the real file system. Tests give other implementations to the same code: one that
-fails the N-th operation, one that records operations so that every crash state can be replayed. Rings and sockets are
-not files in this sense: they live in `sdk.platform`.
+`Files` is the contract and `Disk` the real file system. Tests give two others to the same code: `sdk.files.failing`,
+whose N-th operation fails, and `sdk.files.recording`, which notes every operation so that every state that a crash may
+leave can be built. Rings and sockets are not files in this sense: they live in `sdk.platform`.
 
 Rules that every caller may rely on: directories are made 0700 and files 0600; `append` writes everything or raises with
-the file cut back to where it was; nothing is durable against power loss before `sync`, and a new name not before
-`sync_directory`.
+the file cut back to where it was; nothing is durable against power loss before `sync`, and a name not before its
+directory and all those above it were forced (`sync_names`). A call that a signal interrupts is repeated by Python (PEP
+475) where POSIX lets it be, a short write by `append`: neither is an error here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Protocol, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
 _IOV_MAX = 512
+_NAMES_PER_PORTION = 16
+# What `link` says on a file system that has no hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
+# What fsync of a directory says on a file system that has no such thing (CIFS, some of FUSE); PostgreSQL ignores the same.
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class File(Protocol):
     """An open file that grows only at its end."""
 
-    path: str
-    size: int
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """As far as this file knows; see `refresh`."""
 
     def append(self, parts: Sequence[Buffer]) -> int:
         """Writes all `parts` at the end and returns the offset where they begin.
 
         Raises:
-            OSError: Nothing of `parts` is in the file (a torn tail, if one could not be removed, is cut by recovery).
+            OSError: Nothing of `parts` is in the file. A torn tail that could not be cut off is cut before the next
+                append, or by recovery.
         """
 
     def read(self, offset: int, size: int) -> bytes:
@@ -67,11 +81,19 @@ class Files(Protocol):
     def entries(self, path: str) -> list[tuple[str, int, float]]:
         """(name, size in bytes, mtime in seconds) of what is in a directory, sorted by name; empty if there is none."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is something of this name, a dangling link included. A disk that cannot tell raises OSError."""
 
-    def make_directory(self, path: str) -> None: ...
+    def owner(self, path: str) -> tuple[int, int]:
+        """(uid, mode) of what is there, links followed."""
+
+    def make_directory(self, path: str) -> None:
+        """Makes it and what is missing above it; nothing if it is there."""
 
     def rename(self, source: str, target: str) -> None: ...
+
+    def link(self, source: str, target: str) -> None:
+        """A second name for a file; FileExistsError if it is taken."""
 
     def remove(self, path: str) -> None: ...
 
@@ -80,36 +102,105 @@ class Files(Protocol):
     def write_whole(self, path: str, data: bytes) -> None:
         """Replaces `path` by rename: a reader sees the old bytes or the new ones, never a part."""
 
-    def sync_directory(self, path: str) -> None: ...
+    def write_new(self, path: str, data: bytes) -> bool:
+        """As `write_whole`, unless the name is taken: of many who try the first wins. Whether that was us."""
+
+    def sync_directory(self, path: str) -> None:
+        """Forces the names in a directory to the disk, not the directory's own."""
 
     def free_bytes(self, path: str) -> int: ...
+
+    def disk_bytes(self, path: str) -> int:
+        """Size of the file system that `path` lies on; 0 where it has none (a tmpfs without a limit)."""
+
+    def sizes(self, path: str) -> Iterator[int]:
+        """Bytes of all files below `path`, links not followed, in portions that each take a look at a few names.
+
+        What is gone or cannot be read counts nothing. Whoever must not be held up stops between two portions.
+        """
+
+
+class Drafting:
+    """What is made of simpler operations, the same for every file system: a file that appears whole or not at all."""
+
+    def write_whole(self: Files, path: str, data: bytes) -> None:
+        draft = _draft(self, path, data)
+        try:
+            self.rename(draft, path)
+        except BaseException:
+            _discard(self, draft)
+            raise
+
+    def write_new(self: Files, path: str, data: bytes) -> bool:
+        draft = _draft(self, path, data)
+        try:
+            self.link(draft, path)
+        except FileExistsError:
+            _discard(self, draft)
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS or self.exists(path):
+                _discard(self, draft)
+                raise
+            # Race: somebody may have made it since we looked, and loses. Without hard links nothing better is there.
+            self.rename(draft, path)
+            return True
+        _discard(self, draft)
+        return True
+
+
+def _draft(files: Files, path: str, data: bytes) -> str:
+    """A file beside `path` that holds `data` and was forced to the disk; its name."""
+    draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    file = files.create(draft)
+    try:
+        try:
+            file.append([data])
+            file.sync()
+        finally:
+            file.close()  # NFS may find out here that the disk is full
+    except BaseException:
+        _discard(files, draft)
+        raise
+    return draft
+
+
+def _discard(files: Files, path: str) -> None:
+    with contextlib.suppress(OSError):
+        files.remove(path)
 
 
 class DiskFile:
     """`File` on a real descriptor."""
 
-    __slots__ = ("_descriptor", "path", "size")
+    __slots__ = ("_descriptor", "_is_torn", "path", "size")
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        self._is_torn = False  # behind `size` lies what an append left that failed
         self.size = os.fstat(descriptor).st_size
 
     def append(self, parts: Sequence[Buffer]) -> int:
+        if self._is_torn:
+            self.truncate(self.size)
         start = self.size
         try:
             for views in _slices(parts):
                 self._write_all(views)
         except BaseException:
-            self.size = start
+            self._is_torn = True
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, start)
+                self.truncate(start)
+            self.size = start
             raise
         return start
 
     def _write_all(self, views: list[memoryview]) -> None:
         while views:
             written = os.pwritev(self._descriptor, views, self.size)
+            if not written:
+                raise OSError(errno.EIO, "the disk takes nothing and gives no reason", self.path)
             self.size += written
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
@@ -125,6 +216,7 @@ class DiskFile:
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
         self.size = size
+        self._is_torn = False
 
     def patch(self, offset: int, data: Buffer) -> None:
         if not 0 <= offset <= self.size - len(data):
@@ -143,6 +235,13 @@ class DiskFile:
             os.close(descriptor)
 
 
+def _size_of(entry: os.DirEntry[str]) -> int:
+    with contextlib.suppress(OSError):
+        status = entry.stat(follow_symlinks=False)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return 0
+
+
 def _slices(parts: Sequence[Buffer]) -> Iterator[list[memoryview]]:
     """The parts as byte views, at most `_IOV_MAX` together (the kernel takes 1024)."""
     views = [memoryview(part).cast("B") for part in parts if len(part)]
@@ -158,7 +257,7 @@ def _make_one_directory(path: str) -> None:
             raise
 
 
-class Disk:
+class Disk(Drafting):
     """`Files` on the real file system."""
 
     def create(self, path: str) -> DiskFile:
@@ -166,8 +265,13 @@ class Disk:
         return DiskFile(path, os.open(path, flags, 0o600))
 
     def open(self, path: str, *, write: bool = False) -> DiskFile:
-        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-        return DiskFile(path, os.open(path, flags))
+        # Why O_NONBLOCK: what lies in a store is hostile, and opening a FIFO would wait for its other end.
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "is not a regular file", path)
+        return DiskFile(path, descriptor)
 
     def entries(self, path: str) -> list[tuple[str, int, float]]:
         found = []
@@ -182,7 +286,16 @@ class Disk:
         return sorted(found)
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        # Why not os.path.lexists: on a disk that cannot answer it says no, and who hears no makes a file, or forces none.
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def owner(self, path: str) -> tuple[int, int]:
+        status = os.stat(path)
+        return status.st_uid, status.st_mode
 
     def make_directory(self, path: str) -> None:
         # Why not os.makedirs: it gives its mode to the last directory only.
@@ -198,6 +311,9 @@ class Disk:
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
 
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
     def remove(self, path: str) -> None:
         os.unlink(path)
 
@@ -206,30 +322,34 @@ class Disk:
 
         shutil.rmtree(path)
 
-    def write_whole(self, path: str, data: bytes) -> None:
-        draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-        file = self.create(draft)
-        try:
-            file.append([data])
-            file.sync()
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
-            raise
-        finally:
-            file.close()
-        os.rename(draft, path)
-
     def sync_directory(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            return  # a directory that we may use but not list cannot be forced; it is not one of ours
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
         finally:
             os.close(descriptor)
 
     def free_bytes(self, path: str) -> int:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
+
+    def disk_bytes(self, path: str) -> int:
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize
+
+    def sizes(self, path: str) -> Iterator[int]:
+        directories = [path]
+        while directories:
+            with contextlib.suppress(OSError), os.scandir(directories.pop()) as scan:
+                while entries := list(itertools.islice(scan, _NAMES_PER_PORTION)):
+                    directories += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    yield sum(_size_of(entry) for entry in entries)
 
 
 DISK: Files = Disk()
@@ -241,8 +361,6 @@ def read_whole(files: Files, path: str, size_max: int) -> bytes:
     Raises:
         OSError: It cannot be read, or (EFBIG) it is larger than `size_max`: files of a store are hostile input.
     """
-    import errno
-
     file = files.open(path)
     try:
         if file.size > size_max:
@@ -250,3 +368,13 @@ def read_whole(files: Files, path: str, size_max: int) -> bytes:
         return file.read(0, file.size)
     finally:
         file.close()
+
+
+def sync_names(files: Files, directory: str, levels: int = 1) -> None:
+    """Forces the names in `directory` to the disk, and its own name, and so on for `levels` directories.
+
+    Why its own: a file that was forced in a directory that was not is gone after a power loss.
+    """
+    for _ in range(levels):
+        files.sync_directory(directory)
+        directory = os.path.dirname(directory)

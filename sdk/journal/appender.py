@@ -43,20 +43,9 @@ from ..record import (
     encode_map,
 )
 from ..rows import flatten
-from .drain import unreported_gap
-from .format import (
-    WORD_EPISODE,
-    WORD_EPISODE_COUNT,
-    WORD_EPISODE_END_NS,
-    WORD_EPISODE_START_NS,
-    WORD_EPISODE_STEP_MAX,
-    WORD_EPISODE_STEP_MIN,
-    WORD_HEAD,
-    WORD_REFUSED,
-    WORD_RELEASED,
-    WORD_REPORTED,
-)
-from .handle import ChildMaker, Journal, Mark
+from .format import WORD_HEAD
+from .handle import ChildMaker, Journal
+from .page import Mark, Refusals
 from .ring import Ring
 from .steps import StepError, check_step
 
@@ -109,6 +98,8 @@ def open_journal(
     boundaries: deque[Mark] = deque()
     misused: dict[str, str] = {}
     mark: Mark = (0, 1, first_step)
+    released = 0
+    refusals, reason = Refusals(), 0
     limit = 0  # the position up to which a record may be placed without a look at anything else
     last_boundary = 0
     piece_end = meta_end = 0
@@ -189,6 +180,9 @@ def open_journal(
             return False
         trace = error.__traceback__
         inner = trace.tb_next if trace is not None else None
+        # The packer's own frames, which msgpack shows since it is built with Cython 3.
+        while inner is not None and str(inner.tb_frame.f_globals.get("__name__")).partition(".")[0] == "msgpack":
+            inner = inner.tb_next
         return inner is not None and inner.tb_frame.f_code is not convert_known.__code__
 
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
@@ -390,7 +384,7 @@ def open_journal(
         head = mark[0]
         if head + size > limit:
             note_boundary(head)
-            room_until = words[WORD_RELEASED] + capacity
+            room_until = released + capacity
             if head + size > room_until:
                 if on_full == "block" and size <= capacity:
                     raise _Full
@@ -412,37 +406,31 @@ def open_journal(
 
     def refuse(row: int) -> None:
         """Counts a call that found no room: in the header page, which survives kill -9."""
-        nonlocal refusing
-        stamp = now()
-        if words[WORD_EPISODE] == words[WORD_REPORTED]:
-            words[WORD_EPISODE_COUNT] = 0
-            words[WORD_EPISODE_STEP_MIN] = words[WORD_EPISODE_STEP_MAX] = row
-            words[WORD_EPISODE_START_NS] = stamp
-            words[WORD_EPISODE] = words[WORD_EPISODE] + 1
+        nonlocal refusing, refusals
+        if refusals.is_told:
             on_notice("refused", f"the journal is full: records from step {row} on are refused and counted")
         refusing = True
-        words[WORD_EPISODE_STEP_MIN] = min(words[WORD_EPISODE_STEP_MIN], row)
-        words[WORD_EPISODE_STEP_MAX] = max(words[WORD_EPISODE_STEP_MAX], row)
-        words[WORD_EPISODE_END_NS] = stamp
-        words[WORD_EPISODE_COUNT] = words[WORD_EPISODE_COUNT] + 1
-        words[WORD_REFUSED] = words[WORD_REFUSED] + 1
+        refusals = refusals.counted(row, now(), reason)
+        journal.ring.write_refusals(refusals)
 
     def write_gap() -> bool:
         """Puts the last episode of refusing into the stream, if there is room for it. Under the lock."""
-        gap = unreported_gap(tuple(words))
+        nonlocal refusals
+        gap = refusals.gap()
         if gap is None:
             return True
         payload = encode_map(gap)
-        if mark[0] + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
+        if mark[0] + HEADER_SIZE + len(payload) > released + capacity:
             return False
         place(KIND_GAP, 0, payload, mark[2], mark[2], piece=False)
-        words[WORD_REPORTED] = words[WORD_EPISODE]
+        refusals = refusals._replace(reported=refusals.episode)
+        journal.ring.write_refusals(refusals)
         return True
 
     def report_gap() -> bool:
         """Puts an unreported episode into the stream: for the sender, when the loop has gone quiet, and for finish."""
         nonlocal refusing
-        if child_ring is not None or words[WORD_EPISODE] == words[WORD_REPORTED]:
+        if child_ring is not None or refusals.is_told:
             return True
         if owned():
             return False
@@ -464,15 +452,42 @@ def open_journal(
             if child_ring is not None:
                 rebind()
             head, sequence, open_step = mark
-            if head + HEADER_SIZE + len(payload) > words[WORD_RELEASED] + capacity:
+            if head + HEADER_SIZE + len(payload) > released + capacity:
                 return 0
             note_boundary(head)
             place(KIND_META, 0, payload, open_step, open_step, piece=False)
             return sequence
 
-    def release(position: int) -> None:
-        """Lets `log()` overwrite everything before `position`: it is stored. Called by the sender only."""
-        words[WORD_RELEASED] = position
+    def release(stored: Mark) -> None:
+        """Lets `log()` overwrite everything before `stored`. Called by the sender only.
+
+        Invariant: the ring says so first, so that a drain never takes overwritten bytes for what waits.
+        """
+        nonlocal released
+        journal.ring.write_released(stored)
+        released = stored[0]
+
+    def replace_ring() -> None:
+        """The ring's file was removed: goes on in a new one of the same name. Called by the sender only.
+
+        Raises:
+            OSError, StoreError: There can be none; everything is as before.
+        """
+        nonlocal data, words
+        copied = mark[0]
+        # Most of the copying and all page faults happen here, without the lock.
+        twin = journal.ring.twin()
+        try:
+            with lock:
+                journal.ring.replace_by(twin, copied, mark[0])
+                data, words = twin.data, twin.words
+        except OSError:
+            twin.abandon()
+            raise
+
+    def set_reason(code: int) -> None:
+        nonlocal reason
+        reason = code
 
     def close_log(text: str) -> None:
         """From now on `log` raises `UsageError(text)`."""
@@ -503,7 +518,7 @@ def open_journal(
 
     def rebind() -> None:
         nonlocal child_ring, data, words, capacity, mask, record_max, mark, piece_end, meta_end, last_boundary, refusing
-        nonlocal on_first_log
+        nonlocal on_first_log, released, refusals
         assert child_ring is not None
         open_step = mark[2]
         ring, facts, first_log = child_ring(open_step)
@@ -514,8 +529,9 @@ def open_journal(
         data, words, capacity = ring.data, ring.words, ring.capacity
         mask, record_max = capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
         mark = (0, 1, open_step)
-        piece_end = meta_end = last_boundary = 0
-        refusing = False
+        piece_end = meta_end = last_boundary = released = 0
+        refusing, refusals = False, Refusals()
+        ring.write_released(mark)
         place(KIND_META, 0, payload, open_step, open_step, piece=False)
         child_ring = None
 
@@ -524,13 +540,17 @@ def open_journal(
 
     journal = Journal()
     journal.ring = ring
+    ring.write_released(mark)
     journal.boundaries = boundaries
     journal.deferred = deferred
     journal.log = log
     journal.mark = lambda: mark
     journal.piece_end = lambda: piece_end
     journal.meta_end = lambda: meta_end
+    journal.refusals = lambda: refusals
     journal.release = release
+    journal.replace_ring = replace_ring
+    journal.set_reason = set_reason
     journal.append_meta = append_meta
     journal.drain_deferred = drain_deferred
     journal.report_gap = report_gap

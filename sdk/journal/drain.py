@@ -8,67 +8,80 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
-import zlib
+import re
 from typing import Any, NamedTuple
 
 from .. import clock, platform
 from ..errors import DamageError
-from ..record import HEADER_SIZE, decode_map, walk
-from .format import (
-    DRAFT_SUFFIX,
-    HEADER_BYTES,
-    STATIC,
-    STATIC_MAGIC,
-    STATIC_OFFSET,
-    SUFFIX,
-    VERSION,
-    WORD_EPISODE,
-    WORD_EPISODE_COUNT,
-    WORD_EPISODE_END_NS,
-    WORD_EPISODE_START_NS,
-    WORD_EPISODE_STEP_MAX,
-    WORD_EPISODE_STEP_MIN,
-    WORD_HEAD,
-    WORD_REFUSED,
-    WORD_RELEASED,
-    WORD_REPORTED,
-    WORDS,
-)
+from .format import DRAFT_SUFFIX, HEADER_BYTES, SUFFIX, WORD_HEAD, WORD_RELEASED
+from .page import Chunk, Mark, Refusals, read_chunks, read_refusals, read_released, read_static
+from .salvage import Piece, Salvage, Window, sound_run
 
+_RING = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 _DRAFT_AGE_NS = 60 * 10**9
 
 
 class RingHeader(NamedTuple):
-    """What the header page of a ring says."""
+    """What the header page of a ring says.
+
+    Attributes:
+        head: The word as it stands there; nothing proves it.
+        released: Behind what is stored elsewhere; None: both copies are damaged. `hint` is the same position, unproved.
+        refusals: What was refused; None: both copies are damaged.
+        chunks: The checksums that can be read, by position.
+    """
 
     stream: int
     capacity: int
     identity: dict[str, Any]
-    words: tuple[int, ...]
+    head: int
+    hint: int
+    released: Mark | None
+    refusals: Refusals | None
+    chunks: list[Chunk]
 
     @property
     def refused(self) -> int:
-        return self.words[WORD_REFUSED]
+        """Calls refused since the ring was made; 0 where the ring cannot say."""
+        return self.refusals.refused if self.refusals is not None else 0
 
 
 class Drained(NamedTuple):
     """The records of a dead ring.
 
     Attributes:
-        records: Header and payload bytes, whole records with consecutive sequences.
-        first, last: Their sequences; ``last < first`` when there are none.
-        gap: What was refused and never reported, as the map of a GAP block, or None.
-        damage: Why records at the end could not be taken, or None.
+        pieces: Records with consecutive sequences; more than one where some between them are lost.
+        gaps: GAP maps of what is lost (docs/segment.md#gap): records that are damaged, with their sequences, and calls
+            that were refused and never reported.
+        damage: What is damaged, for people; None: nothing is.
+        stored: The last sequence that was said to be stored elsewhere.
+        unproved: Sequences [first, after) that were taken for their shape alone: younger than the last checksum.
     """
 
     header: RingHeader
-    records: bytes
-    record_count: int
-    first: int
-    last: int
-    gap: dict[str, Any] | None
+    pieces: list[Piece]
+    gaps: list[dict[str, Any]]
     damage: str | None
+    stored: int
+    unproved: list[tuple[int, int]]
+
+    @property
+    def record_count(self) -> int:
+        return sum(piece.last - piece.first + 1 for piece in self.pieces)
+
+    @property
+    def records(self) -> bytes:
+        """The bytes of all pieces, copied."""
+        return b"".join(piece.records for piece in self.pieces)
+
+    @property
+    def first(self) -> int:
+        """The first sequence; `last` is smaller when there is no record."""
+        return self.pieces[0].first if self.pieces else self.stored + 1
+
+    @property
+    def last(self) -> int:
+        return self.pieces[-1].last if self.pieces else self.stored
 
 
 def ring_paths(base: str, store_digest: str) -> list[str]:
@@ -79,6 +92,27 @@ def ring_paths(base: str, store_digest: str) -> list[str]:
     except Exception:
         return []
     return [os.path.join(directory, n) for n in names if n.startswith(f"{store_digest}-") and n.endswith(SUFFIX)]
+
+
+def is_ring_path(path: str, store_digest: str = "") -> bool:
+    """Whether a path that somebody claims for a ring may be looked at: made as `Ring.create` makes names, and ours.
+
+    Why: a record or a message can name any file, and a process that opens and closes one drops its own locks on it.
+    """
+    directory, name = os.path.split(path)
+    return (
+        os.path.isabs(path)
+        and ".." not in directory.split(os.sep)
+        and os.path.basename(directory) == platform.own_name()
+        and _RING.fullmatch(name) is not None
+        and name.startswith(store_digest)
+    )
+
+
+def ring_stream(path: str) -> int:
+    """The stream that a ring's name tells; 0 where it tells none."""
+    name = os.path.basename(path)
+    return int(name[17:33], 16) if _RING.fullmatch(name) else 0
 
 
 def remove_drafts(base: str, store_digest: str) -> None:
@@ -92,14 +126,20 @@ def remove_drafts(base: str, store_digest: str) -> None:
                     os.unlink(path)
 
 
-def read_header(path: str) -> RingHeader:
+def read_header(path: str, descriptor: int = -1) -> RingHeader:
     """The header of any ring that this process does not own.
+
+    Args:
+        descriptor: The ring if it is open already. Whoever holds the ring's lock must give it: closing another descriptor
+            of the file would drop the lock.
 
     Raises:
         OSError: It is gone.
         DamageError: It is not a whole ring header (its process may have died while making it).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if descriptor >= 0:
+        return _parse_header(os.pread(descriptor, HEADER_BYTES, 0), path)
+    descriptor = platform.open_regular(path, os.O_RDONLY)
     try:
         return _parse_header(os.pread(descriptor, HEADER_BYTES, 0), path)
     finally:
@@ -109,78 +149,77 @@ def read_header(path: str) -> RingHeader:
 def _parse_header(page: bytes, path: str) -> RingHeader:
     if len(page) < HEADER_BYTES:
         raise DamageError(f"ring {path!r} has {len(page)} bytes, its header alone has {HEADER_BYTES}")
-    static = page[STATIC_OFFSET : STATIC_OFFSET + STATIC.size]
-    magic, version, _, size, capacity, stream, crc = STATIC.unpack(static)
-    start = STATIC_OFFSET + STATIC.size
-    text = page[start : start + size]
-    if magic != STATIC_MAGIC or version != VERSION or zlib.crc32(text, zlib.crc32(static[:-4])) != crc:
-        raise DamageError(f"ring {path!r} has a damaged header")
-    if capacity & (capacity - 1) or not capacity:
-        raise DamageError(f"ring {path!r} has capacity {capacity}, expected a power of two")
-    words = struct.unpack_from(f"<{WORDS}Q", page)
-    return RingHeader(stream, capacity, decode_map(text), words)
+    stream, capacity, identity = read_static(page, path)
+    return RingHeader(
+        stream,
+        capacity,
+        identity,
+        _word(page, WORD_HEAD),
+        _word(page, WORD_RELEASED),
+        read_released(page),
+        read_refusals(page),
+        read_chunks(page, capacity),
+    )
 
 
-def drain(path: str) -> Drained:
+def _word(page: bytes, index: int) -> int:
+    return int.from_bytes(page[index * 8 : index * 8 + 8], "little")
+
+
+def drain(path: str, descriptor: int = -1) -> Drained:
     """Reads what a dead ring holds; changes nothing.
 
+    Args:
+        descriptor: As for `read_header`: that of the lock.
+
     Raises:
-        OSError, DamageError: As `read_header`.
+        OSError: As `read_header`.
+        DamageError: Likewise, or nothing tells where its records begin.
     """
-    header = read_header(path)
-    head, released = header.words[WORD_HEAD], header.words[WORD_RELEASED]
-    if not 0 <= head - released <= header.capacity:
-        raise DamageError(f"ring {path!r} says head {head} and released {released}; it holds {header.capacity} bytes")
-    data = _window(path, header, released, head)
-    records, count, first, last, damage = _whole_records(data)
-    if damage is None and len(data) < head - released:
-        damage = f"{head - released - len(data)} bytes after sequence {last}: the file is cut"
-    return Drained(header, records, count, first, last, unreported_gap(header.words), damage)
-
-
-def _window(path: str, header: RingHeader, start: int, end: int) -> bytes:
-    first, size = start % header.capacity, end - start
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if descriptor >= 0:
+        return _drain(path, descriptor)
+    descriptor = platform.open_regular(path, os.O_RDONLY)
     try:
-        upto = min(size, header.capacity - first)
-        # Why the file's size: the header may claim any, and pread allocates what it is asked for.
-        there = max(os.fstat(descriptor).st_size - HEADER_BYTES - first, 0)
-        data = os.pread(descriptor, min(upto, there), HEADER_BYTES + first) if there else b""
-        if len(data) < upto or size == upto:
-            # A cut file ends here: the start of the window must not be read as what follows.
-            return data
-        return data + os.pread(descriptor, size - upto, HEADER_BYTES)
+        return _drain(path, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _whole_records(data: bytes) -> tuple[bytes, int, int, int, str | None]:
-    """(bytes, count, first, last, damage) of the leading records that are whole and numbered without a hole."""
-    first = last = count = good = 0
-    with contextlib.suppress(StopIteration):
-        try:
-            for record in walk(data):
-                if count and record.sequence != last + 1:
-                    raise DamageError(f"sequence {record.sequence} follows {last}")
-                decode_map(record.payload)
-                first, last = first if count else record.sequence, record.sequence
-                count += 1
-                good += HEADER_SIZE + len(record.payload)
-        except DamageError as error:
-            return data[:good], count, first, last, f"{len(data) - good} bytes after sequence {last}: {error}"
-    return data, count, first, last, None
+def _drain(path: str, descriptor: int) -> Drained:
+    header = read_header(path, descriptor)
+    window = Window(descriptor, header.capacity)
+    salvage = Salvage(window)
+    if (released := header.released) is not None:
+        end = released[0] + header.capacity
+    else:
+        released, end = _beginning(path, header, window)
+        before = released[1]
+        salvage.lose_unknown(before, released[2], f"nothing tells whether what came before sequence {before} is stored")
+    salvage.take_all(released, header.chunks, header.head, end)
+    gaps = salvage.lost
+    if header.refusals is None:
+        salvage.notes.append("the count of refused calls is damaged")
+        gaps.append({"episode": "ring-refused", "count": 0, "reason": "ring damaged: how many calls were refused"})
+    elif (refused := header.refusals.gap()) is not None:
+        gaps.append(refused)
+    damage = "; ".join(salvage.notes) or None
+    return Drained(header, salvage.pieces, gaps, damage, released[1] - 1, salvage.unproved)
 
 
-def unreported_gap(words: tuple[int, ...]) -> dict[str, Any] | None:
-    """The GAP map of an episode of refusing that no GAP record tells of."""
-    if words[WORD_EPISODE] <= words[WORD_REPORTED]:
-        return None
-    return {
-        "episode": words[WORD_EPISODE],
-        "count": words[WORD_EPISODE_COUNT],
-        "step_min": words[WORD_EPISODE_STEP_MIN],
-        "step_max": words[WORD_EPISODE_STEP_MAX],
-        "start_ns": words[WORD_EPISODE_START_NS],
-        "end_ns": words[WORD_EPISODE_END_NS],
-        "reason": "ring full",
-    }
+def _beginning(path: str, header: RingHeader, window: Window) -> tuple[Mark, int]:
+    """Where to begin, and to end, when both copies of `released` are damaged: at the oldest bytes that may be there.
+
+    What was stored and is taken again falls by its sequence.
+
+    Raises:
+        DamageError: Nothing tells.
+    """
+    top = max((chunk.end for chunk in header.chunks), default=0)
+    oldest = next((chunk for chunk in header.chunks if top - chunk.end < header.capacity), None)
+    if oldest is not None:
+        return (oldest.start, oldest.first, oldest.step_first), top + header.capacity
+    data = window.read(header.hint, header.hint + header.capacity)
+    sequence = int.from_bytes(data[8:16], "little")
+    if len(sound_run(data, 0, sequence, sequence + 1)) < 2:
+        raise DamageError(f"ring {path!r} does not say where its records begin")
+    return (header.hint, sequence, int.from_bytes(data[16:24], "little")), header.hint + header.capacity

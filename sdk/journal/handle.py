@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .page import Mark, Refusals
 from .ring import Ring
 
 # (open step) -> a ring for this process, the facts of its first META record, what to call at the first log().
 ChildMaker = Callable[[int], "tuple[Ring, Mapping[str, Any], Callable[[], None] | None]"]
-
-Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
 
 
 class Journal:
@@ -20,6 +19,8 @@ class Journal:
     Attributes:
         log: The function; see the module's docstring. Signature ``log(data, step=None, commit=None, sync=None)``.
         mark: Call it for (position, next sequence, open step): consistent, from any thread.
+        refusals: Call it for what was refused so far. `set_reason`: an index into `REFUSED_REASONS`, why from now on.
+        replace_ring: Goes on in another file, when somebody removed the ring's; the sender's business.
         boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
         piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
             META or GAP: a batch that begins behind it holds none.
@@ -42,16 +43,22 @@ class Journal:
         "mark",
         "meta_end",
         "piece_end",
+        "refusals",
         "release",
+        "replace_ring",
         "report_gap",
         "ring",
+        "set_reason",
     )
 
     log: Callable[..., None]
     mark: Callable[[], Mark]
     piece_end: Callable[[], int]
     meta_end: Callable[[], int]
-    release: Callable[[int], None]
+    refusals: Callable[[], Refusals]
+    release: Callable[[Mark], None]
+    replace_ring: Callable[[], None]
+    set_reason: Callable[[int], None]
     append_meta: Callable[[Mapping[str, Any]], int]
     drain_deferred: Callable[[], None]
     report_gap: Callable[[], bool]

@@ -11,25 +11,27 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from .. import platform
 from ..ids import hex_u64
 from ..platform.linux import forget_lock
-from ..record import encode_map
 from .format import (
     CAPACITY_MIN,
+    CHUNK,
+    CHUNKS_OFFSET,
     DRAFT_SUFFIX,
     HEADER_BYTES,
-    STATIC,
-    STATIC_MAGIC,
+    REFUSALS_COPIES,
+    RELEASED_COPIES,
     STATIC_OFFSET,
+    STATIC_SECOND_OFFSET,
     SUFFIX,
-    VERSION,
+    WORD_RELEASED,
     WORDS,
 )
+from .page import Chunk, Mark, Refusals, pack_chunk, pack_refusals, pack_released, pack_static
 
 # Limit: all rings and arenas of one user on one host together, as a share of the file system's size. PyTorch's own
 # workers die of a bus error when we fill /dev/shm, so this is a matter of goal 1.
@@ -37,6 +39,8 @@ SHARE_MAX = 8
 # Limit: one ring, as a share of the size: Docker's 64 MB give 2 MiB.
 SHARE_RING = 32
 VOLATILE_CAPACITY = 4 << 20
+# Limit: what is copied of a file that is called a ring; no machine's shared memory gives one a larger window.
+RING_BYTES_MAX = 4 << 30
 
 
 class Ring:
@@ -44,20 +48,23 @@ class Ring:
 
     Attributes:
         data: The window, uint8[capacity].
-        words: The header page's words, uint64.
+        page: The header page, uint8[HEADER_BYTES]. `words`: the words at its beginning, uint64.
         capacity: Bytes in the window, a power of two.
         path: The tmpfs file, or None for a volatile ring.
     """
 
     def __init__(self, mapping: mmap.mmap, capacity: int, path: str | None, descriptor: int) -> None:
-        self._mapping = mapping
-        self._descriptor = descriptor
         self.path = path
         self.capacity = capacity
+        self._map(mapping, descriptor)
+        self._pid = os.getpid()
+
+    def _map(self, mapping: mmap.mmap, descriptor: int) -> None:
+        self._mapping, self._descriptor = mapping, descriptor
         view = memoryview(mapping)
         self.data = view[HEADER_BYTES:]
+        self.page = view[:HEADER_BYTES]
         self.words = view[: WORDS * 8].cast("Q")
-        self._pid = os.getpid()
 
     @property
     def volatile(self) -> bool:
@@ -105,14 +112,30 @@ class Ring:
         return ring
 
     def _write_static(self, stream: int, identity: Mapping[str, Any]) -> None:
-        text = encode_map(dict(identity))
-        if len(text) > HEADER_BYTES - STATIC_OFFSET - STATIC.size:
-            raise ValueError(f"ring identity has {len(text)} bytes, more than the header page holds")
-        head = STATIC.pack(STATIC_MAGIC, VERSION, 0, len(text), self.capacity, stream, 0)
-        crc = zlib.crc32(text, zlib.crc32(head[:-4]))
-        self._mapping[STATIC_OFFSET : STATIC_OFFSET + STATIC.size] = head[:-4] + crc.to_bytes(4, "little")
-        start = STATIC_OFFSET + STATIC.size
-        self._mapping[start : start + len(text)] = text
+        packed = pack_static(stream, self.capacity, identity)
+        for offset in (STATIC_OFFSET, STATIC_SECOND_OFFSET):
+            self.page[offset : offset + len(packed)] = packed
+        self.write_refusals(Refusals())
+        self.write_released((0, 1, 0))
+
+    def write_refusals(self, refusals: Refusals) -> None:
+        """Notes what was refused, in one place after the other: a kill in between leaves the one or the other."""
+        self._write(pack_refusals(refusals), *REFUSALS_COPIES)
+
+    def write_released(self, mark: Mark) -> None:
+        """Notes that everything before `mark` is stored. Write it before anything there is overwritten."""
+        self._write(pack_released(mark), *RELEASED_COPIES)
+        self.words[WORD_RELEASED] = mark[0]
+
+    def _write(self, packed: bytes, first: int, second: int) -> None:
+        size = len(packed)
+        self.page[first * 8 : first * 8 + size] = packed
+        self.page[second * 8 : second * 8 + size] = packed
+
+    def write_chunk(self, index: int, chunk: Chunk) -> None:
+        """Writes an entry of the table of checksums. One that a kill leaves half written has a wrong CRC."""
+        at = CHUNKS_OFFSET + index * CHUNK.size
+        self.page[at : at + CHUNK.size] = pack_chunk(chunk)
 
     def touch(self) -> None:
         """Maps all pages, so that `log()` never takes a page fault; gives the GIL away."""
@@ -130,6 +153,37 @@ class Ring:
     def is_unlinked(self) -> bool:
         """Whether somebody removed the file (systemd's RemoveIPC at logout): nobody could drain it then."""
         return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
+
+    def twin(self) -> Ring:
+        """A ring of the same size and bytes in a file that is not called by our name yet; see `replace_by`.
+
+        Raises:
+            OSError, StoreError: It cannot be made.
+        """
+        assert self.path is not None
+        platform.shared_directory(os.path.dirname(os.path.dirname(self.path)))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path + DRAFT_SUFFIX)
+        descriptor, mapping = platform.create_shared(self.path + DRAFT_SUFFIX, HEADER_BYTES + self.capacity)
+        twin = Ring(mapping, self.capacity, self.path, descriptor)
+        twin.touch()
+        twin.data[:] = self.data
+        return twin
+
+    def replace_by(self, twin: Ring, start: int, end: int) -> None:
+        """Takes the place of the removed file: `twin` gets the bytes from `start` to `end`, our header and our name.
+
+        The caller sees to it that nobody writes meanwhile, and does not use `twin` afterwards.
+        """
+        for new, old in zip(twin.slices(start, end), self.slices(start, end)):
+            new[:] = old
+        twin.page[:] = self.page
+        os.rename(f"{self.path}{DRAFT_SUFFIX}", str(self.path))
+        old_descriptor = self._descriptor
+        self._map(twin._mapping, twin._descriptor)
+        twin._descriptor = -1
+        forget_lock(old_descriptor)
+        os.close(old_descriptor)
 
     def close(self) -> None:
         """Removes the file and lets go of lock and memory. Call it when everything is stored elsewhere."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -47,6 +48,11 @@ class HeldLock:
         self._descriptor = descriptor
         self._identity = identity
 
+    @property
+    def descriptor(self) -> int:
+        """The locked file. Read through it: opening and closing the file once more would drop the lock."""
+        return self._descriptor
+
     def write(self, text: bytes) -> None:
         """Replaces the file's text: information for people, never used to decide anything."""
         os.ftruncate(self._descriptor, 0)
@@ -77,26 +83,56 @@ def lock_descriptor(descriptor: int) -> tuple[int, int] | None:
     return identity
 
 
+def open_regular(path: str, flags: int) -> int:
+    """Opens a file whose path others may have chosen: a descriptor that no link led to.
+
+    Why so careful: opening a FIFO waits for whoever writes to it, opening a device may do something.
+
+    Raises:
+        OSError: It cannot be opened, or (EINVAL) it is no regular file.
+        ValueError: The path cannot be one (a NUL).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(os.lstat(path), path)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"is no regular file but of mode {status.st_mode:o}", path)
+
+
 def hold_lock(path: str, *, create: bool = True) -> HeldLock | None:
     """The lock on `path`, or None when a living process (this one included) holds it or there is no such file."""
     if _is_own(path):
         return None
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = open_regular(path, os.O_RDWR | (os.O_CREAT if create else 0))
     except FileNotFoundError:
         return None
     identity = lock_descriptor(descriptor)
     if identity is None:
         os.close(descriptor)
         return None
-    return HeldLock(path, descriptor, identity)
+    lock = HeldLock(path, descriptor, identity)
+    # Race: 1. we open the file, 2. somebody removes it, 3. another process makes it again and locks that one, 4. we lock
+    # ours. Both would believe that they are the only one.
+    if not _is_own(path):
+        lock.release()
+        return hold_lock(path, create=create)
+    return lock
 
 
 def _is_own(path: str) -> bool:
     try:
         status = os.stat(path, follow_symlinks=False)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return _held.get((status.st_dev, status.st_ino)) == os.getpid()
 
@@ -106,8 +142,8 @@ def lock_owner(path: str) -> int | None:
     if _is_own(path):
         return os.getpid()
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        descriptor = open_regular(path, os.O_RDWR)
+    except (OSError, ValueError):
         return None
     try:
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -117,6 +153,16 @@ def lock_owner(path: str) -> int | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def is_descriptor_locked(descriptor: int) -> bool:
+    """Whether a living process holds the lock on an open file, whatever became of its name."""
+    status = os.fstat(descriptor)
+    if _held.get((status.st_dev, status.st_ino)) == os.getpid():
+        return True
+    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0]
+    return kind != fcntl.F_UNLCK
 
 
 def is_locked(path: str) -> bool:
@@ -142,6 +188,11 @@ def _private_directory(path: str) -> str:
     return path
 
 
+def own_name() -> str:
+    """What this user's directories are called, for sockets and for rings."""
+    return f"stepd-{os.getuid()}"
+
+
 def runtime_directory() -> str:
     """Where sockets and locks of this user live: ``/run/user/<uid>/stepd-<uid>``, else literally ``/tmp/stepd-<uid>``.
 
@@ -155,7 +206,7 @@ def runtime_directory() -> str:
         usable = stat.S_ISDIR(status.st_mode) and status.st_uid == uid and os.access(base, os.W_OK | os.X_OK)
     except OSError:
         usable = False
-    return _private_directory(f"{base if usable else '/tmp'}/stepd-{uid}")
+    return _private_directory(f"{base if usable else '/tmp'}/{own_name()}")
 
 
 def store_digest(path: str) -> str:
@@ -170,7 +221,7 @@ def shared_directory(base: str) -> str:
     Raises:
         OSError, StoreError: There is no shared memory that we may use.
     """
-    return _private_directory(f"{base}/stepd-{os.getuid()}")
+    return _private_directory(f"{base}/{own_name()}")
 
 
 def shared_size(base: str) -> int:
@@ -256,6 +307,76 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+@functools.cache
+def machine_id() -> str:
+    """A text that names this machine, or this container, across boots; "" where nothing can be kept.
+
+    Why not /etc/machine-id alone: images carry one, so that all containers of an image share it (or have none). A random
+    id of our own is kept beside it, in a directory that outlives a reboot.
+    """
+    text = ""
+    with contextlib.suppress(OSError), open("/etc/machine-id", encoding="ascii", errors="replace") as file:
+        text = file.read().strip()
+    try:
+        kept = _kept_id(os.path.join(_private_directory(f"/var/tmp/{own_name()}"), "machine-id"))
+    except (OSError, StoreError):
+        return ""
+    return hashlib.sha256(f"{text}:{kept}".encode()).hexdigest()[:32]
+
+
+def _kept_id(path: str) -> str:
+    """The random text in the file at `path`, made whole by whoever comes first."""
+    if not os.path.lexists(path):
+        draft = f"{path}.{os.urandom(8).hex()}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, os.urandom(16).hex().encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            os.close(descriptor)
+            os.unlink(draft)
+    descriptor = open_regular(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 64).decode("ascii", errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def pid_namespace() -> str:
+    """A text that names the set of processes among which a pid means anything, on this boot; "" if that is not told."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def process_lives(pid: int) -> bool:
+    """Whether there is a process of this pid, in our pid namespace, that has not ended. One that waits to be reaped has."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    # Of a process whose first thread ended the others may live on: it is "Z" as well.
+    return state not in "ZX" or len(_threads(pid)) > 1
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def identity() -> dict[str, str | int]:
+    """Who this process is, for whoever must decide later whether it lives (`daemon.store.recovery`)."""
+    return {
+        "host": host_name(), "machine": machine_id(), "boot_id": boot_id(), "pid": os.getpid(),
+        "pid_namespace": pid_namespace(),
+    }  # fmt: skip
 
 
 def spawn_detached(code: str, environment: dict[str, str], arguments: Sequence[str]) -> int:

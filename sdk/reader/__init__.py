@@ -11,7 +11,7 @@ listing runs stays cheap.
 """
 
 from .about import StreamInfo
-from .facts import Gap
+from .gaps import Gap
 from .run import Run
 from .store import Store, open_store
 

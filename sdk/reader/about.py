@@ -17,7 +17,8 @@ from ..files import DISK, Files
 from ..ids import run_directory
 from ..segment.reader import Damage
 from . import state
-from .facts import Facts, Gap, StreamFacts, missing
+from .facts import Facts, StreamFacts
+from .gaps import Gap, broken_chains
 from .lanes import Lane, lanes_of
 from .scan import Gone, Scan
 
@@ -218,17 +219,21 @@ class About:
     @property
     def gaps(self) -> list[Gap]:
         """Records that are not in the data: refused ones, sequences that no segment holds, damage met so far."""
-        found = missing(self._scan)
+        found = self._facts.missing(self._scan)
         if found:
             # Race: 1. we look at writer A, 2. A stores 5, B stores 6, 3. we look at B: 5 seems missing. Look once more.
             self.refresh()
-            found = missing(self._scan)
+            found = self._facts.missing(self._scan)
         return self._facts.refused() + found
 
     @property
     def damage(self) -> list[Damage]:
         """Bytes that could not be read, as far as somebody tried: payloads are checked when they are read."""
-        return self._scan.damage()
+        found = broken_chains(self._scan, self._facts.replaced)
+        if found:  # the same race, between two segments of one writer
+            self.refresh()
+            found = broken_chains(self._scan, self._facts.replaced)
+        return self._scan.damage() + found
 
 
 def _covered(ranges: list[tuple[int, int]]) -> int:

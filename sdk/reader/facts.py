@@ -6,9 +6,9 @@ META records are the only home of facts: `run.json` is a cache that the reader n
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DamageError
@@ -16,31 +16,12 @@ from ..files import Buffer
 from ..ids import hex_u64
 from ..record import HEADER, HEADER_SIZE, KIND_GAP, KIND_META
 from ..segment import format as segment
-from ..segment.format import Block
-from .scan import Entry, Scan, Source, decoded
+from ..segment.format import Block, Claim
+from ..segment.naming import SegmentName
+from .gaps import Gap, Loss, missing
+from .scan import Scan, Source, decoded
 
 _LENGTH_AND_KIND = struct.Struct("<IB")
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Records that are not in the data.
-
-    Attributes:
-        stream: Whose records, 16 hex digits.
-        count: How many.
-        step_min, step_max: The steps they belong to, as far as known.
-        start, end: When it began and ended, Unix seconds; None where nothing tells.
-        reason: Why they were refused ("disk full", …), or "missing" (sequences that no segment holds), or "damage".
-    """
-
-    stream: str
-    count: int
-    step_min: int
-    step_max: int
-    start: float | None
-    end: float | None
-    reason: str
 
 
 class StreamFacts:
@@ -95,6 +76,8 @@ class Facts:
         removed: Summary keys that the user deleted.
         run_id: The id that the segments' first blocks give, or None.
         created: When the oldest segment was made, Unix seconds.
+        claims: What CHECKPOINT blocks say is stored.
+        replaced: Segments whose blocks were rewritten into others.
     """
 
     def __init__(self) -> None:
@@ -107,6 +90,8 @@ class Facts:
         self.removed: set[str] = set()
         self.run_id: str | None = None
         self.created = 0.0
+        self.claims: list[Claim] = []
+        self.replaced: set[SegmentName] = set()
         self._records: dict[int, dict[int, tuple[int, dict[str, Any]]]] = {}
         self._episodes: dict[tuple[int, Any], dict[str, Any]] = {}
         self._seen: set[tuple[str, int]] = set()
@@ -117,13 +102,13 @@ class Facts:
             for block in source.blocks:
                 if block.kind == segment.KIND_ROWS:
                     self.streams.setdefault(block.stream, StreamFacts(block.stream))
-                if (source.name, block.number) in self._seen or not _has_facts(block):
+                if (source.name, block.offset) in self._seen or not _has_facts(block):
                     continue
                 try:
                     self._read(scan, source, block)
                 except DamageError as error:
                     scan.note(source, block, error.message)
-                self._seen.add((source.name, block.number))
+                self._seen.add((source.name, block.offset))
         self._fold()
 
     def _read(self, scan: Scan, source: Source, block: Block) -> None:
@@ -132,6 +117,8 @@ class Facts:
             self._note_gap(block.stream, decoded(payload))
         elif block.kind == segment.KIND_META:
             self._note_writer(scan, source, block, decoded(payload))
+        elif block.kind == segment.KIND_CHECKPOINT:
+            self.claims += _claims(decoded(payload))
         else:
             for kind, sequence, time_ns, packed in _fact_records(payload):
                 values = decoded(packed)
@@ -152,7 +139,11 @@ class Facts:
             self.run_id = values["run"]
         if "damage" in values:
             scan.note(source, block, f"noted by its writer: {values['damage']}")
-        if source.reader is not None:
+        for entry in replaced if isinstance(replaced := values.get("replaces"), list) else ():
+            with contextlib.suppress(ValueError, TypeError):
+                writer, number = entry
+                self.replaced.add(SegmentName(int(writer, 16), int(number)))
+        if source.reader is not None and source.reader.header.created_ns > 0:
             created = source.reader.header.created_ns / 1e9
             self.created = min(self.created or created, created)
 
@@ -199,61 +190,50 @@ class Facts:
             yield stream, values
 
     def refused(self) -> list[Gap]:
-        """What GAP records say was refused."""
-        return [
-            Gap(
-                hex_u64(stream),
-                _integer(values, "count"),
-                _integer(values, "step_min"),
-                _integer(values, "step_max"),
-                _seconds(values, "start_ns"),
-                _seconds(values, "end_ns"),
-                str(values.get("reason") or "refused"),
-            )
-            for (stream, _), values in self._episodes.items()
-        ]
+        """What GAP maps say was refused."""
+        return [_told(stream, values) for (stream, _), values in self._episodes.items() if _sequences(values) is None]
+
+    def missing(self, scan: Scan) -> list[Gap]:
+        """What is known to have been accepted and that no readable block holds."""
+        losses: dict[int, list[Loss]] = {}
+        for (stream, _), values in self._episodes.items():
+            sequences = _sequences(values)
+            if sequences is not None:
+                losses.setdefault(stream, []).append(Loss(*sequences, _told(stream, values)))
+        return missing(scan, self.claims, losses)
 
 
-def missing(scan: Scan) -> list[Gap]:
-    """Sequences between 1 and a stream's last one that no readable block holds.
-
-    Only damage that somebody ran into counts: payloads are not read for this.
-    """
-    gaps = []
-    for stream, entries in scan.plan().items():
-        damaged: list[Block] = []
-        expected, step = 1, 0
-        for block in _readable(scan, entries, damaged):
-            if block.first > expected:
-                gaps.append(_hole(stream, expected, block.first, (min(step, block.step_min), block.step_min), damaged))
-            expected, step = max(expected, block.last + 1), block.step_max
-        last = max((block.last for block in damaged), default=0)
-        if last >= expected:
-            gaps.append(_hole(stream, expected, last + 1, (step, step), damaged))
-    return gaps
+def _told(stream: int, values: dict[str, Any]) -> Gap:
+    return Gap(
+        hex_u64(stream),
+        _integer(values, "count"),
+        _integer(values, "step_min"),
+        _integer(values, "step_max"),
+        _seconds(values, "start_ns"),
+        _seconds(values, "end_ns"),
+        str(values.get("reason") or "refused"),
+    )
 
 
-def _readable(scan: Scan, entries: list[Entry], damaged: list[Block]) -> Iterator[Block]:
-    for entry in entries:
-        if (entry.source.name, entry.block.offset) in scan.unreadable:
-            damaged.append(entry.block)
-            yield from _readable(scan, entry.inside, damaged)
-        else:
-            yield entry.block
+def _sequences(values: dict[str, Any]) -> tuple[int, int] | None:
+    """The sequences of the accepted records that a GAP map is about; None where it is about refused calls."""
+    first, last = _integer(values, "first"), _integer(values, "last")
+    return (first, last) if 0 < first <= last < 1 << 64 else None
 
 
-def _hole(stream: int, first: int, end: int, steps: tuple[int, int], damaged: list[Block]) -> Gap:
-    """The gap of sequences `first` to `end`; the steps are those of a damaged block's header where there is one."""
-    cause = [block for block in damaged if block.first < end and block.last >= first]
-    if cause:
-        steps = (min(block.step_min for block in cause), max(block.step_max for block in cause))
-    return Gap(hex_u64(stream), end - first, *steps, None, None, "damage" if cause else "missing")
+def _claims(values: dict[str, Any]) -> Iterator[Claim]:
+    """What a CHECKPOINT says: stream -> [last sequence], or [last sequence, highest step]."""
+    for name, numbers in _map(values, "streams").items():
+        with contextlib.suppress(ValueError, TypeError):
+            last, step = [*numbers, 0][:2]
+            if type(last) is int and type(step) is int and 0 < last < 1 << 64 and step >= 0:
+                yield Claim(int(name, 16), last, step)
 
 
 def _has_facts(block: Block) -> bool:
     if block.kind == segment.KIND_ROWS:
         return bool(block.flags & segment.FLAG_HAS_META)
-    return block.kind in (segment.KIND_META, segment.KIND_GAP)
+    return block.kind in (segment.KIND_META, segment.KIND_GAP, segment.KIND_CHECKPOINT)
 
 
 def _fact_records(payload: Buffer) -> Iterator[tuple[int, int, int, Buffer]]:

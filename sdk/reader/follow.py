@@ -6,6 +6,7 @@ all blocks that may hold them, so a late piece gives its row again and memory do
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -33,22 +34,38 @@ class Follower:
         """The steps that blocks touch which were not there at the last call, ascending."""
         import numpy
 
+        # Race: reading opens segments again, which finds what was appended meanwhile; nobody has looked at that yet.
+        looked_at = _stored(scan)
         steps = [numpy.empty(0, numpy.int64)]
         for item in items(scan, lanes, Selection(self.keys)):
             block = item.entry.block
-            seen = self._last.get(block.stream, [])
+            seen = _within(self._last.get(block.stream, []), block.first, block.last)
             # By sequence, not by file and block: recovery, a drain and compaction store the same records elsewhere.
             if not any(low <= block.first and block.last <= high for low, high in seen):
                 steps.append(steps_in(scan, item, Selection(self.keys), seen))
-        self.mark(scan)
+        self._note(looked_at)
         return numpy.unique(numpy.concatenate(steps))
 
     def mark(self, scan: Scan) -> None:
         """Takes everything that is stored now for seen."""
-        for stream, entries in scan.plan().items():
-            ranges = self._last.setdefault(stream, [])
-            ranges.extend((entry.block.first, entry.block.last) for entry in entries)
-            self._last[stream] = _united(ranges)
+        self._note(_stored(scan))
+
+    def _note(self, stored: dict[int, list[tuple[int, int]]]) -> None:
+        for stream, ranges in stored.items():
+            self._last[stream] = _united([*self._last.get(stream, ()), *ranges])
+
+
+def _stored(scan: Scan) -> dict[int, list[tuple[int, int]]]:
+    """The sequences that a scan knows of now, as ranges by stream."""
+    return {
+        stream: [(entry.block.first, entry.block.last) for entry in entries] for stream, entries in scan.plan().items()
+    }
+
+
+def _within(ranges: list[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
+    """Those of some united ranges that share a number with `first` to `last`; a hostile run has one for each block."""
+    start = bisect_left(ranges, first, key=lambda numbers: numbers[1])
+    return ranges[start : bisect_right(ranges, last, lo=start, key=lambda numbers: numbers[0])]
 
 
 def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 STEP = "_step"
 TIMESTAMP = "_timestamp"
+# Two keys that a row has of its own. What a user logged under them (W&B reserves names that begin with an underscore, and
+# overwrites these two) is given under these instead: it was accepted, so it is not to vanish.
+LOGGED = {STEP: "_logged_step", TIMESTAMP: "_logged_timestamp"}
 
 # A piece with the place of its stream: lanes in their order, streams in a lane oldest first.
 _Placed = tuple[int, int, Piece]
@@ -112,7 +115,9 @@ def _row(step: int, placed: list[_Placed]) -> dict[str, Any]:
     else:
         values, time_ns = _joined(placed)
     row = {STEP: step, TIMESTAMP: 0.0, **values}
-    row[STEP], row[TIMESTAMP] = step, time_ns / 1e9  # ours, whatever the user logged under these names
+    row[STEP], row[TIMESTAMP] = step, time_ns / 1e9
+    if not LOGGED.keys().isdisjoint(values):
+        row.update({name: values[key] for key, name in LOGGED.items() if key in values})
     return row
 
 
@@ -165,10 +170,9 @@ def _complete_rows(scan: Scan, item: Item, parts: list[Part], selection: Selecti
         if chosen is None:
             continue
         keys, index = chosen
-        keys = [key for key in keys if key not in (STEP, TIMESTAMP)]  # these are ours
         columns = [part.values(key)[index].tolist() for key in keys]
         times = (part.times_ns()[index] / 1e9).tolist()
-        names = (STEP, TIMESTAMP, *keys)
+        names = (STEP, TIMESTAMP, *(LOGGED.get(key, key) for key in keys))
         for values in zip(part.steps()[index].tolist(), times, *columns):
             yield dict(zip(names, values))
 

@@ -115,6 +115,7 @@ class Run(About):
         """Rows in step order: ``{"_step": int, "_timestamp": float, key: value, …}``, one per step, nulls as None.
 
         Lanes are joined: at a step that several hold, the main one's values win. Memory holds a window, not the run.
+        What was logged under `_step` or `_timestamp` is given as `_logged_step` and `_logged_timestamp`.
 
         Args:
             keys: Only these, and only rows that hold one of them.

@@ -20,7 +20,7 @@ from ..files import Buffer, Files
 from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, STEP_MAX
 from ..record import EXT_BIG_INT, KIND_ROW, Record, decode_map
 from ..rows import flatten
-from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block
+from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block, Claim
 from ..segment.naming import parse_segment
 from ..segment.reader import Damage, SegmentReader
 from ..shapes import Group, groups
@@ -42,9 +42,17 @@ class Gone(Error):
 
 
 class Source:
-    """One segment file. `blocks` holds only headers that can be true."""
+    """One segment file.
 
-    __slots__ = ("blocks", "changed", "damage", "name", "reader", "sealed", "seen", "size")
+    Attributes:
+        blocks: Headers, only those that can be true.
+        claims: How far its seal area says that its streams go.
+        first_number, next_number: The numbers of its first block and of the one after its last; None where not known.
+    """
+
+    __slots__ = (
+        "blocks", "changed", "claims", "damage", "first_number", "name", "next_number", "reader", "sealed", "seen", "size",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -53,6 +61,9 @@ class Source:
         self.seen = -1
         self.sealed = False
         self.blocks: list[Block] = []
+        self.claims: tuple[Claim, ...] = ()
+        self.first_number: int | None = None
+        self.next_number: int | None = None
         self.damage: list[Damage] = []
         self.reader: SegmentReader | None = None
 
@@ -172,6 +183,11 @@ class Scan:
             if not _possible(b, reader.tail)
         ]
         source.sealed, source.size = reader.sealed, reader.tail
+        source.claims = reader.seal.claims if reader.seal is not None else ()
+        first = reader.blocks[0] if reader.blocks else None
+        # A first block whose link to the file header is not right says itself that others are missing.
+        source.first_number = first.number if first is not None and first.previous_crc == reader.header.crc else None
+        source.next_number = reader.next_number
 
     def _shut(self, source: Source) -> None:
         self._open.pop(source.name, None)
@@ -260,9 +276,12 @@ def values_of(record: Record) -> dict[str, Any]:
     """The values of a ROW record, flat, as users get them: integers beyond 64 bits are int again.
 
     Raises:
-        DamageError: Its payload is no map.
+        DamageError: Its payload is no map, or one whose flat names would fill the memory.
     """
-    values = flatten(decoded(record.payload))
+    try:
+        values = flatten(decoded(record.payload))
+    except ValueError as error:
+        raise DamageError(f"record {record.sequence} cannot be shown: {error}") from error
     for key, value in values.items():
         if type(value) is msgpack.ExtType and value.code == EXT_BIG_INT:
             try:

@@ -7,11 +7,12 @@ anywhere else only the data's age tells.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable
 
 from .. import platform
 from ..errors import Error
+from ..journal.drain import is_ring_path
+from ..journal.format import SUFFIX
 from .facts import StreamFacts
 from .lanes import Lane
 
@@ -36,8 +37,9 @@ def alive_here(stream: StreamFacts) -> bool | None:
     if ring is None or stream.text("host") != platform.host_name() or stream.text("boot_id") != platform.boot_id():
         return None
     try:
-        # A store is hostile input: opening a FIFO or a device because a record names it could hang or do harm.
-        if not os.path.isabs(ring) or not stat.S_ISREG(os.lstat(ring).st_mode):
+        # A store is hostile input: no other file is opened because a record names it (`is_ring_path` says why), nor the
+        # ring of another stream taken for this one's.
+        if not is_ring_path(ring) or not ring.endswith(f"-{stream.hex}{SUFFIX}") or not os.path.exists(ring):
             return False
     except (OSError, ValueError):
         return False

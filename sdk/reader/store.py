@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from .. import clock
+from ..errors import StoreError
 from ..files import DISK, Files
 from ..ids import run_directory
 from ..location import find_store, read_store
@@ -49,12 +50,16 @@ class Store:
         return f"<stepd store {self.path!r}>"
 
     def runs(self, project: str | None = None) -> list[Run]:
-        """All runs (of a project), the one that was started last first. Opens every run's segments for a moment."""
-        found = [
-            self._open(name)
-            for name, _, _ in self._files.entries(os.path.join(self.path, RUNS))
-            if self._holds_segments(name)
-        ]
+        """All runs (of a project), the one that was started last first. Opens every run's segments for a moment.
+
+        Raises:
+            StoreError: The disk does not even list them.
+        """
+        try:
+            names = [name for name, _, _ in self._files.entries(os.path.join(self.path, RUNS))]
+        except OSError as error:
+            raise StoreError(f"cannot list the runs of {self.path!r}: {error}") from error
+        found = [self._open(name) for name in names if self._holds_segments(name)]
         chosen = [run for run in found if project is None or run.project == project]
         return sorted(chosen, key=lambda run: (run.started, run.created, run.id), reverse=True)
 

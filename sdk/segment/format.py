@@ -19,10 +19,22 @@ FORMAT_MINOR = 0
 FILE_HEADER = struct.Struct("<8sHHIII16sQIqI")
 FILE_HEADER_SIZE = FILE_HEADER.size
 
+# The seal area, right behind the file header: zeros while the segment is open, patched in when it is sealed. It says at
+# the head what a cut takes from the end: size of the file u64, blocks u32, streams u32, then for the first few streams
+# (stream u64, last sequence u64, highest step u64), magic u32, CRC of the 116 bytes before u32.
+SEAL_STREAMS = 4
+SEAL = struct.Struct("<QII12QII")
+SEAL_SIZE = SEAL.size
+SEAL_MAGIC = 0x5EA1A3EA
+BLOCKS_OFFSET = FILE_HEADER_SIZE + SEAL_SIZE
+# Limit: how far a later version may grow a header; what it adds is skipped by the size the header tells.
+HEADER_SIZE_MAX = 4096
+
 BLOCK_MAGIC = 0xB10C57EB
 # magic u32, kind u8, codec u8, header size u16, stored size u32, raw size u32, payload CRC u32, records u32,
 # block number u64, stream u64, first sequence u64, last sequence u64, min step u64, max step u64,
-# flags u32, CRC of the previous block's header u32 (the file header's for the first), reserved u32, CRC of the 84 before.
+# flags u32, CRC of the previous block's header u32 (the file header's for the first), CRC of the writer's id and the
+# segment's number u32, CRC of the 84 before.
 BLOCK_HEADER = struct.Struct("<IBBHIIIIQQQQQQIIII")
 BLOCK_HEADER_SIZE = BLOCK_HEADER.size
 ALIGNMENT = 8
@@ -34,6 +46,7 @@ KIND_KEYS = 4
 KIND_META = 5
 KIND_CHECKPOINT = 6
 KIND_GAP = 7
+KINDS_MAX = 7  # a greater kind without bit 7 is from a newer version
 # Bit 7 of a kind: a reader that does not know it may skip the block. Without it: "a newer version wrote this".
 KIND_SKIPPABLE = 0x80
 KIND_INDEX = KIND_SKIPPABLE | 8
@@ -53,13 +66,43 @@ KEYS_BLOCK_NAMES_MAX = 100_000
 
 
 class FileHeader(NamedTuple):
-    """Who wrote a segment: its writer's random id and the segment's number, from 0, among that writer's in this run."""
+    """Who wrote a segment: its writer's random id and the segment's number, from 0, among that writer's in this run.
+
+    Attributes:
+        crc: Of the header; also the **seed** of every other header's CRC in the file, so that a block of another file is
+            no block here.
+        size: Where the blocks begin.
+    """
 
     store_id: bytes
     writer: int
     number: int
     created_ns: int
     crc: int = 0
+    size: int = BLOCKS_OFFSET
+
+
+class Claim(NamedTuple):
+    """Somebody's word that a stream is stored up to a sequence, and the highest step until then."""
+
+    stream: int
+    last: int
+    step: int
+
+
+class Seal(NamedTuple):
+    """What the seal area says of a finished segment.
+
+    Attributes:
+        size: Bytes of the file.
+        blocks: How many blocks are in it, KEYS and INDEX included.
+        streams: How many streams have rows in it; `claims` names the first `SEAL_STREAMS` of them.
+    """
+
+    size: int
+    blocks: int
+    streams: int
+    claims: tuple[Claim, ...]
 
 
 class Block(NamedTuple):
@@ -81,11 +124,17 @@ class Block(NamedTuple):
     flags: int
     previous_crc: int
     crc: int
+    header_size: int = BLOCK_HEADER_SIZE
+
+    @property
+    def start(self) -> int:
+        """Where the stored bytes begin."""
+        return self.offset + self.header_size
 
     @property
     def end(self) -> int:
         """Where the next block starts."""
-        return padded(self.offset + BLOCK_HEADER_SIZE + self.stored_size)
+        return padded(self.start + self.stored_size)
 
 
 def padded(size: int) -> int:

@@ -3,22 +3,30 @@
 <store>/store.json                          format version and id of the store
 <store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
     history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
+    history-<writer>-<number>.seg.suspect   an fsync of that segment failed: never ask again, and never call it safe
     aside/                                  torn tails that recovery cut off
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import NamedTuple
 
+from ..files import Files
 from ..ids import hex_u64, run_directory
 
 STORE_FILE = "store.json"
 RUNS = "runs"
 TRASH = "trash"
 ASIDE = "aside"
+# The directories whose names a segment needs to be found again: its run's, that of the runs, the store's.
+RUN_LEVELS = 3
+
+# Why on the disk: whoever comes after would force that file once more, hear "done", and believe it.
+SUSPECT_SUFFIX = ".suspect"
 
 _SEGMENT = re.compile(r"history-([0-9a-f]{16})-([0-9]{6})\.seg")
 
@@ -36,6 +44,12 @@ def parse_segment(text: str) -> SegmentName | None:
     """The parts of a segment's file name, or None for any other file."""
     match = _SEGMENT.fullmatch(text)
     return SegmentName(int(match[1], 16), int(match[2])) if match else None
+
+
+def mark_suspect(files: Files, path: str) -> None:
+    """Notes beside the segment at `path` that an fsync of it failed, where the disk still takes a name."""
+    with contextlib.suppress(OSError):
+        files.create(path + SUSPECT_SUFFIX).close()
 
 
 def run_path(store: str, run_id: str) -> str:

@@ -3,41 +3,49 @@
 Every byte is treated as hostile: sizes are checked before anything is allocated, checksums before anything is
 decompressed. A reader contract: it returns what is good, lists what is damaged, and raises only when the file as a
 whole cannot be read. A bad end of an unsealed segment is "not yet", not damage: its writer may be in the middle of it.
+
+What is a block of this file is decided by its CRC, which begins with the file header's; whether all are there, by the
+chain (numbers and previous CRCs) and by the seal area. So a block that stands in a wrong place is damage that is told,
+and what it holds, which is proven to be of this file, is still read.
 """
 
 from __future__ import annotations
 
-import struct
+import os
 import zlib
 from typing import Any, NamedTuple
 
 from .. import compression
 from ..errors import DamageError, StoreError
-from ..files import Buffer, File, Files
-from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX
+from ..files import Buffer, Files
 from ..record import decode_map
 from .format import (
     ALIGNMENT,
-    BLOCK_HEADER,
     BLOCK_HEADER_SIZE,
-    BLOCK_MAGIC,
-    FILE_HEADER,
     FILE_HEADER_SIZE,
-    FILE_MAGIC,
-    FORMAT_MAJOR,
     INCOMPATIBLE_MASK,
     KIND_INDEX,
     KIND_SKIPPABLE,
-    TRAILER,
-    TRAILER_MAGIC,
+    KINDS_MAX,
+    SEAL_SIZE,
     TRAILER_SIZE,
     Block,
     FileHeader,
+    Seal,
     padded,
 )
+from .headers import (
+    BLOCK_MAGIC_BYTES,
+    is_possible,
+    parse_block_header,
+    parse_file_header,
+    parse_seal,
+    parse_trailer,
+)
+from .naming import parse_segment
+from .salvage import header_from_blocks
 from .writer import KeyEntry
 
-_MAGIC_BYTES = struct.pack("<I", BLOCK_MAGIC)
 _RESYNC_BYTES = 1 << 20
 
 
@@ -55,10 +63,14 @@ class SegmentReader:
 
     Attributes:
         header: The file header.
+        header_is_damaged: It was put together from the blocks and the file's name.
+        seal: What the seal area says, None of an open segment (or where the area is damaged).
         blocks: Headers of the readable blocks, in file order. Payloads are checked when they are read.
-        damage: What lies between them and cannot be read.
-        sealed: Whether the trailer is there; an unsealed segment may still grow (`refresh`).
+        damage: What lies between them and cannot be read, and where the chain of blocks is broken.
+        sealed: Whether the segment is finished; an unsealed one may still grow (`refresh`).
         tail: Where the readable part ends. In an unsealed segment what follows is a block being written or a torn one.
+        next_number: The number that the writer's next block has, in whatever segment; None where the end is cut off.
+        index: The INDEX block that `blocks` come from, whose headers in place were not looked at; None: they were.
         key_index: Key to its `KeyEntry`s, or None where the segment does not tell.
     """
 
@@ -67,7 +79,8 @@ class SegmentReader:
 
         Raises:
             OSError: It cannot be opened.
-            DamageError: The file header is damaged (or not there yet, when the file is shorter).
+            DamageError: The file header is damaged (or not there yet, when the file is shorter) and no block tells what
+                it was, or the file has another segment's name.
             StoreError: A newer version wrote it.
         """
         self.path = path
@@ -75,102 +88,171 @@ class SegmentReader:
         self.blocks: list[Block] = []
         self.damage: list[Damage] = []
         self.key_index: dict[str, list[KeyEntry]] | None = None
-        self.tail = FILE_HEADER_SIZE
+        self.seal: Seal | None = None
         self.sealed = False
+        self.header_is_damaged = False
+        self.index: Block | None = None
+        self.next_number: int | None = None
+        self._last: Block | None = None
         try:
-            self.header = read_file_header(self._file)
+            self.header = self._read_header()
+            self.tail = self.header.size
             self.refresh()
         except BaseException:
             self._file.close()
             raise
 
+    def _read_header(self) -> FileHeader:
+        packed = self._file.read(0, FILE_HEADER_SIZE)
+        name = parse_segment(os.path.basename(self.path))
+        try:
+            header = parse_file_header(packed, self.path)
+        except DamageError as error:
+            found = header_from_blocks(self._file, packed, name) if name is not None else None
+            if found is None:
+                raise
+            self.header_is_damaged = True
+            self.damage.append(Damage(self.path, 0, FILE_HEADER_SIZE, error.message))
+            return found
+        if name is not None and name != (header.writer, header.number):
+            raise DamageError(
+                f"{self.path!r} is segment {header.number} of writer {header.writer:016x} under another's name"
+            )
+        return header
+
     def refresh(self) -> list[Block]:
         """Looks for blocks that were appended since, and returns them."""
         known = len(self.blocks)
-        if not self.sealed:
-            self._file.refresh()
-            self.sealed = self._read_index() if known == 0 else False
-            if not self.sealed:
-                self._walk()
+        if self.sealed:
+            return []
+        # Race: 1. we look at the size, 2. the writer seals, 3. we read the seal: the file seems cut. So the seal first.
+        self.seal = parse_seal(self._file.read(FILE_HEADER_SIZE, SEAL_SIZE), self.header.crc)
+        self._file.refresh()
+        size = self._file.size
+        end = self.seal.size if self.seal else size
+        index = self._index_offset(end)
+        if self.seal is None and index is None:
+            self._walk(size)
+        else:
+            if known or index is None or not self._read_index(index):
+                self._walk(min(size, end - TRAILER_SIZE))
+            self._finish(end, size)
         return self.blocks[known:]
 
-    def _read_index(self) -> bool:
-        packed = self._trailer()
-        if packed is None:
-            return False
-        offset, _, _, _, _, _ = TRAILER.unpack(packed)
+    def _index_offset(self, end: int) -> int | None:
+        """Where the trailer of a file of `end` bytes says that the INDEX is; None without a good trailer there."""
+        if self._file.size < end or end < self.header.size + TRAILER_SIZE:
+            return None
+        return parse_trailer(self._file.read(end - TRAILER_SIZE, TRAILER_SIZE), end, self.header.crc)
+
+    def _read_index(self, offset: int) -> bool:
         try:
             index_block = self._block_at(offset)
             if index_block is None or index_block.kind != KIND_INDEX:
                 return False
             index = decode_map(self.payload(index_block))
-            blocks = [_indexed_block(entry, offset) for entry in index["blocks"]]
+            blocks = [_indexed_block(entry, self.header.size, offset) for entry in index["blocks"]]
             keys = _indexed_keys(index["keys"], len(blocks))
         except (DamageError, KeyError, TypeError, ValueError):
             # The index only makes things faster: without it the blocks are walked.
             return False
         for block in blocks:
             self._note(block)
-        self.key_index = keys
-        self.tail = self._file.size
+        # The index block itself belongs to the chain, too.
+        self._check_place(index_block)
+        self.key_index, self.index = keys, index_block
+        self.tail, self.next_number = index_block.end, index_block.number + 1
         return True
 
-    def _trailer(self) -> bytes | None:
-        """The trailer, if the file ends in a good one."""
-        size = self._file.size
-        if size < FILE_HEADER_SIZE + TRAILER_SIZE:
-            return None
-        packed = self._file.read(size - TRAILER_SIZE, TRAILER_SIZE)
-        return packed if is_trailer(packed, size) else None
-
-    def _walk(self) -> None:
-        """Appends the blocks from `tail` on to `blocks`, skipping damage to the next good header."""
-        while self.tail + BLOCK_HEADER_SIZE <= self._file.size:
+    def _walk(self, limit: int) -> None:
+        """Appends the blocks from `tail` up to `limit` to `blocks`, skipping damage to the next good header."""
+        while self.tail + BLOCK_HEADER_SIZE <= limit:
             block = self._block_at(self.tail)
-            if block is not None and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= self._file.size:
-                self._note(block)
-                continue
-            after = self._resync(self.tail + ALIGNMENT)
-            if after is None:
-                break
-            self.damage.append(Damage(self.path, self.tail, after.offset, "bad block header"))
-            self._note(after)
-        # A trailer whose index could not be used, or that was written since the last look. What is bad before it is
-        # damage, not "not yet": nobody will write there again.
-        end = self._file.size - TRAILER_SIZE
-        self.sealed = self.tail <= end and self._trailer() is not None
-        if self.sealed:
-            if self.tail < end:
-                self.damage.append(Damage(self.path, self.tail, end, "bad block header"))
-            self.tail = self._file.size
+            if block is None or block.start + block.stored_size > limit:
+                block = self._resync(self.tail + ALIGNMENT, limit)
+                if block is None:
+                    break
+            self._note(block)
+
+    def _finish(self, end: int, size: int) -> None:
+        """The segment is sealed at `end` bytes: what is bad before it is damage, for nobody will write there again."""
+        content = end - TRAILER_SIZE
+        if size < end:
+            start = self.tail if self.tail < content else min(size, end)
+            self.damage.append(
+                Damage(self.path, start, end, f"cut: the file has {size} bytes, it was sealed with {end}")
+            )
+        elif self.tail < content:
+            self.damage.append(Damage(self.path, self.tail, content, "bad block header"))
+        if size > end:
+            self.damage.append(Damage(self.path, end, size, "bytes behind the end"))
+        if self.tail < content:
+            self.next_number = None
+        self.sealed, self.tail = True, size
 
     def _note(self, block: Block) -> None:
-        if block.flags & INCOMPATIBLE_MASK:
+        unknown = block.kind > KINDS_MAX and not block.kind & KIND_SKIPPABLE
+        if unknown or block.flags & INCOMPATIBLE_MASK:
             raise StoreError(
-                f"block {block.number} of {self.path!r} has flags {block.flags:#x}: a newer version wrote it"
+                f"block {block.number} of {self.path!r} has kind {block.kind} and flags {block.flags:#x}: "
+                "a newer version wrote it"
             )
+        self._check_place(block)
         self.blocks.append(block)
-        self.tail = block.end
+
+    def _check_place(self, block: Block) -> None:
+        """Tells what is wrong between the last block and this one, and goes on behind it."""
+        last, tail = self._last, self.tail
+        if block.offset > tail:
+            self._tell(tail, block.offset, "bad block header")
+        elif last is None:
+            if block.previous_crc != self.header.crc:
+                self._tell(block.offset, block.offset, f"blocks before block {block.number} are missing")
+        elif block.number > last.number + 1:
+            self._tell(block.offset, block.offset, f"blocks {last.number + 1} to {block.number - 1} are missing")
+        elif block.number == last.number + 1 and block.previous_crc != last.crc:
+            self._tell(block.offset, block.offset, f"block {block.number} does not follow block {last.number}")
+        if last is not None and block.number <= last.number:
+            self._tell(block.offset, block.end, f"block {block.number} stands behind block {last.number}")
+        else:
+            self._last, self.next_number = block, block.number + 1
+        self.tail = max(block.end, tail)
+
+    def _tell(self, start: int, end: int, reason: str) -> None:
+        self.damage.append(Damage(self.path, start, end, reason))
 
     def _block_at(self, offset: int) -> Block | None:
         """The header at `offset` if it is whole and its checksum is right."""
-        return parse_block_header(self._file.read(offset, BLOCK_HEADER_SIZE), offset)
+        return parse_block_header(self._file.read(offset, BLOCK_HEADER_SIZE), offset, self.header.crc)
 
-    def _resync(self, start: int) -> Block | None:
-        """The next whole block from `start` on whose number is not smaller than the last one's."""
-        number = self.blocks[-1].number + 1 if self.blocks else 0
+    def _resync(self, start: int, limit: int) -> Block | None:
+        """The next whole block of this file from `start` on."""
         offset = padded(start)
-        while offset < self._file.size:
+        while offset < limit:
             window = self._file.read(offset, _RESYNC_BYTES + BLOCK_HEADER_SIZE)
-            found = window.find(_MAGIC_BYTES)
+            found = window.find(BLOCK_MAGIC_BYTES)
             while found >= 0:
                 if found % ALIGNMENT == 0:
-                    block = parse_block_header(window[found : found + BLOCK_HEADER_SIZE], offset + found)
-                    if block is not None and block.number >= number and block.end <= padded(self._file.size):
+                    packed = window[found : found + BLOCK_HEADER_SIZE]
+                    block = parse_block_header(packed, offset + found, self.header.crc)
+                    if block is not None and block.start + block.stored_size <= limit:
                         return block
-                found = window.find(_MAGIC_BYTES, found + 1)
+                found = window.find(BLOCK_MAGIC_BYTES, found + 1)
             offset += _RESYNC_BYTES
         return None
+
+    def header_at(self, block: Block) -> Block | None:
+        """The header that stands where an index says that `block` is; None: a damaged one."""
+        return self._block_at(block.offset)
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Bytes of the file as they are."""
+        return self._file.read(offset, size)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was last looked at."""
+        return self._file.size
 
     def payload(self, block: Block) -> Buffer:
         """The raw payload of a block.
@@ -178,14 +260,22 @@ class SegmentReader:
         Raises:
             DamageError: The checksum or the sizes are wrong; the message names block, file and steps.
         """
-        stored = self._file.read(block.offset + BLOCK_HEADER_SIZE, block.stored_size)
-        crc = zlib.crc32(stored)
-        if crc != block.payload_crc or len(stored) != block.stored_size:
+        return compression.decompress(block.codec, self.stored(block), block.raw_size)
+
+    def stored(self, block: Block) -> bytes:
+        """The stored bytes of a block, before decompression.
+
+        Raises:
+            DamageError: As `payload`.
+        """
+        stored = self._file.read(block.start, block.stored_size)
+        trouble = checksum_trouble(block, stored)
+        if trouble is not None:
             raise DamageError(
-                f"cannot read block {block.number} of {self.path!r}: crc is {crc:#010x}, expected "
-                f"{block.payload_crc:#010x}; {block.records} records (steps {block.step_min}-{block.step_max}) skipped"
+                f"cannot read block {block.number} of {self.path!r}: {trouble}; "
+                f"{block.records} records (steps {block.step_min}-{block.step_max}) skipped"
             )
-        return compression.decompress(block.codec, stored, block.raw_size)
+        return stored
 
     def read_map(self, block: Block) -> dict[str, Any]:
         """The payload of a META, CHECKPOINT, GAP or KEYS block."""
@@ -195,13 +285,22 @@ class SegmentReader:
         self._file.close()
 
 
-def _indexed_block(entry: Any, end: int) -> Block:
-    """A block as the index tells it; the index may lie, so it must be possible between the file header and `end`."""
+def checksum_trouble(block: Block, stored: bytes) -> str | None:
+    """What is wrong with the stored bytes of a block, or None."""
+    crc = zlib.crc32(stored)
+    if crc == block.payload_crc and len(stored) == block.stored_size:
+        return None
+    return f"crc is {crc:#010x}, expected {block.payload_crc:#010x}"
+
+
+def _indexed_block(entry: Any, start: int, end: int) -> Block:
+    """A block as the index tells it; the index may lie, so it must be possible between `start` and `end`."""
     block = Block(*entry)
     if any(type(field) is not int or field < 0 for field in block):
         raise ValueError(f"index entry {entry!r} is not made of counts")
-    inside = block.offset >= FILE_HEADER_SIZE and block.offset + BLOCK_HEADER_SIZE + block.stored_size <= end
-    if not inside or block.offset % ALIGNMENT or not _is_possible(block.kind, block.stored_size, block.raw_size):
+    inside = block.offset >= start and block.start + block.stored_size <= end
+    possible = is_possible(block.kind, block.header_size, block.stored_size, block.raw_size)
+    if not inside or block.offset % ALIGNMENT or not possible:
         raise ValueError(f"index entry {entry!r} cannot be a block")
     return block
 
@@ -220,48 +319,3 @@ def _indexed_keys(keys: Any, blocks: int) -> dict[str, list[KeyEntry]] | None:
                 raise ValueError(f"index entry {numbers!r} of key {name!r} cannot be")
             found[str(name)].append(numbers)
     return found
-
-
-def _is_possible(kind: int, stored: int, raw: int) -> bool:
-    return stored <= BLOCK_STORED_BYTES_MAX and raw <= BLOCK_RAW_BYTES_MAX and bool(kind & ~KIND_SKIPPABLE)
-
-
-def read_file_header(file: File) -> FileHeader:
-    packed = file.read(0, FILE_HEADER_SIZE)
-    if len(packed) < FILE_HEADER_SIZE:
-        raise DamageError(f"{file.path!r} has {len(packed)} bytes, a segment header has {FILE_HEADER_SIZE}")
-    magic, major, _, _, incompatible, _, store_id, writer, number, created, crc = FILE_HEADER.unpack(packed)
-    if magic != FILE_MAGIC:
-        raise DamageError(f"{file.path!r} is not a segment: it begins with {magic!r}, expected {FILE_MAGIC!r}")
-    if zlib.crc32(packed[:-4]) != crc:
-        raise DamageError(
-            f"the header of {file.path!r} is damaged: crc {zlib.crc32(packed[:-4]):#010x}, expected {crc:#010x}"
-        )
-    if major > FORMAT_MAJOR or incompatible:
-        raise StoreError(
-            f"{file.path!r} has format {major} (flags {incompatible:#x}); this stepd reads up to {FORMAT_MAJOR}"
-        )
-    return FileHeader(store_id, writer, number, created, crc)
-
-
-def parse_block_header(packed: bytes, offset: int) -> Block | None:
-    if len(packed) < BLOCK_HEADER_SIZE or packed[:4] != _MAGIC_BYTES:
-        return None
-    fields = BLOCK_HEADER.unpack(packed)
-    if zlib.crc32(packed[:-4]) != fields[-1]:
-        return None
-    (_, kind, codec, _, stored, raw, payload_crc, records, number, stream, first, last, step_min, step_max, flags,
-     previous, _, crc) = fields  # fmt: skip
-    if not _is_possible(kind, stored, raw):
-        return None
-    return Block(
-        offset, kind, codec, stored, raw, payload_crc, records, number, stream, first, last, step_min, step_max, flags,
-        previous, crc,
-    )  # fmt: skip
-
-
-def is_trailer(packed: bytes, file_size: int) -> bool:
-    if len(packed) != TRAILER_SIZE:
-        return False
-    offset, size, _, _, crc, magic = TRAILER.unpack(packed)
-    return bool(magic == TRAILER_MAGIC and zlib.crc32(packed[:24]) == crc and size == file_size and offset < file_size)

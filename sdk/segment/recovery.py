@@ -1,5 +1,9 @@
 """Makes a segment whose writer is dead whole again: cut what is torn, keep it aside, seal the rest.
 
+Torn is what lies behind the last whole block. Damage before it stays where it is, as do whole blocks whose payloads are
+bad (power was lost before they reached the disk): their headers, or the holes between blocks in the new index, tell for
+ever what is missing. `sdk.segment.repair` rewrites such a segment.
+
 Only for segments that nobody writes any more; the caller has proved that (it holds the writer's lock). Safe to be killed
 at any point and to be run again: each step leaves a file that the next run handles.
 """
@@ -11,9 +15,9 @@ from typing import NamedTuple
 
 from ..errors import DamageError
 from ..files import Files
-from .format import FILE_HEADER_SIZE, Block
+from .format import BLOCKS_OFFSET, Block
 from .naming import ASIDE
-from .reader import Damage, SegmentReader, read_file_header
+from .reader import Damage, SegmentReader
 from .writer import SegmentWriter
 
 # Limit: what is kept of a torn tail. A tail is at most one block that was being written, 4 MiB compressed.
@@ -41,18 +45,16 @@ def recover(files: Files, path: str) -> Recovered:
     try:
         reader = SegmentReader(files, path)
     except DamageError:
-        if _size(files, path) < FILE_HEADER_SIZE:
-            files.make_directory(_aside(path))
-            files.rename(path, os.path.join(_aside(path), os.path.basename(path)))
+        if _size(files, path) < BLOCKS_OFFSET:
+            set_aside(files, path)
             return Recovered([], 0, [], False)
         raise
     try:
+        if reader.header_is_damaged:
+            raise DamageError(reader.damage[0].reason, hint="stepd repair")
+        header, blocks, damage, tail = reader.header, list(reader.blocks), list(reader.damage), reader.tail
         if reader.sealed:
-            return Recovered(reader.blocks, 0, reader.damage, True)
-        blocks, tail = list(reader.blocks), reader.tail
-        while blocks and not _payload_is_whole(reader, blocks[-1]):
-            tail = blocks.pop().offset
-        damage = list(reader.damage)
+            return Recovered(blocks, 0, damage, True)
     finally:
         reader.close()
     file = files.open(path, write=True)
@@ -63,18 +65,22 @@ def recover(files: Files, path: str) -> Recovered:
             file.truncate(tail)
         elif torn < 0:  # the last block is whole but for its padding, and what follows must be aligned
             file.append([bytes(-torn)])
-        SegmentWriter.reopen(file, read_file_header(file), blocks).seal()
+        SegmentWriter.reopen(file, header, blocks).seal()
     finally:
         file.close()
     return Recovered(blocks, max(torn, 0), damage, False)
 
 
-def _payload_is_whole(reader: SegmentReader, block: Block) -> bool:
-    try:
-        reader.payload(block)
-    except DamageError:
-        return False
-    return True
+def set_aside(files: Files, path: str) -> str:
+    """Moves a segment's file to the run's `aside/`, under a name that is free; returns where it is."""
+    files.make_directory(_aside(path))
+    name = target = os.path.join(_aside(path), os.path.basename(path))
+    count = 1
+    while files.exists(target):
+        count += 1
+        target = f"{name}.{count}"
+    files.rename(path, target)
+    return target
 
 
 def _aside(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes one segment: blocks at the end of a new file, then KEYS, INDEX and a trailer when it is sealed.
+"""Writes one segment: blocks at the end of a new file; KEYS, INDEX, a trailer and the seal area when it is sealed.
 
 A segment is made by one writer process, which alone appends to it. `append` is atomic in the sense that a reader and
 recovery see a whole block or none; it is durable against a killed process when it returns, against power loss after
@@ -7,33 +7,37 @@ recovery see a whole block or none; it is durable against a killed process when 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import compression
 from ..files import Buffer, File, Files
-from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX
+from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, MIB
 from ..record import encode_map
 from .format import (
     ALIGNMENT,
-    BLOCK_HEADER,
     BLOCK_HEADER_SIZE,
-    BLOCK_MAGIC,
-    FILE_HEADER,
     FILE_HEADER_SIZE,
-    FILE_MAGIC,
-    FORMAT_MAJOR,
-    FORMAT_MINOR,
     KEYS_BLOCK_NAMES_MAX,
     KIND_INDEX,
     KIND_KEYS,
-    TRAILER,
-    TRAILER_MAGIC,
+    KIND_ROWS,
     Block,
+    Claim,
     FileHeader,
+    Seal,
     padded,
 )
+from .headers import owner_of, pack_block_header, pack_file_header, pack_seal, pack_trailer
+from .naming import SegmentName, format_segment
+
+_NAMES_TAKEN_MAX = 100
+# Limit: what the per-key index of a segment may take, packed and (about ten times as much) in memory while it is open.
+KEY_INDEX_BYTES_MAX = 4 * MIB
+_KEY_ENTRY_BYTES = 16
 
 # An entry of the per-key index: block index in the segment, min step, max step, count of records with the key.
 KeyEntry = tuple[int, int, int, int]
@@ -47,11 +51,14 @@ class SegmentWriter:
         size: Bytes in the file.
     """
 
-    def __init__(self, file: File, header_crc: int, first_block_number: int) -> None:
+    def __init__(self, file: File, header: FileHeader, first_block_number: int) -> None:
         self._file = file
-        self._previous_crc = header_crc
+        self._seed = header.crc
+        self._owner = owner_of(header.writer, header.number)
+        self._previous_crc = header.crc
         self._next_number = first_block_number
         self._key_index: dict[str, list[KeyEntry]] = {}
+        self._key_index_bytes = 0
         self._keys_known = True
         self.blocks: list[Block] = []
 
@@ -68,18 +75,62 @@ class SegmentWriter:
         file = files.create(path)
         try:
             packed = pack_file_header(header)
-            file.append([packed])
+            file.append([packed, bytes(header.size - len(packed))])
         except BaseException:
-            file.close()
-            files.remove(path)
+            _abandon(files, file)
             raise
-        return cls(file, zlib.crc32(packed[:-4]), first_block_number)
+        return cls(file, header._replace(crc=zlib.crc32(packed[:-4])), first_block_number)
+
+    @classmethod
+    def begin(
+        cls,
+        files: Files,
+        directory: str,
+        header: FileHeader,
+        opening: Iterable[tuple[int, Mapping[str, Any]]],
+        *,
+        first_block_number: int = 0,
+    ) -> tuple[SegmentWriter, int]:
+        """Makes a writer's next segment with the blocks that open it, all of them or none.
+
+        Why not simply the name of `header.number`: a disk that refused a header may also have refused to remove the file,
+        and the name stays taken after the disk is well again.
+
+        Args:
+            opening: (kind, map) of each block.
+
+        Returns:
+            The segment, and its number: that of `header` or the next one that is free.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        number = header.number
+        while True:
+            path = os.path.join(directory, format_segment(SegmentName(header.writer, number)))
+            try:
+                found = header._replace(number=number)
+                segment = cls.create(files, path, found, first_block_number=first_block_number)
+                break
+            except FileExistsError:
+                number += 1
+                if number > header.number + _NAMES_TAKEN_MAX:
+                    raise
+        try:
+            for kind, values in opening:
+                segment.append_map(kind, values)
+        except BaseException:
+            # Without its META block nobody could say whose it is, and recovery would leave it alone for ever.
+            _abandon(files, segment._file)
+            raise
+        return segment, number
 
     @classmethod
     def reopen(cls, file: File, header: FileHeader, blocks: list[Block]) -> SegmentWriter:
         """A segment of a dead writer that recovery has cut to whole blocks, to be sealed."""
-        last = blocks[-1] if blocks else None
-        writer = cls(file, last.crc if last else header.crc, last.number + 1 if last else 0)
+        last = max(blocks, key=lambda block: block.number, default=None)
+        writer = cls(file, header, last.number + 1 if last else 0)
+        writer._previous_crc = last.crc if last else header.crc
         writer.blocks = list(blocks)
         writer._keys_known = False
         return writer
@@ -137,21 +188,35 @@ class SegmentWriter:
         crc = 0
         for part in parts:
             crc = zlib.crc32(part, crc)
-        offset = self._file.size
-        block = Block(
-            offset, kind, codec, stored_size, raw_size, crc, records, self._next_number, stream,
-            first, last, step_min, step_max, flags, self._previous_crc, 0,
+        block = self._put(
+            Block(
+                0, kind, codec, stored_size, raw_size, crc, records, 0, stream, first, last, step_min, step_max, flags,
+                0, 0,
+            ),
+            parts,
         )  # fmt: skip
-        head = pack_block_header(block)
-        block = block._replace(crc=int.from_bytes(head[-4:], "little"))
-        padding = b"\0" * (-(offset + BLOCK_HEADER_SIZE + stored_size) % ALIGNMENT)
-        self._file.append([head, *parts, padding])
-        self._previous_crc = block.crc
-        self._next_number += 1
         if keys is None:
             self._keys_known = self._keys_known and not records
-        else:
-            self._note_keys(len(self.blocks), step_min, step_max, keys)
+        elif self._keys_known:
+            self._note_keys(len(self.blocks) - 1, step_min, step_max, keys)
+        return block
+
+    def copy(self, block: Block, stored: Buffer) -> Block:
+        """Appends a block of another segment as it is, its stored bytes and what its header says of them."""
+        self._keys_known = False
+        return self._put(block, [stored])
+
+    def _put(self, block: Block, parts: Sequence[Buffer]) -> Block:
+        """Gives the block its place in the file and in the chain, and writes it."""
+        block = block._replace(
+            offset=self._file.size, number=self._next_number, previous_crc=self._previous_crc,
+            header_size=BLOCK_HEADER_SIZE,
+        )  # fmt: skip
+        head = pack_block_header(block, self._seed, self._owner)
+        block = block._replace(crc=int.from_bytes(head[-4:], "little"))
+        self._file.append([head, *parts, bytes(-(block.start + block.stored_size) % ALIGNMENT)])
+        self._previous_crc = block.crc
+        self._next_number += 1
         self.blocks.append(block)
         return block
 
@@ -161,25 +226,39 @@ class SegmentWriter:
 
     def _note_keys(self, index: int, step_min: int, step_max: int, keys: Mapping[str, int]) -> None:
         for name, count in keys.items():
-            self._key_index.setdefault(name, []).append((index, step_min, step_max, count))
+            entries = self._key_index.setdefault(name, [])
+            entries.append((index, step_min, step_max, count))
+            self._key_index_bytes += _KEY_ENTRY_BYTES + (len(name) if len(entries) == 1 else 0)
+        if self._key_index_bytes > KEY_INDEX_BYTES_MAX:
+            # New names without end, or names without end: a reader does without, and our memory stays bounded.
+            self._keys_known = False
+            self._key_index.clear()
 
     def sync(self) -> None:
         """Forces the segment to the disk; after a failure this segment must not be used again."""
         self._file.sync()
 
     def seal(self, *, close: bool = True) -> None:
-        """Writes KEYS (where all keys are known), INDEX and the trailer, and closes the file unless told not to."""
+        """Writes KEYS (where all keys are known), INDEX, trailer and the seal area; closes the file unless told not to.
+
+        Raises:
+            OSError: The disk refuses; the segment stays open (unsealed) on disk, for recovery.
+        """
         if self._keys_known and self._key_index and len(self._key_index) <= KEYS_BLOCK_NAMES_MAX:
             self.append(KIND_KEYS, encode_map({"keys": list(self._key_index)}), keys={})
+        blocks = list(self.blocks)
         index = {
-            "blocks": [list(block) for block in self.blocks],
+            "blocks": [list(block) for block in blocks],
             "keys": {name: [list(e) for e in entries] for name, entries in self._key_index.items()}
             if self._keys_known
             else None,
         }
         block = self.append(KIND_INDEX, encode_map(index), keys={})
-        trailer = pack_trailer(block.offset, block.end, len(self.blocks))
-        self._file.append([trailer])
+        self._file.append([pack_trailer(block.offset, block.end, len(self.blocks), self._seed)])
+        # Last, because it says at the head of the file that everything up to its end is there.
+        claims = claims_of(blocks)
+        seal = Seal(self._file.size, len(self.blocks), len(claims), tuple(claims))
+        self._file.patch(FILE_HEADER_SIZE, pack_seal(seal, self._seed))
         if close:
             self.close()
 
@@ -188,26 +267,22 @@ class SegmentWriter:
         self._file.close()
 
 
-def pack_file_header(header: FileHeader) -> bytes:
-    body = FILE_HEADER.pack(
-        FILE_MAGIC, FORMAT_MAJOR, FORMAT_MINOR, FILE_HEADER_SIZE, 0, 0, header.store_id, header.writer, header.number,
-        header.created_ns, 0,
-    )  # fmt: skip
-    return body[:-4] + zlib.crc32(body[:-4]).to_bytes(4, "little")
+def claims_of(blocks: Iterable[Block]) -> list[Claim]:
+    """How far the rows of each stream go."""
+    found: dict[int, Claim] = {}
+    for block in blocks:
+        if block.kind == KIND_ROWS:
+            old = found.get(block.stream, Claim(block.stream, 0, 0))
+            found[block.stream] = Claim(block.stream, max(old.last, block.last), max(old.step, block.step_max))
+    return list(found.values())
 
 
-def pack_block_header(block: Block) -> bytes:
-    body = BLOCK_HEADER.pack(
-        BLOCK_MAGIC, block.kind, block.codec, BLOCK_HEADER_SIZE, block.stored_size, block.raw_size, block.payload_crc,
-        block.records, block.number, block.stream, block.first, block.last, block.step_min, block.step_max, block.flags,
-        block.previous_crc, 0, 0,
-    )  # fmt: skip
-    return body[:-4] + zlib.crc32(body[:-4]).to_bytes(4, "little")
-
-
-def pack_trailer(index_offset: int, index_end: int, blocks: int) -> bytes:
-    body = TRAILER.pack(index_offset, index_end + TRAILER.size, blocks, 0, 0, TRAILER_MAGIC)
-    return body[:24] + zlib.crc32(body[:24]).to_bytes(4, "little") + body[28:]
+def _abandon(files: Files, file: File) -> None:
+    """Closes and removes a file that was begun, as far as the disk lets us."""
+    with contextlib.suppress(OSError):
+        file.close()
+    with contextlib.suppress(OSError):
+        files.remove(file.path)
 
 
 def step_range(steps: Iterable[int]) -> tuple[int, int]:
@@ -216,4 +291,4 @@ def step_range(steps: Iterable[int]) -> tuple[int, int]:
     return (min(found), max(found)) if found else (0, 0)
 
 
-__all__ = ["KeyEntry", "SegmentWriter", "padded", "step_range"]
+__all__ = ["KeyEntry", "SegmentWriter", "claims_of", "padded", "step_range"]

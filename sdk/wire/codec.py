@@ -26,8 +26,11 @@ HEADER_SIZE = HEADER.size
 _U64 = 2**64
 
 
-def encode(message: Message, version: int = WIRE_VERSION) -> list[Buffer]:
+def encode(message: Message, version: int = WIRE_VERSION, *, payload_crc: int | None = None) -> list[Buffer]:
     """The frames of a message. A Batch's records are passed on, not copied.
+
+    Args:
+        payload_crc: The CRC-32 of a Batch's records, where it is known already.
 
     Raises:
         LocalProtocolError: It is larger than the protocol allows: a bug of ours.
@@ -44,7 +47,9 @@ def encode(message: Message, version: int = WIRE_VERSION) -> list[Buffer]:
             f"{MESSAGE_BODY_BYTES_MAX} and {BATCH_BYTES_MAX} are allowed"
         )
     kind = NUMBERS[type(message)]
-    head = HEADER.pack(MAGIC, version, kind, 0, len(body), len(payload), zlib.crc32(payload), 0)
+    if payload_crc is None:
+        payload_crc = zlib.crc32(payload)
+    head = HEADER.pack(MAGIC, version, kind, 0, len(body), len(payload), payload_crc, 0)
     crc = zlib.crc32(body, zlib.crc32(head[:-4]))
     first = head[:-4] + crc.to_bytes(4, "little") + body
     return [first, payload] if len(payload) else [first]
@@ -82,9 +87,11 @@ def _build(kind: type[Any], body: bytes, payload: Buffer) -> Message:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"{kind.__name__} has a body that is not msgpack: {error}") from error
     names = kind._fields[:-1] if kind is Batch else kind._fields
-    if type(fields) is not list or len(fields) < len(names):
-        raise RemoteProtocolError(f"{kind.__name__} has a body of {len(body)} bytes without its {len(names)} fields")
-    # Fields may be added at the end in later versions; what this version does not know it does not read.
+    needed = len(names) - len(kind._field_defaults)
+    if type(fields) is not list or len(fields) < needed:
+        raise RemoteProtocolError(f"{kind.__name__} has a body of {len(body)} bytes without its {needed} fields")
+    # Fields may be added at the end in later versions; what this version does not know it does not read, and what an
+    # earlier one did not send has a default.
     fields = fields[: len(names)]
     for name, value, annotation in zip(names, fields, (kind.__annotations__[n] for n in names)):
         _check(kind, name, value, getattr(annotation, "__forward_arg__", str(annotation)))

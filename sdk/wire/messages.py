@@ -63,12 +63,14 @@ class Batch(NamedTuple):
 class Ack(NamedTuple):
     """Daemon to trainer, at least once for each tick in which batches came, also without progress: a sign of life.
 
-    `written` survives a killed daemon, `synced` survives power loss.
+    `written` survives a killed daemon, `synced` survives power loss. `trouble`: why nothing more is written now, an index
+    into `sdk.limits.REFUSED_REASONS`; 0 when all is well. While it names a budget the trainer sends nothing new.
     """
 
     stream: int
     written: int
     synced: int
+    trouble: int = 0
 
 
 class Flush(NamedTuple):
@@ -85,7 +87,11 @@ class Flushed(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The stream ends with `sequence`; write, seal, and answer Finished."""
+    """The stream ends with `sequence`; write, seal, and answer Finished.
+
+    It may come before the last records, when an Ack's `trouble` names a budget: what a finishing stream has accepted is
+    written past every budget.
+    """
 
     stream: int
     sequence: int

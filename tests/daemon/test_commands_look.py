@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli import cli
-from daemon.commands import chart
+from daemon.commands import chart, export
 from daemon.commands.chart import Curve, Style, draw
 from sdk.reader import open_store
 from sdk.segment.naming import RUNS, TRASH
@@ -193,6 +193,41 @@ def test_export_to_nowhere(store: str, tmp_path: Path) -> None:
     result = stepd(store, "export", "-o", str(tmp_path / "none" / "file"))
     assert result.exit_code == 1
     assert "cannot write the export" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "nul\0", "none/x", "."])
+def test_an_export_that_fails_leaves_nothing_behind(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A name that no file can have is an error, and no draft stays in the directory."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    result = stepd(store, "export", "-o", name)
+    assert result.exit_code == 1
+    assert "cannot write the export" in result.stderr
+    assert os.listdir() == []
+
+
+def test_an_export_that_breaks_off_replaces_nothing(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there before stays whole when the export does not come to its end."""
+    (tmp_path / "out").write_text("before")
+    monkeypatch.setattr(export, "to_json", lambda row: 1 / 0)
+    result = CliRunner().invoke(cli, ["--dir", store, "export", "-o", str(tmp_path / "out")])
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert (tmp_path / "out").read_text() == "before"
+    assert sorted(os.listdir(tmp_path)) == ["out", "store"]
+
+
+def test_export_into_a_pipe(store: str, tmp_path: Path) -> None:
+    """What is no file is written to, not replaced by one."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert stepd(store, "export", "-o", pipe).exit_code == 0
+    assert os.read(reading, 1 << 16).startswith(b'{"_step": 0')
+    os.close(reading)
 
 
 def test_control_characters_do_not_reach_the_terminal(odd: str) -> None:

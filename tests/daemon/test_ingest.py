@@ -231,6 +231,12 @@ def test_who_cannot_be_served_is_told(rig: Rig, changes: dict[str, Any], code: s
     assert rig.ingest.streams == {}
 
 
+def test_a_newer_trainer_is_welcomed_in_our_version_and_an_older_one_in_its_own(rig: Rig) -> None:
+    """The highest version that both speak."""
+    assert rig.client().hello(version_max=WIRE_VERSION + 1).version == WIRE_VERSION
+    assert rig.client().hello(version_max=WIRE_VERSION).version == WIRE_VERSION
+
+
 def test_garbage_is_answered_and_forgotten(rig: Rig) -> None:
     """Random frames, no frames, many frames, bent messages; the next trainer finds a healthy daemon."""
     seed = random.randrange(2**32)
@@ -331,7 +337,7 @@ def test_a_replay_after_a_reconnect_is_harmless(rig: Rig) -> None:
     again.send(Flush(STREAM, 15))
     assert again.expect(Flushed).written == 15
     assert rig.held.sequences(STREAM) == list(range(1, 16))
-    assert len(rig.ingest.streams) == len(rig.ingest._stream_of) == 1
+    assert len(rig.ingest.streams) == len(rig.ingest.table._of_peer) == 1
 
 
 def test_batches_of_an_old_session_are_not_taken(rig: Rig) -> None:
@@ -399,7 +405,7 @@ def test_the_socket_is_bound_again(rig: Rig) -> None:
     assert not rig.ingest.socket_is_ours()
     rig.ingest.rebind()
     assert rig.ingest.socket_is_ours()
-    assert rig.ingest._stream_of == {}
+    assert rig.ingest.table._of_peer == {}
     rig.tick(0.3)
     again = rig.client()
     assert again.hello().written == 5

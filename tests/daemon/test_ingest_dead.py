@@ -17,6 +17,7 @@ from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, SUFFIX
 from sdk.journal.ring import Ring
 from sdk.location import StoreIdentity
 from sdk.segment.format import KIND_GAP
+from sdk.segment.naming import run_path
 from sdk.wire.messages import (
     Flush,
     Flushed,
@@ -110,7 +111,7 @@ def test_a_drain_behind_a_spool_claims_no_more_than_it_has(rig: Rig) -> None:
         journal = open_journal(ring)
         for _ in range(20):
             journal.log({"loss": 1.0})
-        journal.release(journal.mark()[0])
+        journal.release(journal.mark())
         for _ in range(10):
             journal.log({"loss": 2.0})
 
@@ -190,7 +191,7 @@ def test_a_ring_of_another_shared_memory_is_found_by_its_session(rig: Rig, tmp_p
 
 @pytest.mark.parametrize("damage", ["garbage", "short", "empty", "directory", "link", "other store"])
 def test_a_ring_that_cannot_be_read_is_set_aside(rig: Rig, damage: str) -> None:
-    """It is named once, others are drained, and only one that never held a record is removed."""
+    """It is named once, others are drained; one of ours is removed, and kept in `aside/` if it may have held a record."""
     digest = platform.store_digest(rig.store.path)
     path = os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(1)}{SUFFIX}")
     if damage == "directory":
@@ -210,24 +211,69 @@ def test_a_ring_that_cannot_be_read_is_set_aside(rig: Rig, damage: str) -> None:
         rig.look()
         assert rig.held.sequences(STREAM) == [1, 2, 3]
         assert len([text for text in rig.said if path in text]) == (damage != "other store")
-        assert os.path.lexists(path) == (damage != "empty")
+        assert os.path.lexists(path) == (damage in ("directory", "link", "other store"))
+        aside = os.path.join(rig.store.path, "aside")
+        kept = os.listdir(aside) if os.path.exists(aside) else []
+        assert [name.startswith(os.path.basename(path)) for name in kept] == [True] * (damage in ("garbage", "short"))
     finally:
         if damage == "directory":
             os.rmdir(path)
 
 
-def test_a_damaged_record_ends_a_drain_and_is_told(rig: Rig) -> None:
-    """The whole records before it are stored, and a GAP block says that something is missing."""
+def test_a_damaged_record_is_told_and_its_ring_is_kept(rig: Rig) -> None:
+    """All others are stored, a GAP block names the one that is missing, and the ring's bytes lie in the run's `aside/`."""
     pid, path = trainer_with_ring(rig.store, log_rows(10))
     kill(pid)
     with open(path, "r+b") as file:
         file.seek(HEADER_BYTES + 5 * (len(drain(path).records) // 10))
         file.write(b"\xff\xff\xff\xff")
+    with open(path, "rb") as file:
+        damaged = file.read()
     rig.look()
-    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5]
-    (reason,) = [values["reason"] for block, values in rig.held.maps if block.kind == KIND_GAP]
-    assert "ring damaged" in reason
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    (gap,) = [values for block, values in rig.held.maps if block.kind == KIND_GAP]
+    assert (gap["reason"], gap["count"], gap["first"], gap["last"]) == ("ring damaged", 1, 6, 6)
     assert not os.path.exists(path)
+    aside = os.path.join(rig.held.directory, "aside")
+    (kept,) = os.listdir(aside)
+    assert kept.startswith(os.path.basename(path))
+    with open(os.path.join(aside, kept), "rb") as file:
+        assert file.read() == damaged
+
+
+def test_a_damaged_ring_stays_until_it_is_kept(rig: Rig) -> None:
+    """A disk that has no room for the copy: nothing is removed, nothing told twice; with room again it is as ever."""
+    pid, path = trainer_with_ring(rig.store, log_rows(10))
+    kill(pid)
+    with open(path, "r+b") as file:
+        file.seek(HEADER_BYTES + 5 * (len(drain(path).records) // 10))
+        file.write(b"\xff\xff\xff\xff")
+    os.makedirs(run_path(rig.store.path, RUN), exist_ok=True)
+    blocker = os.path.join(run_path(rig.store.path, RUN), "aside")
+    with open(blocker, "w"):
+        pass
+    rig.look()
+    rig.look()
+    assert os.path.exists(path)
+    os.unlink(blocker)
+    rig.look()
+    assert not os.path.exists(path)
+    assert rig.held.sequences(STREAM) == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    assert len([block for block, _ in rig.held.maps if block.kind == KIND_GAP]) == 1
+
+
+def test_a_ring_that_is_being_drained_stays_locked(rig: Rig) -> None:
+    """A record lock falls with any close of the file: nothing may open and close it while it is drained."""
+    pid, path = trainer_with_ring(rig.store, log_rows(10))
+    kill(pid)
+    lock = platform.open_shared(path)
+    assert lock is not None
+    assert drain(path, lock.descriptor).record_count == 10
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if platform.open_shared(path) is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    lock.release()
 
 
 def test_a_dead_trainer_without_a_ring_is_forgotten(rig: Rig) -> None:

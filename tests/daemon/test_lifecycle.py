@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+
+import pytest
 
 from daemon.lifecycle import Leaving, on_termination, take_store
 from sdk import platform
@@ -31,6 +34,18 @@ def test_one_process_serves_a_store(store: StoreIdentity) -> None:
     again = take_store(store.path, "0.1.0")
     assert again is not None
     again.release()
+
+
+def test_no_room_for_the_text_is_no_reason_not_to_serve(store: StoreIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run/user is small and may be full; the lock itself takes no room."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(platform.HeldLock, "write", refuse)
+    lock = take_store(store.path, "0.1.0")
+    assert lock is not None
+    lock.release()
 
 
 def test_another_process_sees_the_lock(store: StoreIdentity) -> None:

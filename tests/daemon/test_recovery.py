@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.store.recovery import Mended, lock_identity, mend_segments, ring_is_locked
+from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked
 from sdk import platform
 from sdk.files import DISK
 from sdk.ids import hex_u64, random_u64
@@ -29,8 +29,7 @@ NO_PID = 2**22 + 1  # above any pid that Linux gives
 def origin(**changes: Any) -> dict[str, Any]:
     """What a daemon of this host and boot, dead by our lock, wrote about itself."""
     whole: dict[str, Any] = {
-        "kind": "daemon", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": NO_PID, "stream": None,
-        "lock": OWN_LOCK,
+        "kind": "daemon", **platform.identity(), "pid": NO_PID, "stream": None, "lock": OWN_LOCK,
     }  # fmt: skip
     return {**whole, **changes}
 
@@ -52,8 +51,12 @@ def unsealed(store: StoreIdentity, writer: Any, number: int = 0, *, writer_id: i
     return path
 
 
+def judge(*, alive: bool = False) -> Judge:
+    return Judge(lambda writer: writer == OWN_WRITER, OWN_LOCK, lambda stream: alive)
+
+
 def mend(store: StoreIdentity, *, alive: bool = False, files: Any = DISK) -> list[Mended]:
-    return [m for m in mend_segments(files, store.path, OWN_WRITER, OWN_LOCK, lambda stream: alive) if m is not None]
+    return [m for m in mend_segments(files, store.path, judge(alive=alive)) if m is not None]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,12 @@ def test_segments_of_the_dead_are_sealed(store: StoreIdentity, writer: dict[str,
 @pytest.mark.parametrize(
     ("writer", "alive"),
     [
-        (origin(host="another host"), False),
+        (origin(machine="another machine", boot_id="another boot"), False),
+        (origin(machine="another machine", lock="9:9"), False),
+        (origin(boot_id="another boot", machine=""), False),
+        (origin(boot_id=None, machine=None), False),
+        (origin(**{**SPOOL, "pid_namespace": "pid:[1]"}), False),
+        (origin(**{**SPOOL, "pid_namespace": None}), False),
         (origin(lock="9:9"), False),
         (origin(**SPOOL), True),
         (origin(**{**SPOOL, "pid": os.getpid()}), False),
@@ -94,7 +102,12 @@ def test_segments_of_the_dead_are_sealed(store: StoreIdentity, writer: dict[str,
         (["not", "a", "map"], False),
     ],
     ids=[
-        "other host",
+        "other machine",
+        "other container",
+        "machine that cannot keep an id",
+        "nothing said",
+        "other pids",
+        "pids of nowhere",
         "other lock",
         "living trainer",
         "living process",
@@ -145,12 +158,35 @@ def test_a_tail_torn_inside_the_last_block_takes_that_block(store: StoreIdentity
         assert held(store.path).sequences(STREAM) in ([], [1, 2, 3])
 
 
-def test_what_was_mended_is_forced(store: StoreIdentity) -> None:
-    """Its writer may have died before its fsync, and an ack of what comes after claims what was before."""
-    path = unsealed(store, origin())
-    files = FailingFiles()
-    mend(store, files=files)
-    assert files.synced == [path]
+def test_the_host_name_proves_nothing(store: StoreIdentity) -> None:
+    """Containers are all called localhost; a machine may be renamed."""
+    unsealed(store, origin(host="renamed", boot_id="an earlier boot"))
+    assert len(mend(store)) == 1
+
+
+def test_machines_that_cannot_tell_who_they_are_seal_nothing_of_another_boot(
+    store: StoreIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No place to keep an id: whose the segment is cannot be known."""
+    unsealed(store, origin(boot_id="an earlier boot"))
+    unsealed(store, origin(boot_id="an earlier boot", machine=""))
+    monkeypatch.setattr(platform, "machine_id", lambda: "")
+    assert mend(store) == []
+    monkeypatch.setattr(platform, "boot_id", lambda: "")
+    unsealed(store, origin())
+    assert mend(store) == []
+
+
+def test_the_spool_of_a_drained_trainer_is_sealed(store: StoreIdentity) -> None:
+    """Its ring's lock was ours, so it is dead, although its pid waits to be reaped; other writers are not looked at."""
+    other = unsealed(store, origin())
+    path = unsealed(store, origin(**{**SPOOL, "pid": os.getpid()}), writer_id=STREAM)
+    assert list(mend_stream(DISK, store.path, RUN, STREAM, judge(), is_dead=False)) == [None]
+    (mended,) = mend_stream(DISK, store.path, RUN, STREAM, judge(alive=True), is_dead=True)
+    assert mended is not None
+    assert mended.path == path
+    assert held(store.path).unsealed == [os.path.basename(other)]
+    assert list(mend_stream(DISK, store.path, RUN, STREAM, judge(), is_dead=True)) == [None]
 
 
 def test_trouble_with_one_segment_does_not_end_the_look(store: StoreIdentity) -> None:
@@ -185,7 +221,7 @@ def test_it_does_one_segment_at_a_time(store: StoreIdentity) -> None:
     """A server takes a step between two ticks."""
     for number in range(3):
         unsealed(store, origin(), number)
-    steps = mend_segments(DISK, store.path, OWN_WRITER, OWN_LOCK, lambda stream: False)
+    steps = mend_segments(DISK, store.path, judge())
     assert isinstance(next(steps), Mended)
     assert len(held(store.path).unsealed) == 2
     steps.close()  # type: ignore[attr-defined]

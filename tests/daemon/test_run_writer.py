@@ -8,11 +8,15 @@ import pytest
 
 from daemon.pipeline.coalesce import Waiting, coalesce
 from daemon.store.run_writer import RunWriter
+from sdk.files import DISK
 from sdk.ids import hex_u64
 from sdk.limits import SEGMENT_ROWS_BYTES
 from sdk.location import StoreIdentity
 from sdk.segment.format import KIND_CHECKPOINT, KIND_GAP, KIND_KEYS, KIND_META, KIND_ROWS
+from sdk.segment.naming import SUSPECT_SUFFIX
+from sdk.segment.reader import SegmentReader
 from tests.serving import RUN, FailingFiles, held, rows
+from tests.witness import look
 
 WRITER = 0xABCDEF
 ORIGIN = {"kind": "daemon", "host": "h", "boot_id": "b", "pid": 1, "stream": None}
@@ -157,22 +161,179 @@ def test_a_refused_seal_leaves_it_for_recovery(bench: Bench) -> None:
     assert found.sequences(7) == [1, 2, 3, 4]
 
 
-def test_a_segment_whose_fsync_failed_is_given_up(bench: Bench) -> None:
-    """Closed as it is, sealed where the disk lets us, never forced again; the numbers run on."""
+def nothing(stream: int, first: int, last: int) -> tuple[int, bytes] | None:
+    """A ring that has forgotten."""
+    return None
+
+
+def fail_and_begin_again(bench: Bench) -> str:
+    """The current segment cannot be forced, a new one can; the path of the first."""
+    suspect = bench.writer.segment
+    assert suspect is not None
+    assert bench.writer.suspect(suspect)
+    trial = bench.writer.begin_again()
+    bench.writer.forced(trial, len(trial.blocks))
+    return suspect.path
+
+
+def lose(path: str) -> None:
+    """What the medium may hold after a failed fsync: the length, and none of the bytes."""
+    size = os.path.getsize(path)
+    with open(path, "r+b") as file:
+        file.write(bytes(size))
+
+
+def test_nothing_is_written_until_the_disk_has_forced_something(bench: Bench) -> None:
+    """Nor claimed: who asks gets an OSError, and can ask again when the trial went well."""
     bench.append(7, 1, 3)
     suspect = bench.writer.segment
     assert suspect is not None
-    bench.writer.give_up()
-    assert bench.writer.segment is None
-    assert bench.writer.retired == []
+    assert bench.writer.suspect(suspect)
+    assert not bench.writer.suspect(suspect), "it is known by now"
+    for _ in range(2):
+        assert bench.writer.waits
+        assert bench.writer.claims() is None
+        with pytest.raises(OSError, match="fsync failed"):
+            bench.append(7, 4, 4)
+        if bench.writer.segment is None:
+            trial = bench.writer.begin_again()
+    bench.writer.forced(trial, len(trial.blocks))
     bench.append(7, 4, 4)
-    assert bench.writer.segment is not None
-    assert bench.writer.segment.path != suspect.path
+    assert bench.writer.claims() is None, "what is doubtful was not written again yet"
+    bench.writer.rewrite(nothing, 1 << 20)
+    assert bench.writer.claims() == {7: 4}
+    bench.close()
+
+
+def test_what_is_doubtful_is_written_again(bench: Bench) -> None:
+    """Rows and gaps since the last good fsync, each once; the suspect stays as it is, marked until all is safe."""
+    bench.append(7, 1, 3)
+    segment = bench.writer.segment
+    assert segment is not None
+    bench.writer.forced(segment, len(segment.blocks))
+    bench.append(7, 4, 6)
+    bench.append(8, 1, 2)
+    bench.writer.append_gap(7, {"episode": 1, "count": 2})
+    suspect = fail_and_begin_again(bench)
+    assert os.path.exists(suspect + SUSPECT_SUFFIX)
+    assert bench.writer.rewrite(nothing, 1 << 20) == (3, 0)
+    bench.writer.all_forced()
+    assert not os.path.exists(suspect + SUSPECT_SUFFIX)
     bench.close()
     found = held(bench.store.path)
-    assert found.sequences(7) == [1, 2, 3, 4]
+    assert [(b.first, b.last) for b in found.rows_blocks(7)] == [(1, 3), (4, 6), (4, 6)]
+    assert [(b.first, b.last) for b in found.rows_blocks(8)] == [(1, 2), (1, 2)]
+    assert [values["count"] for block, values in found.maps if block.kind == KIND_GAP] == [2, 2]
     assert found.numbers == list(range(len(found.numbers)))
     assert not found.unsealed
+
+
+def test_what_cannot_be_read_back_comes_from_the_ring(bench: Bench) -> None:
+    """As far as it goes back; the rest is a GAP with its exact count and steps."""
+    bench.append(7, 1, 10)
+    bench.append(8, 1, 5)
+    lose(fail_and_begin_again(bench))
+    asked = []
+
+    def ring(stream: int, first: int, last: int) -> tuple[int, bytes] | None:
+        asked.append((stream, first, last))
+        return (7, rows(7, last)) if stream == 7 else None
+
+    assert bench.writer.rewrite(ring, 1 << 20) == (1, 6 + 5)
+    assert asked == [(7, 1, 10), (8, 1, 5)]
+    bench.close()
+    reader = SegmentReader(DISK, bench.writer.retired[0][0].path)
+    assert [(b.stream, b.first, b.last) for b in reader.blocks if b.kind == KIND_ROWS] == [(7, 7, 10)]
+    gaps = [(b.stream, reader.read_map(b)) for b in reader.blocks if b.kind == KIND_GAP]
+    reader.close()
+    assert [(s, g["count"], g["first"], g["last"], g["reason"]) for s, g in gaps] == [
+        (7, 6, 1, 6, "fsync failed"), (8, 5, 1, 5, "fsync failed"),
+    ]  # fmt: skip
+    assert [(g["step_min"], g["step_max"]) for _, g in gaps] == [(0, 6), (0, 4)]
+
+
+def test_a_second_failure_starts_over(bench: Bench) -> None:
+    """In a third segment, from whichever copy can be read: also the first, when the second was lost."""
+    bench.append(7, 1, 3)
+    fail_and_begin_again(bench)
+    bench.writer.rewrite(nothing, 1 << 20)
+    bench.append(7, 4, 6)
+    second = fail_and_begin_again(bench)
+    lose(second)
+    result = bench.writer.rewrite(lambda stream, first, last: (first, rows(first, last)), 1 << 20)
+    assert result == (2, 0)
+    bench.close()
+    reader = SegmentReader(DISK, bench.writer.retired[-1][0].path)
+    assert [(b.first, b.last) for b in reader.blocks if b.kind == KIND_ROWS] == [(1, 3), (4, 6)]
+    reader.close()
+    assert bench.writer.generation == 2
+
+
+def test_trials_in_vain_leave_nothing(bench: Bench) -> None:
+    """A disk that fails for ever is not filled, and the numbers of segments and blocks have no hole afterwards."""
+    bench.append(7, 1, 3)
+    suspect = bench.writer.segment
+    assert suspect is not None
+    bench.writer.suspect(suspect)
+    before = sorted(os.listdir(bench.writer.directory))
+    for _ in range(5):
+        assert bench.writer.suspect(bench.writer.begin_again())
+        assert sorted(os.listdir(bench.writer.directory)) == before
+    trial = bench.writer.begin_again()
+    bench.writer.forced(trial, len(trial.blocks))
+    bench.writer.rewrite(nothing, 1 << 20)
+    bench.close()
+    found = held(bench.store.path)
+    assert found.numbers == list(range(len(found.numbers)))
+    assert [name for name in os.listdir(bench.writer.directory) if name.endswith("000001.seg")]
+
+
+def test_a_rewrite_that_the_disk_refuses_goes_on_later(bench: Bench) -> None:
+    """What was not written again stays doubtful, and nothing is claimed meanwhile."""
+    for first in (1, 4, 7):
+        bench.append(7, first, first + 2)
+    fail_and_begin_again(bench)
+    bench.files.refuse("append")
+    bench.files.allowances["append"] = 1
+    with pytest.raises(OSError, match="No space"):
+        bench.writer.rewrite(nothing, 1 << 20)
+    assert bench.writer.claims() is None
+    bench.files.allow()
+    assert bench.writer.rewrite(nothing, 1).blocks == 1, "a tick's worth at a time"
+    assert bench.writer.claims() is None
+    assert bench.writer.rewrite(nothing, 1 << 20).blocks == 1
+    assert bench.writer.claims() == {7: 9}
+    bench.close()
+    assert sorted(held(bench.store.path).covered(7)) == sorted([*range(1, 10)] * 2)
+
+
+def test_a_later_segment_claims_nothing_for_one_that_failed(bench: Bench) -> None:
+    """It was sealed while the first was being forced: its own fsync says nothing of what the first lost."""
+    bench.append(7, 1, 3)
+    first = bench.writer.segment
+    assert first is not None
+    bench.writer.roll()
+    bench.append(7, 4, 6)
+    bench.writer.roll()
+    assert [claims for _, claims in bench.writer.retired] == [{7: 3}, {7: 6}]
+    bench.writer.suspect(first)
+    assert [claims for _, claims in bench.writer.retired] == [None], "and the first is not handed over any more"
+    bench.close()
+
+
+def test_it_is_done_when_all_was_forced(bench: Bench) -> None:
+    """Only then may it be forgotten."""
+    assert bench.writer.is_done
+    bench.append(7, 1, 3)
+    bench.writer.roll()
+    ((segment, _),) = bench.writer.retired
+    assert not bench.writer.is_done
+    bench.writer.retired.clear()
+    bench.writer.forced(segment, len(segment.blocks) - 1)
+    assert not bench.writer.is_done
+    bench.writer.forced(segment, len(segment.blocks))
+    assert bench.writer.is_done
+    segment.close()
 
 
 def test_what_is_written_never_falls(bench: Bench) -> None:
@@ -181,3 +342,17 @@ def test_what_is_written_never_falls(bench: Bench) -> None:
     bench.append(7, 4, 5)
     assert bench.writer.written == {7: 9}
     bench.close()
+
+
+@pytest.mark.parametrize("appends", [0, 1])
+def test_a_name_that_a_broken_disk_left_taken_is_passed_over(bench: Bench, appends: int) -> None:
+    """A disk that refused a segment's beginning, and then its removal, is used again when it is well."""
+    bench.files.refuse("append", "remove")
+    bench.files.allowances["append"] = appends
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            bench.append(7, 1, 3)
+    bench.files.allow()
+    bench.append(7, 1, 3)
+    bench.close()
+    assert look(bench.store.path, [(RUN, 7)])[RUN, 7].sequences == {1, 2, 3}

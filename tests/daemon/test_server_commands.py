@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import sdk
-from daemon import server as server_module
 from daemon.cli import cli
 from daemon.commands.stop import stop
 from daemon.lifecycle import take_store
@@ -407,7 +407,7 @@ def test_foreground_serves_in_this_process(store: StoreIdentity) -> None:
 
 
 class ByHand:
-    """A Server in this process whose ticks are ours; its checks of socket and lock come at every look."""
+    """A Server in this process whose ticks are ours."""
 
     def __init__(self, store: StoreIdentity) -> None:
         self.lock = take_store(store.path, "test")
@@ -418,7 +418,6 @@ class ByHand:
 
     def look(self) -> None:
         now = clock.monotonic()
-        self.server._checked_at = now - 2 * server_module._SOCKET_CHECK_SECONDS
         self.server._look_around(now)
         self.due = self.server._leaving.is_due(now, living_trainers=True)
 
@@ -440,6 +439,58 @@ def test_a_removed_socket_is_bound_again(store: StoreIdentity, by_hand: ByHand) 
     os.unlink(endpoint_path(store.path))
     by_hand.look()
     assert os.path.exists(endpoint_path(store.path))
+    assert not by_hand.due
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "socket", "directory"])
+def test_a_replaced_socket_is_bound_again(store: StoreIdentity, by_hand: ByHand, kind: str) -> None:
+    """Something else stands where it was: it goes; but for a directory, where we wait until somebody removed it."""
+    path = endpoint_path(store.path)
+    os.rename(path, f"{path}.moved")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        make = {
+            "file": lambda: Path(path).touch(),
+            "link": lambda: os.symlink(f"{path}.moved", path),
+            "socket": lambda: other.bind(path),
+            "directory": lambda: os.mkdir(path),
+        }
+        make[kind]()
+        by_hand.look()
+        if kind == "directory":
+            assert not by_hand.server._ingest.socket_is_ours()
+            os.rmdir(path)
+            by_hand.look()
+    os.unlink(f"{path}.moved")
+    assert by_hand.server._ingest.socket_is_ours()
+    assert not by_hand.due
+
+
+def test_a_directory_of_locks_that_cannot_be_used_now(
+    store: StoreIdentity, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody changed its mode: sessions that are open go on, and nobody could start another daemon anyway."""
+
+    def refuse() -> str:
+        raise StoreError("not private")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "runtime_directory", refuse)
+        by_hand.look()
+    by_hand.look()
+    assert not by_hand.due
+    assert by_hand.server._ingest.socket_is_ours()
+
+
+def test_a_store_that_cannot_be_asked_is_still_there(
+    store: StoreIdentity, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ESTALE and EIO of a file system that is away say nothing about the store: no daemon leaves for that."""
+
+    def away(_: str) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(platform, "store_digest", away)
+    by_hand.look()
     assert not by_hand.due
 
 

@@ -137,7 +137,8 @@ def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.Mo
     kept = len(found) - 1
     assert found[:kept] == list(range(kept))
     assert 0 < kept < 20_000
-    (gap,) = [g for g in run.gaps if g.reason == "ring full"]
+    (gap,) = run.gaps
+    assert gap.reason == "disk error"
     assert gap.count == 20_000 - kept
 
 

@@ -17,35 +17,15 @@ import pytest
 
 import sdk
 from tests.end_to_end.world import Trainer, kill_daemon, settle, start_daemon
+from tests.model import StreamModel
 
 ROOT = Path(__file__).parents[2]
 Call = tuple[dict[str, Any], "int | None", "bool | None"]
 
 
-class Model:
-    """The table of DESIGN as a dozen lines: what rows a stream holds after some calls."""
-
-    def __init__(self) -> None:
-        self.open_step = 0
-        self.rows: dict[int, dict[str, Any]] = {}
-
-    def log(self, data: dict[str, Any], step: int | None, commit: bool | None) -> None:
-        row = self.open_step if step is None else step
-        for key, value in data.items():
-            if isinstance(value, dict):
-                self.rows.setdefault(row, {}).update({f"{key}.{k}": v for k, v in value.items()})
-            else:
-                self.rows.setdefault(row, {})[key] = value
-        self.rows.setdefault(row, {})
-        if row < self.open_step:
-            return
-        commits = (step is None and commit is not False) or bool(commit)
-        self.open_step = row + 1 if commits else row
-
-
 def random_calls(seed: random.Random, count: int) -> list[Call]:
     """Calls of every kind: pieces, commits, explicit, late and far steps, nested and odd values."""
-    model, calls = Model(), []
+    model, calls = StreamModel(), []
     for index in range(count):
         keys = seed.sample(["a", "b", "train/loss", "nested", "text", "flag", "none"], seed.randint(0, 4))
         values: dict[str, Any] = {
@@ -93,7 +73,7 @@ def test_random_calls_give_the_rows_of_the_model(store: Path, pause: float) -> N
     assert [trainer.wait() for trainer in trainers] == [0] * len(runs)
     settle(store)
     for run, calls in runs.items():
-        model = Model()
+        model = StreamModel()
         for call in calls:
             model.log(*call)
         assert rows_of(store, run) == model.rows

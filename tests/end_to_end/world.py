@@ -81,11 +81,17 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 
 
 def until_drained(store: Path) -> None:
-    """Waits until no ring of a dead process of this store is left."""
+    """Waits until no ring of a dead process of this store is left.
+
+    Race: the daemon holds the lock of a ring while it drains it, so a lock that is held does not say that a trainer
+    lives: who looked in that moment read the run too early, and missed all of it.
+    """
     digest = platform.store_digest(str(store))
 
     def drained() -> bool:
-        return all(platform.is_locked(path) for path in ring_paths("/dev/shm", digest))
+        daemon = platform.lock_owner(lock_path(str(store)))
+        owners = [platform.lock_owner(path) for path in ring_paths("/dev/shm", digest)]
+        return all(owner not in (None, daemon) for owner in owners)
 
     until(drained)
 

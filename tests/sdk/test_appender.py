@@ -91,7 +91,7 @@ class Reader:
 
     def take(self, *, release: bool = True) -> list[Entry]:
         """The records since the last look; they must be whole, consecutive, and end where the mark says."""
-        head, following, _ = self.journal.mark()
+        head, following, _ = mark = self.journal.mark()
         ring = self.journal.ring
         assert ring.words[WORD_HEAD] >= head
         packed = b"".join(ring.slices(self.position, head))
@@ -99,7 +99,7 @@ class Reader:
         assert [e.sequence for e in found] == list(range(self.sequence + 1, following))
         self.position, self.sequence = head, following - 1
         if release:
-            self.journal.release(head)
+            self.journal.release(mark)
         return found
 
     def rows(self) -> list[tuple[int, int, dict[str, Any]]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sdk import files
-from sdk.files import DISK, Disk, DiskFile, read_whole
+from sdk.files import DISK, Disk, DiskFile, read_whole, sync_names
 
 
 def mode(path: object) -> int:
@@ -204,4 +206,129 @@ def test_a_patch_changes_bytes_that_are_there_and_nothing_else(tmp_path: Path) -
     for offset in (8, -1):
         with pytest.raises(ValueError, match="cannot patch"):
             file.patch(offset, b"abc")
+    file.close()
+
+
+def test_a_torn_tail_that_stayed_is_cut_before_the_next_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that refuses the cut as well leaves the tail; no append goes in front of it, and none behind it."""
+    file = DISK.create(str(tmp_path / "f"))
+    file.append([b"before"])
+    real = os.pwritev
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", raising(errno.EIO))
+        patch.setattr(
+            os, "pwritev", lambda fd, views, offset: real(fd, [views[0][:3]], offset) if offset == 6 else fail()
+        )
+        for _ in range(2):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                file.append([b"much longer than what follows"])
+            assert (file.size, os.path.getsize(file.path)) == (6, 9)
+    assert file.append([b"x"]) == 6
+    assert Path(file.path).read_bytes() == b"beforex"
+    file.close()
+
+
+def fail() -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def raising(number: int) -> Callable[..., None]:
+    """A function that fails with this errno."""
+
+    def call(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_disk_that_takes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write of zero bytes is not repeated for ever."""
+    file = DISK.create(str(tmp_path / "f"))
+    monkeypatch.setattr(os, "pwritev", lambda *_: 0)
+    with pytest.raises(OSError, match="takes nothing"):
+        file.append([b"x"])
+    file.close()
+
+
+def test_who_cannot_tell_does_not_say_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`exists` is False where there is nothing, and an error where the disk does not answer."""
+    assert not DISK.exists(str(tmp_path / "none"))
+    assert not DISK.exists(str(tmp_path / "none" / "below"))
+    monkeypatch.setattr(os, "lstat", raising(errno.ESTALE))
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        DISK.exists(str(tmp_path))
+
+
+def test_of_many_who_make_a_file_the_first_wins(tmp_path: Path) -> None:
+    """`write_new` changes nothing that is there, says so, and leaves no draft."""
+    path = str(tmp_path / "f")
+    assert DISK.write_new(path, b"first")
+    assert not DISK.write_new(path, b"second")
+    assert read_whole(DISK, path, 9) == b"first"
+    assert os.listdir(tmp_path) == ["f"]
+    assert mode(path) == 0o600
+
+
+@pytest.mark.parametrize(("number", "made"), [(errno.EPERM, True), (errno.ENOSPC, False)])
+def test_a_file_is_made_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, made: bool
+) -> None:
+    """Where there are none it is renamed into place; any other trouble is told, and nothing is left behind."""
+    monkeypatch.setattr(os, "link", raising(number))
+    path = str(tmp_path / "f")
+    if made:
+        assert DISK.write_new(path, b"x")
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            DISK.write_new(path, b"x")
+    assert os.listdir(tmp_path) == ["f"] * made
+
+
+def test_owner_tells_whose_it_is(tmp_path: Path) -> None:
+    """Uid and mode of what a link leads to."""
+    (tmp_path / "f").touch(mode=0o640)
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    uid, found = DISK.owner(str(tmp_path / "link"))
+    assert (uid, stat.S_IMODE(found)) == (os.getuid(), mode(tmp_path / "f"))
+
+
+def test_names_are_forced_from_below(tmp_path: Path) -> None:
+    """A directory, then the one that holds its name, as many as asked for."""
+    forced: list[str] = []
+
+    class Noting(Disk):
+        def sync_directory(self, path: str) -> None:
+            forced.append(path)
+
+    sync_names(Noting(), str(tmp_path / "a" / "b"), 2)
+    assert forced == [str(tmp_path / "a" / "b"), str(tmp_path / "a")]
+
+
+@pytest.mark.parametrize(("number", "fine"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_force_directories_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fine: bool
+) -> None:
+    """It says EINVAL and would always; EIO is what it says."""
+    monkeypatch.setattr(os, "fsync", raising(number))
+    if fine:
+        DISK.sync_directory(str(tmp_path))
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            DISK.sync_directory(str(tmp_path))
+
+
+@pytest.mark.parametrize("room", range(0, 300, 64))
+def test_the_kernels_own_short_writes_leave_nothing(tmp_path: Path, room: int) -> None:
+    """A limit on a file's size lets the kernel write a part and then refuse: the part is cut off again."""
+    file = DISK.create(str(tmp_path / "f"))
+    file.append([b"before"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6 + room, hard))  # Python ignores SIGXFSZ
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            file.append([b"x" * 200, b"y" * 200])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (file.size, os.path.getsize(file.path)) == (6, 6)
+    assert file.append([b"after"]) == 6
     file.close()

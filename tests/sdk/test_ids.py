@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk import ids, limits
+from tests.torture.traversal import distinct_ids
 
 run_ids = st.text(min_size=1, max_size=limits.RUN_ID_CHARACTERS_MAX)
 
@@ -58,6 +59,16 @@ def test_run_ids_that_are_not_str_are_type_errors(bad: object) -> None:
     """TypeError naming the type."""
     with pytest.raises(TypeError, match=type(bad).__name__):
         ids.check_run_id(bad)
+
+
+def test_no_id_is_the_directory_of_all_runs() -> None:
+    """Not even the empty id, which a ring or a message may claim, leads to the directory that holds the runs."""
+    assert ids.run_directory("") not in ("", ".", "..")
+
+
+def test_names_that_look_alike_have_directories_of_their_own() -> None:
+    """Of some hundred names that try to leave the store no two share a directory, on no file system."""
+    assert [names for names in distinct_ids().values() if len(names) > 1] == []
 
 
 @given(run_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -16,9 +17,11 @@ import pytest
 
 from sdk import location
 from sdk.errors import StoreError
-from sdk.files import DISK, Disk
-from sdk.location import DIRECTORY, find_store, make_store, read_store
+from sdk.files import DISK, Disk, DiskFile
+from sdk.files.recording import RecordingFiles
+from sdk.location import DIRECTORY, check_store, find_store, make_store, read_store
 from sdk.segment.naming import RUNS, STORE_FILE
+from tests.crash import build, nothing, safe_from
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -135,7 +138,7 @@ def test_processes_that_create_a_store_at_once_agree(tmp_path: Path) -> None:
     assert sorted(os.listdir(path)) == [RUNS, STORE_FILE]
 
 
-@pytest.mark.parametrize("error", [OSError("no links here"), FileExistsError()])
+@pytest.mark.parametrize("error", [OSError(errno.EPERM, "no links here"), FileExistsError()])
 def test_one_store_file_whatever_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
@@ -217,9 +220,39 @@ def test_a_full_disk_is_a_store_error(tmp_path: Path) -> None:
     """The disk is reached through `Files` alone, and its trouble is told with a cure."""
 
     class Full(Disk):
-        def write_whole(self, path: str, data: bytes) -> None:
+        def create(self, path: str) -> DiskFile:
             raise OSError(28, "no space")
 
     with pytest.raises(StoreError, match="no space"):
         make_store(str(tmp_path / "store"), Full())
     assert DISK.entries(str(tmp_path / "store")) != []
+
+
+def test_a_store_that_was_made_survives_power_loss(tmp_path: Path) -> None:
+    """Whoever finds store.json finds it after a power loss too: all names above it were forced before it appeared."""
+    files = RecordingFiles(str(tmp_path))
+    made = make_store(str(tmp_path / "a" / "store"), files)
+    safe = safe_from(files.operations, files.known)
+    name = os.path.join("a", "store", STORE_FILE)
+    for done in range(len(files.operations) + 1):
+        operations = files.operations[:done]
+        now = build(operations, [False] * done, nothing)
+        later = build(operations, [one > done for one in safe[:done]], nothing)
+        if name in now:
+            assert os.path.join("a", "store", RUNS) in later
+    assert json.loads(later[name] or b"")["id"] == made.id.hex()
+
+
+def test_a_store_that_is_away_is_told_from_another_in_its_place(tmp_path: Path) -> None:
+    """Nothing of it is made again: what waits is written when it is back."""
+    store = make_store(str(tmp_path / "store"))
+    check_store(store)
+    os.rename(store.path, tmp_path / "moved")
+    for away in (lambda: None, lambda: os.mkdir(store.path)):
+        away()
+        with pytest.raises(FileNotFoundError, match="the store is away"):
+            check_store(store)
+    make_store(store.path)
+    with pytest.raises(OSError, match="another store") as caught:
+        check_store(store)
+    assert caught.value.errno == errno.ESTALE

@@ -91,6 +91,34 @@ def test_a_lock_lives_as_long_as_its_process(tmp_path: Path, children: list[Chil
     lock.release()
 
 
+@pytest.mark.parametrize("made_again", [True, False])
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
+    tmp_path: Path, children: list[Child], monkeypatch: pytest.MonkeyPatch, made_again: bool
+) -> None:
+    """Between open and lock somebody removes the file: what is locked is the file that others find, or nothing."""
+    path = str(tmp_path / "lock")
+    real = linux.lock_descriptor
+
+    def late(descriptor: int) -> tuple[int, int] | None:
+        monkeypatch.setattr(linux, "lock_descriptor", real)
+        os.unlink(path)
+        if made_again:
+            children.append(other := Child(HOLDER, path))
+            assert other.line() == "held"
+        return real(descriptor)
+
+    monkeypatch.setattr(linux, "lock_descriptor", late)
+    lock = platform.hold_lock(path)
+    if made_again:
+        assert lock is None
+        assert platform.lock_owner(path) == children[0].process.pid
+    else:
+        assert lock is not None
+        children.append(other := Child(HOLDER, path))
+        assert other.line() == "refused"
+        lock.release()
+
+
 def test_release_frees_the_lock_while_the_process_lives(tmp_path: Path, children: list[Child]) -> None:
     """`release` is not bound to the end of the process; the file stays."""
     path = str(tmp_path / "lock")
@@ -388,6 +416,44 @@ def test_names_of_host_and_boot() -> None:
     assert platform.host_name() == os.uname().nodename
     assert platform.boot_id() == platform.boot_id()
     assert len(platform.boot_id()) == 36
+
+
+def test_a_machine_has_an_id_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same at every look and after a boot; another one where another id is kept; none where none can be kept."""
+    linux.machine_id.cache_clear()
+    first = platform.machine_id()
+    linux.machine_id.cache_clear()
+    assert platform.machine_id() == first
+    assert len(first) == 32
+    found = []
+    for place in ("one", "two", "one"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        monkeypatch.setattr(linux, "_private_directory", lambda path, place=place: str(tmp_path / place))
+        linux.machine_id.cache_clear()
+        found.append(platform.machine_id())
+    assert found[0] == found[2] != found[1] != first
+
+    def refuse(path: str) -> str:
+        raise OSError
+
+    monkeypatch.setattr(linux, "_private_directory", refuse)
+    linux.machine_id.cache_clear()
+    assert platform.machine_id() == ""
+    monkeypatch.undo()
+    linux.machine_id.cache_clear()
+
+
+def test_a_process_that_waits_to_be_reaped_has_ended() -> None:
+    """Its pid is still there; whoever asks whether a trainer lives must not wait for its parent."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    wait_until(lambda: not platform.process_lives(pid))
+    assert os.path.exists(f"/proc/{pid}")
+    os.waitpid(pid, 0)
+    assert not platform.process_lives(pid)
+    assert platform.process_lives(os.getpid())
+    assert platform.pid_namespace().startswith("pid:")
 
 
 def test_the_descriptor_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

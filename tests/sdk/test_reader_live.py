@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdk.errors import StoreError
-from sdk.reader import Run, Store
+from sdk.reader import Run, Store, follow
 from sdk.reader.facts import StreamFacts
+from sdk.reader.follow import _united, _within
 from tests.builders import RunBuilder, StreamBuilder, Writer, make_store
 
 
@@ -70,6 +73,26 @@ def test_follow_from_the_end(store: str) -> None:
     trainer.run.flush()
     trainer.script = [lambda: trainer.main.log({"v": 50}), trainer.end]
     assert trainer.follow(last=2) == [(48, 48), (49, 49), (50, 50)]
+
+
+def test_follow_misses_nothing_that_is_written_while_it_looks(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a segment that grows finds blocks that were not there when the look began: they come with the next one."""
+    trainer = Trainer(store)
+    trainer.main.log({"v": 0})
+    trainer.run.flush()
+    trainer.found.refresh()
+    real = follow.items
+
+    def meanwhile(*arguments: Any) -> Any:
+        planned = real(*arguments)
+        monkeypatch.setattr(follow, "items", real)
+        trainer.main.log({"v": 1})
+        trainer.run.flush()
+        return planned
+
+    monkeypatch.setattr(follow, "items", meanwhile)
+    trainer.script = [trainer.end]
+    assert trainer.follow() == [(0, 0), (1, 1)]
 
 
 def test_follow_gives_up_after_its_timeout(store: str) -> None:
@@ -228,3 +251,11 @@ def test_a_disk_that_lists_what_it_does_not_have(store: str) -> None:
         assert run.keys() == []
     except StoreError:
         pass
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=12), st.integers(0, 70), st.integers(0, 20))
+def test_what_was_seen_is_looked_up_by_number(spans: list[tuple[int, int]], first: int, length: int) -> None:
+    """The seen ranges beside a block are those that share a number with it, found without looking at all of them."""
+    united = _united([(low, low + size) for low, size in spans])
+    last = first + length
+    assert _within(united, first, last) == [(low, high) for low, high in united if low <= last and first <= high]

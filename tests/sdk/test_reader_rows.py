@@ -165,3 +165,22 @@ def test_same_as_the_pure_function(store: str, seed: int) -> None:
     own = {row["_step"]: row["x"] for row in oracle([first]) if row.get("x") is not None}
     series = found.series("x", rank=0)
     assert dict(zip(series.step.tolist(), series.value.tolist())) == own
+
+
+def test_what_was_logged_under_our_names_is_given_under_others(store: str) -> None:
+    """`_step`, `_timestamp` and the empty key are accepted by log(), so rows and series have them, alone or in a group."""
+    values = {"_step": 7.0, "_timestamp": 8.0, "": 9.0}
+    run = RunBuilder(store)
+    main = run.stream()
+    main.log(dict(values))
+    main.log({"x": 1.0}, commit=False)
+    main.log(dict(values))
+    for _ in range(40):
+        main.log(dict(values))
+    run.close()
+    found = opened(store)
+    for step, row in enumerate(found.rows()):
+        assert (row["_step"], row["_logged_step"], row["_logged_timestamp"], row[""]) == (step, 7.0, 8.0, 9.0)
+    assert found.series("_step").value.tolist() == [7.0] * 42
+    assert found.keys() == ["", "x"]
+    assert next(found.rows(["_step"])).keys() == {"_step", "_timestamp", "_logged_step"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -167,12 +168,19 @@ def test_elsewhere_the_age_of_the_data_decides(store: str, age: float, expected:
 
 
 def here(run: RunBuilder, ring: str) -> StreamBuilder:
-    return run.stream(host=platform.host_name(), boot_id=platform.boot_id(), ring=ring)
+    return run.stream(host=platform.host_name(), boot_id=platform.boot_id(), ring=ring, stream_id=0x77)
+
+
+def ring_path(base: Path, stream: int = 0x77) -> str:
+    """The path of a stream's ring as `Ring.create` makes it."""
+    directory = base / platform.own_name()
+    directory.mkdir(exist_ok=True)
+    return str(directory / f"{1:016x}-{stream:016x}.ring")
 
 
 def test_here_the_lock_decides(store: str, tmp_path: Path) -> None:
     """On this host and boot a locked ring is a living trainer, whatever the age; an unlocked or missing one a dead one."""
-    ring = str(tmp_path / "ring")
+    ring = ring_path(tmp_path)
     run = RunBuilder(store)
     here(run, ring)
     run.close()
@@ -188,14 +196,33 @@ def test_here_the_lock_decides(store: str, tmp_path: Path) -> None:
 
 def test_a_ring_that_is_no_file_is_not_opened(store: str, tmp_path: Path) -> None:
     """A record that names a pipe, a device or a relative path makes nobody hang."""
-    pipe = str(tmp_path / "pipe")
+    pipe = ring_path(tmp_path)
     os.mkfifo(pipe)
-    for ring in (pipe, "/dev/zero", "relative", "", "nul\0"):
+    link = ring_path(tmp_path / platform.own_name())
+    os.symlink("/etc/passwd", link)
+    for ring in (pipe, link, "/dev/zero", "relative", "", "nul\0", "/" * 5000):
         run = RunBuilder(store, "a41f")
         stream = here(run, ring)
         run.close()
         facts = opened(store)._facts.streams[stream.id]
         assert alive_here(facts) is False
+
+
+@pytest.mark.parametrize("named", ["users.db", "another stream's ring"])
+def test_no_other_file_is_opened_because_a_record_names_it(store: str, tmp_path: Path, named: str) -> None:
+    """Looking at a run whose record names a file that this process holds a lock on leaves the lock alone."""
+    path = str(tmp_path / named) if named == "users.db" else ring_path(tmp_path, 0x78)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    run = RunBuilder(store)
+    here(run, path)
+    run.close()
+    assert opened(store).state == "crashed"
+    child = os.fork()
+    if child == 0:
+        os._exit(platform.is_locked(path))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    os.close(descriptor)
 
 
 def test_refused_records_are_gaps(store: str) -> None:
@@ -227,7 +254,7 @@ def test_missing_sequences_are_gaps(store: str) -> None:
     run.daemon.rows(main, main.records[12:])
     run.daemon.close()
     found = opened(store)
-    assert found.gaps == [Gap(main.hex, 3, 3, 7, None, None, "missing")]
+    assert found.gaps == [Gap(main.hex, 3, 3, 7, None, None, "missing", 6, 8)]
     assert found.records == len(main.records) - 3
 
 
@@ -253,7 +280,7 @@ def test_damage_is_skipped_and_listed(store: str) -> None:
     assert [row["_step"] for row in found.rows()] == [*range(20), *range(40, 60)]
     (damage,) = found.damage
     assert (damage.path, damage.start, damage.end) == (path, blocks[1].offset, blocks[1].end)
-    assert found.gaps == [Gap(main.hex, 20, 20, 39, None, None, "damage")]
+    assert found.gaps == [Gap(main.hex, 20, 20, 39, None, None, "damage", 22, 41)]
     assert found.state == "finished"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from sdk.errors import NotFoundError, StoreError
 from sdk.files import DISK
+from sdk.files.failing import FailingFiles
 from sdk.reader import Store, open_store
 from sdk.segment.naming import RUNS
 from tests.builders import START_NS, RunBuilder, make_run, make_store
@@ -191,3 +192,15 @@ def test_unreadable_directory(store_path: str) -> None:
 
     (run,) = Store(store_path, files=Failing()).runs()
     assert "Input/output error" in run.damage[0].reason
+
+
+def test_a_disk_that_does_not_list_the_runs_is_a_store_error(store_path: str) -> None:
+    """And not what the operating system calls it; the next try may do."""
+    files = FailingFiles()
+    three_runs(store_path)
+    store = Store(store_path, files=files)
+    files.refuse("entries")
+    with pytest.raises(StoreError, match="cannot list the runs"):
+        store.runs()
+    files.allow()
+    assert len(store.runs()) == 3

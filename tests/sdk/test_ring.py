@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdk import platform
 from sdk.journal.drain import read_header, ring_paths
-from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, STATIC, STATIC_OFFSET, WORD_HEAD
+from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, STATIC, STATIC_ROOM, WORD_HEAD
 from sdk.journal.ring import SHARE_MAX, SHARE_RING, VOLATILE_CAPACITY, Ring, fitting_capacity
 
 MIB = 1 << 20
@@ -37,7 +37,7 @@ def test_a_ring_says_who_it_is(tmp_path: Path) -> None:
     ring.abandon()
     header = read_header(path)
     assert (header.stream, header.capacity, header.identity) == (7, CAPACITY_MIN, {"run": "r", "store": b"s" * 16})
-    assert (header.words[WORD_HEAD], header.refused) == (123, 0)
+    assert (header.head, header.refused) == (123, 0)
     assert os.path.getsize(path) == HEADER_BYTES + CAPACITY_MIN
 
 
@@ -137,7 +137,7 @@ def test_an_allocation_that_fails_is_tried_smaller(tmp_path: Path, monkeypatch: 
 
 def test_an_identity_beyond_the_header_page_is_refused() -> None:
     """The limit is what the page holds behind the static header; one byte more is our own bug."""
-    room = HEADER_BYTES - STATIC_OFFSET - STATIC.size
+    room = STATIC_ROOM - STATIC.size
     overhead = len(b"\x81\xa1k\xc5\x00\x00")
     Ring.private(1, {"k": b"x" * (room - overhead)})
     with pytest.raises(ValueError, match="more than the header page holds"):

@@ -18,21 +18,37 @@ from sdk.segment import reader as module
 from sdk.segment.format import (
     ALIGNMENT,
     BLOCK_HEADER_SIZE,
+    BLOCKS_OFFSET,
     FILE_HEADER_SIZE,
     KIND_INDEX,
     KIND_KEYS,
     KIND_META,
     KIND_ROWS,
     KIND_SKIPPABLE,
+    KINDS_MAX,
+    SEAL_SIZE,
     TRAILER_SIZE,
     Block,
     FileHeader,
     padded,
 )
-from sdk.segment.reader import SegmentReader, parse_block_header, read_file_header
-from sdk.segment.writer import SegmentWriter, pack_block_header, pack_file_header, pack_trailer
+from sdk.segment.headers import (
+    owner_of,
+    pack_block_header,
+    pack_file_header,
+    pack_trailer,
+    parse_block_header,
+    parse_file_header,
+)
+from sdk.segment.naming import SegmentName, format_segment
+from sdk.segment.reader import SegmentReader
+from sdk.segment.writer import SegmentWriter
 
 HEADER = FileHeader(b"s" * 16, 0xABC, 3, 10**18)
+PACKED = pack_file_header(HEADER)
+SEED = int.from_bytes(PACKED[-4:], "little")
+OWNER = owner_of(HEADER.writer, HEADER.number)
+HEAD = PACKED + bytes(SEAL_SIZE)  # of an open segment
 PAYLOADS = [b"the first payload", b"x" * 600, b"third", b"and the last one of them"]
 DATA_KINDS = (KIND_ROWS, KIND_META)
 
@@ -75,6 +91,11 @@ def found(reader: SegmentReader) -> tuple[dict[int, bytes], list[str]]:
 WRITTEN = {i * 10: payload for i, payload in enumerate(PAYLOADS)}
 
 
+def unsealed(data: bytes) -> bytes:
+    """A sealed segment as it was before its seal area was patched in."""
+    return data[:FILE_HEADER_SIZE] + bytes(SEAL_SIZE) + data[BLOCKS_OFFSET:]
+
+
 def opened(path: Path) -> SegmentReader:
     return SegmentReader(DISK, str(path))
 
@@ -103,7 +124,7 @@ def test_an_empty_segment(tmp_path: Path) -> None:
     """A header alone is a segment without blocks; sealed it still has none."""
     write(tmp_path / "s", [], seal=False)
     reader = opened(tmp_path / "s")
-    assert (reader.blocks, reader.sealed, reader.tail) == ([], False, FILE_HEADER_SIZE)
+    assert (reader.blocks, reader.sealed, reader.tail) == ([], False, BLOCKS_OFFSET)
     reader.close()
     write(tmp_path / "t", [])
     reader = opened(tmp_path / "t")
@@ -114,13 +135,13 @@ def test_an_empty_segment(tmp_path: Path) -> None:
 def test_following_a_writer_byte_by_byte(tmp_path: Path) -> None:
     """At no length of the file is a block reported too early, twice, or as damage; at the end it is sealed."""
     blocks = write(tmp_path / "whole")
-    data = (tmp_path / "whole").read_bytes()
+    data = unsealed((tmp_path / "whole").read_bytes())
     path = tmp_path / "growing"
-    path.write_bytes(data[:FILE_HEADER_SIZE])
+    path.write_bytes(data[:BLOCKS_OFFSET])
     reader = opened(path)
     seen: list[Block] = []
     with open(path, "ab") as file:
-        for at in range(FILE_HEADER_SIZE, len(data)):
+        for at in range(BLOCKS_OFFSET, len(data)):
             file.write(data[at : at + 1])
             file.flush()
             new = reader.refresh()
@@ -224,8 +245,12 @@ def test_damage_larger_than_the_window_of_the_search(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     "lost", ["trailer", "half trailer", "index", "index header", "index payload", "trailing bytes"]
 )
-def test_without_its_index_nothing_is_lost(tmp_path: Path, lost: str) -> None:
-    """The index is an accelerator only: deleted, cut, spoilt or followed by other bytes, all blocks are read."""
+@pytest.mark.parametrize("sealed", [True, False])
+def test_without_its_index_nothing_is_lost(tmp_path: Path, lost: str, sealed: bool) -> None:
+    """The index is an accelerator only: deleted, cut, spoilt or followed by other bytes, all blocks are read.
+
+    With a good seal area a cut or bytes behind the end are told; the seal area alone may be missing, too.
+    """
     path = tmp_path / "s"
     write(path)
     reader = opened(path)
@@ -239,12 +264,119 @@ def test_without_its_index_nothing_is_lost(tmp_path: Path, lost: str) -> None:
         spoil(path, index + (20 if lost == "index header" else BLOCK_HEADER_SIZE + 3), b"\xee")
     else:
         os.truncate(path, {"trailer": size - TRAILER_SIZE, "half trailer": size - 5, "index": index}[lost])
+    if not sealed:
+        spoil(path, FILE_HEADER_SIZE, bytes(SEAL_SIZE))
     reader = opened(path)
     assert found(reader) == (WRITTEN, [])
-    assert reader.key_index is None
-    assert reader.sealed == (lost in ("index header", "index payload"))
+    assert (reader.key_index is None) == (lost != "trailing bytes" or not sealed)
+    assert reader.sealed == (sealed or lost in ("index header", "index payload"))
     assert not [d for d in reader.damage if d.start < index]
+    if sealed and lost != "index payload":
+        assert len(reader.damage) == 1
     reader.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, FILE_HEADER_SIZE - 1, FILE_HEADER_SIZE, BLOCKS_OFFSET, 400, 4096])
+def test_a_lost_file_header_takes_no_block_with_it(tmp_path: Path, size: int) -> None:
+    """The blocks themselves tell the seed; writer and number come from the file's name."""
+    path = tmp_path / format_segment(SegmentName(HEADER.writer, HEADER.number))
+    blocks = write(path, [os.urandom(900) for _ in range(9)])
+    spoil(path, 0, bytes(size))
+    reader = opened(path)
+    assert {b.first for b in reader.blocks if b.kind == KIND_ROWS} == {b.first for b in blocks}
+    assert (reader.header.writer, reader.header.number, reader.header.crc) == (0xABC, 3, SEED)
+    assert reader.header_is_damaged == (size > 0)
+    assert [d[1:3] for d in reader.damage][:1] == ([(0, FILE_HEADER_SIZE)] if size else [])
+    reader.close()
+
+
+def test_a_damaged_block_does_not_tell_the_seed(tmp_path: Path) -> None:
+    """Any bytes have some seed with which their CRC is right: a block that nobody bears out is passed over."""
+    path = tmp_path / format_segment(SegmentName(HEADER.writer, HEADER.number))
+    blocks = write(path, [os.urandom(50) for _ in range(4)], seal=False)
+    spoil(path, 0, bytes(FILE_HEADER_SIZE))
+    spoil(path, blocks[0].offset + 40, b"\x77")  # its first sequence
+    reader = opened(path)
+    assert reader.header.crc == SEED
+    assert reader.blocks == blocks[1:]
+    reader.close()
+    spoil(path, blocks[1].offset, bytes(blocks[-1].end - blocks[1].offset))
+    with pytest.raises(DamageError, match="is not a segment"):
+        opened(path)
+
+
+def test_a_segment_under_anothers_name_is_refused(tmp_path: Path) -> None:
+    """A file that was copied over another must not pass for it."""
+    path = tmp_path / format_segment(SegmentName(HEADER.writer, HEADER.number + 1))
+    write(path)
+    with pytest.raises(DamageError, match="under another's name"):
+        opened(path)
+
+
+# -- the chain -------------------------------------------------------------------------------------------------------------
+
+
+def parts_of(path: Path) -> tuple[bytes, list[bytes], bytes]:
+    """(head, blocks, rest) of a segment that `write` made."""
+    blocks = write(path, seal=False)
+    data = path.read_bytes()
+    return data[:BLOCKS_OFFSET], [data[b.offset : b.end] for b in blocks], data[blocks[-1].end :]
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ([0, 2, 3], ["blocks 1 to 1 are missing"]),
+        ([1, 2, 3], ["blocks before block 1 are missing"]),
+        ([0, 3], ["blocks 1 to 2 are missing"]),
+        ([0, 1, 1, 2, 3], ["block 1 stands behind block 1"]),
+        ([0, 2, 1, 3], ["blocks 1 to 1 are missing", "block 1 stands behind block 2"]),
+    ],
+)
+def test_blocks_removed_doubled_and_swapped_are_told(tmp_path: Path, order: list[int], told: list[str]) -> None:
+    """What a block holds is still read: its CRC proves that it is of this file."""
+    head, blocks, _ = parts_of(tmp_path / "whole")
+    (tmp_path / "s").write_bytes(head + b"".join(blocks[number] for number in order))
+    reader = opened(tmp_path / "s")
+    assert found(reader) == ({n * 10: PAYLOADS[n] for n in order}, [])
+    assert [d.reason for d in reader.damage] == told
+    reader.close()
+
+
+def test_blocks_of_another_segment_are_none_here(tmp_path: Path) -> None:
+    """Two segments spliced: the CRC of every header begins with the file header's."""
+    head, blocks, _ = parts_of(tmp_path / "whole")
+    writer = SegmentWriter.create(DISK, str(tmp_path / "other"), HEADER._replace(created_ns=1))
+    for number in range(4):
+        writer.append(KIND_ROWS, b"never logged here", stream=7, first=number * 10, last=number * 10 + 9)
+    writer.close()
+    other = [(tmp_path / "other").read_bytes()[b.offset : b.end] for b in writer.blocks]
+    (tmp_path / "s").write_bytes(head + blocks[0] + other[1] + other[2] + blocks[3])
+    reader = opened(tmp_path / "s")
+    assert found(reader) == ({0: PAYLOADS[0], 30: PAYLOADS[3]}, [])
+    start = BLOCKS_OFFSET + len(blocks[0])
+    assert [d[1:3] for d in reader.damage] == [(start, start + len(other[1]) + len(other[2]))]
+    reader.close()
+
+
+def test_headers_of_a_later_version_may_be_longer(tmp_path: Path) -> None:
+    """The size in a header is the stride: blocks and stored bytes begin behind it, whatever it holds."""
+    header = HEADER._replace(size=BLOCKS_OFFSET + 16)
+    packed = pack_file_header(header)
+    seed = int.from_bytes(packed[-4:], "little")
+    block = Block(0, KIND_ROWS, 0, 4, 4, zlib.crc32(b"data"), 1, 0, 7, 1, 1, 0, 0, 0, seed, 0, BLOCK_HEADER_SIZE + 24)
+    body = pack_block_header(block, seed, OWNER) + b"n" * 24 + b"data" + bytes(4)
+    (tmp_path / "s").write_bytes(packed + bytes(SEAL_SIZE) + b"n" * 16 + body)
+    reader = opened(tmp_path / "s")
+    assert (found(reader), reader.damage) == (({1: b"data"}, []), [])
+    reader.close()
+
+
+def test_a_kind_of_a_newer_version_is_not_skipped(tmp_path: Path) -> None:
+    """Without bit 7 a reader must not go on as if it had understood: StoreError, which names the file."""
+    (tmp_path / "s").write_bytes(HEAD + block_bytes(b"from later", kind=KINDS_MAX + 1))
+    with pytest.raises(StoreError, match="newer version wrote it"):
+        opened(tmp_path / "s")
 
 
 def test_a_sealed_segment_tells_of_damage_at_its_end(tmp_path: Path) -> None:
@@ -301,7 +433,7 @@ def test_every_flipped_bit_of_a_segment(tmp_path: Path, seal: bool) -> None:
 
 @pytest.mark.parametrize("seal", [True, False])
 def test_cut_at_every_byte(tmp_path: Path, seal: bool) -> None:
-    """The whole blocks before the cut are read, nothing else, and a cut is never taken for damage."""
+    """The whole blocks before the cut are read, nothing else; of a sealed segment exactly the missing bytes are told."""
     blocks = write(tmp_path / "whole", seal=seal)
     data = (tmp_path / "whole").read_bytes()
     path = tmp_path / "s"
@@ -314,7 +446,11 @@ def test_cut_at_every_byte(tmp_path: Path, seal: bool) -> None:
         reader = opened(path)
         whole = [b for b in blocks if b.offset + BLOCK_HEADER_SIZE + b.stored_size <= cut]
         assert found(reader) == ({b.first: WRITTEN[b.first] for b in whole}, [])
-        assert (reader.damage, reader.sealed) == ([], False)
+        assert reader.sealed == (seal and cut >= BLOCKS_OFFSET)
+        ends = [d.end for d in reader.damage]
+        assert ends == ([len(data)] if reader.sealed else [])
+        if reader.seal is not None:
+            assert [(c.stream, c.last) for c in reader.seal.claims] == [(7, 39)]
         reader.close()
 
 
@@ -340,7 +476,7 @@ class FrugalDisk(Disk):
 def block_bytes(payload: bytes, **changes: Any) -> bytes:
     """A block with right checksums and whatever fields."""
     block = Block(0, KIND_ROWS, 0, len(payload), len(payload), zlib.crc32(payload), 1, 0, 7, 1, 1, 0, 0, 0, 0, 0)
-    packed = pack_block_header(block._replace(**changes)) + payload
+    packed = pack_block_header(block._replace(**{"previous_crc": SEED, **changes}), SEED, OWNER) + payload
     return packed + bytes(padded(len(packed)) - len(packed))
 
 
@@ -352,13 +488,13 @@ def test_hostile_sizes_are_refused_before_allocation(tmp_path: Path) -> None:
         {"raw_size": 2**32 - 1, "codec": 1}, {"kind": 0}, {"kind": KIND_SKIPPABLE},
     ):  # fmt: skip
         bad = block_bytes(b"bad!", **changes)
-        assert parse_block_header(bad[:BLOCK_HEADER_SIZE], 0) is None
-        (tmp_path / "s").write_bytes(pack_file_header(HEADER) + bad + good)
+        assert parse_block_header(bad[:BLOCK_HEADER_SIZE], 0, SEED) is None
+        (tmp_path / "s").write_bytes(HEAD + bad + good)
         reader = SegmentReader(FrugalDisk(), str(tmp_path / "s"))
         assert found(reader)[0] == {1: b"good"}
-        assert [(d.start, d.end) for d in reader.damage] == [(FILE_HEADER_SIZE, FILE_HEADER_SIZE + len(bad))]
+        assert [(d.start, d.end) for d in reader.damage] == [(BLOCKS_OFFSET, BLOCKS_OFFSET + len(bad))]
         reader.close()
-    (tmp_path / "s").write_bytes(pack_file_header(HEADER) + block_bytes(b"tiny", raw_size=BLOCK_RAW_BYTES_MAX, codec=1))
+    (tmp_path / "s").write_bytes(HEAD + block_bytes(b"tiny", raw_size=BLOCK_RAW_BYTES_MAX, codec=1))
     reader = SegmentReader(FrugalDisk(), str(tmp_path / "s"))
     assert "more than lz4 can make" in found(reader)[1][0]
     reader.close()
@@ -371,9 +507,9 @@ def entry_of(offset: int, stored: Any, raw: Any = 4) -> list[Any]:
 
 HOSTILE_ENTRIES: list[Any] = [
     *[[number] * 16 for number in (0, 2**63, -1, 1.5, float("inf"), float("nan"), "x", None)],
-    *[entry_of(FILE_HEADER_SIZE, stored) for stored in (2**40, 2**31, BLOCK_STORED_BYTES_MAX + 1, 1000, -5, 4.0)],
-    *[entry_of(offset, 4) for offset in (2**62, 1, FILE_HEADER_SIZE + 4, FILE_HEADER_SIZE - ALIGNMENT, -8)],
-    entry_of(FILE_HEADER_SIZE, 4, BLOCK_RAW_BYTES_MAX + 1),
+    *[entry_of(BLOCKS_OFFSET, stored) for stored in (2**40, 2**31, BLOCK_STORED_BYTES_MAX + 1, 1000, -5, 4.0)],
+    *[entry_of(offset, 4) for offset in (2**62, 1, BLOCKS_OFFSET + 4, BLOCKS_OFFSET - ALIGNMENT, -8)],
+    entry_of(BLOCKS_OFFSET, 4, BLOCK_RAW_BYTES_MAX + 1),
     *[[1, 2], [], 7, None, "text", {"a": 1}],
 ]
 
@@ -404,17 +540,17 @@ def test_an_index_of_other_types_is_not_believed(tmp_path: Path, index: Any) -> 
 
 def self_written(path: Path, index: dict[str, Any]) -> None:
     """A sealed segment with one real block and the given index."""
-    data = pack_file_header(HEADER) + block_bytes(b"real")
+    data = HEAD + block_bytes(b"real")
     offset = len(data)
     data += block_bytes(encode_map(index), kind=KIND_INDEX, number=1)
-    path.write_bytes(data + pack_trailer(offset, len(data), 1))
+    path.write_bytes(data + pack_trailer(offset, len(data), 1, SEED))
 
 
 @pytest.mark.parametrize("offset", [0, 1, FILE_HEADER_SIZE, 2**40, 2**63, 2**64 - 1])
 def test_a_trailer_that_lies_is_not_believed(tmp_path: Path, offset: int) -> None:
     """An index offset that points anywhere else: the blocks are walked."""
-    data = pack_file_header(HEADER) + block_bytes(b"real")
-    (tmp_path / "s").write_bytes(data + pack_trailer(offset, len(data), 1))
+    data = HEAD + block_bytes(b"real")
+    (tmp_path / "s").write_bytes(data + pack_trailer(offset, len(data), 1, SEED))
     reader = SegmentReader(FrugalDisk(), str(tmp_path / "s"))
     assert found(reader) == ({1: b"real"}, [])
     reader.close()
@@ -422,9 +558,7 @@ def test_a_trailer_that_lies_is_not_believed(tmp_path: Path, offset: int) -> Non
 
 def test_unknown_kinds(tmp_path: Path) -> None:
     """A skippable kind of a later version does not stop the reader from what follows it."""
-    data = (
-        pack_file_header(HEADER) + block_bytes(b"from later", kind=KIND_SKIPPABLE | 77) + block_bytes(b"real", number=1)
-    )
+    data = HEAD + block_bytes(b"from later", kind=KIND_SKIPPABLE | 77) + block_bytes(b"real", number=1)
     (tmp_path / "s").write_bytes(data)
     reader = opened(tmp_path / "s")
     assert [b.kind for b in reader.blocks] == [KIND_SKIPPABLE | 77, KIND_ROWS]
@@ -475,16 +609,14 @@ def test_file_headers(tmp_path: Path) -> None:
             opened(tmp_path / "s")
     for data in (good, with_fields(10, struct.pack("<H", 9)), with_fields(20, struct.pack("<I", 0xFFFF))):
         (tmp_path / "s").write_bytes(data)
-        file = DISK.open(str(tmp_path / "s"))
-        assert read_file_header(file).writer == HEADER.writer
-        file.close()
+        assert parse_file_header(data, "s").writer == HEADER.writer
     with pytest.raises(FileNotFoundError):
         opened(tmp_path / "none")
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """A file that cannot be read is closed again."""
-    (tmp_path / "s").write_bytes(pack_file_header(HEADER) + block_bytes(b"real", flags=0x10000))
+    (tmp_path / "s").write_bytes(HEAD + block_bytes(b"real", flags=0x10000))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(StoreError):

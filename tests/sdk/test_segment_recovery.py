@@ -14,8 +14,10 @@ from sdk.files import DISK, Disk, DiskFile
 from sdk.segment.format import (
     ALIGNMENT,
     BLOCK_HEADER_SIZE,
+    BLOCKS_OFFSET,
     FILE_HEADER_SIZE,
     KIND_ROWS,
+    SEAL_SIZE,
     TRAILER_SIZE,
     Block,
     FileHeader,
@@ -38,6 +40,11 @@ def write(path: Path, payloads: list[bytes] = PAYLOADS) -> list[Block]:
     return writer.blocks
 
 
+def unsealed(data: bytes) -> bytes:
+    """The bytes of a sealed segment as they were before the seal area was patched in, which is the last step."""
+    return data[:FILE_HEADER_SIZE] + bytes(SEAL_SIZE) + data[BLOCKS_OFFSET:]
+
+
 def rows(path: Path) -> list[bytes]:
     reader = SegmentReader(DISK, str(path))
     found = [bytes(reader.payload(b)) for b in reader.blocks if b.kind == KIND_ROWS]
@@ -48,7 +55,7 @@ def rows(path: Path) -> list[bytes]:
 def walked(path: Path) -> list[bytes]:
     """The same without the index: every block must stand where a stranger looks for it."""
     copy = path.with_suffix(".walk")
-    copy.write_bytes(path.read_bytes()[:-TRAILER_SIZE])
+    copy.write_bytes(unsealed(path.read_bytes())[:-TRAILER_SIZE])
     reader = SegmentReader(DISK, str(copy))
     found = [bytes(reader.payload(b)) for b in reader.blocks if b.kind == KIND_ROWS]
     assert all(b.offset % ALIGNMENT == 0 for b in reader.blocks)
@@ -144,8 +151,8 @@ def test_half_written_index_or_trailer(tmp_path: Path) -> None:
     write(tmp_path / "whole")
     size = os.path.getsize(tmp_path / "whole")
     recover(DISK, str(tmp_path / "whole"))
-    data = (tmp_path / "whole").read_bytes()
-    for cut in range(size, len(data)):
+    data = unsealed((tmp_path / "whole").read_bytes())
+    for cut in range(size, len(data) + 1):
         path = tmp_path / f"run{cut}" / "s.seg"
         path.parent.mkdir()
         path.write_bytes(data[:cut])
@@ -157,7 +164,7 @@ def test_half_written_index_or_trailer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [[2], [1, 2], [0, 1, 2]])
 def test_payloads_that_never_reached_the_disk(tmp_path: Path, bad: list[int]) -> None:
-    """Whole headers whose payloads are zeros, as after power loss: these last blocks are torn, too."""
+    """Whole headers whose payloads are zeros, as after power loss, stay: they tell for ever what is missing."""
     blocks = write(tmp_path / "s")
     data = bytearray((tmp_path / "s").read_bytes())
     for index in bad:
@@ -165,9 +172,30 @@ def test_payloads_that_never_reached_the_disk(tmp_path: Path, bad: list[int]) ->
         data[start : start + blocks[index].stored_size] = bytes(blocks[index].stored_size)
     (tmp_path / "s").write_bytes(data)
     found = recover(DISK, str(tmp_path / "s"))
-    assert found.torn_bytes == len(data) - blocks[bad[0]].offset
-    assert rows(tmp_path / "s") == PAYLOADS[: bad[0]]
-    assert aside(tmp_path / "s") == {f"s.{blocks[bad[0]].offset}": bytes(data[blocks[bad[0]].offset :])}
+    assert (found.torn_bytes, found.damage, aside(tmp_path / "s")) == (0, [], {})
+    reader = SegmentReader(DISK, str(tmp_path / "s"))
+    assert reader.sealed
+    assert [b.first for b in reader.blocks if not readable(reader, b)] == bad
+    reader.close()
+
+
+def readable(reader: SegmentReader, block: Block) -> bool:
+    try:
+        reader.payload(block)
+    except DamageError:
+        return False
+    return True
+
+
+def test_a_segment_that_was_cut_after_it_was_sealed_is_not_touched(tmp_path: Path) -> None:
+    """Sealing it again would forget how long it was."""
+    write(tmp_path / "s")
+    recover(DISK, str(tmp_path / "s"))
+    whole = (tmp_path / "s").read_bytes()
+    for cut in range(BLOCKS_OFFSET, len(whole)):
+        (tmp_path / "s").write_bytes(whole[:cut])
+        assert recover(DISK, str(tmp_path / "s")).was_sealed
+        assert (tmp_path / "s").read_bytes() == whole[:cut]
 
 
 def test_a_tail_of_zeros_is_cut_and_not_kept(tmp_path: Path) -> None:
@@ -201,11 +229,14 @@ def test_damage_in_the_middle_stays_and_is_reported(tmp_path: Path) -> None:
     assert [(d.start, d.end) for d in found.damage] == [(blocks[1].offset, blocks[1].end)]
     assert found.torn_bytes == 4
     assert rows(tmp_path / "s") == [PAYLOADS[0], PAYLOADS[2]]
-    assert (tmp_path / "s").read_bytes()[: len(data)] == data
+    assert (tmp_path / "s").read_bytes()[BLOCKS_OFFSET : len(data)] == data[BLOCKS_OFFSET:]
+    reader = SegmentReader(DISK, str(tmp_path / "s"))
+    assert (reader.sealed, [d[1:3] for d in reader.damage]) == (True, [(blocks[1].offset, blocks[1].end)])
+    reader.close()
 
 
 def test_a_damaged_file_header_changes_nothing(tmp_path: Path) -> None:
-    """DamageError, and the file is for a person to look at."""
+    """DamageError: the file is for `repair`, which writes another."""
     write(tmp_path / "s")
     data = bytearray((tmp_path / "s").read_bytes())
     data[30] ^= 1
@@ -239,6 +270,10 @@ class Failing(Disk):
                 disk.change()
                 super().truncate(size)
 
+            def patch(self, offset: int, data: Any) -> None:
+                disk.change()
+                super().patch(offset, data)
+
         descriptor = os.dup(file._descriptor)
         file.close()
         return FailingFile(path, descriptor)
@@ -252,7 +287,7 @@ class Failing(Disk):
         super().make_directory(path)
 
 
-@pytest.mark.parametrize("changes", range(7))
+@pytest.mark.parametrize("changes", range(8))
 @pytest.mark.parametrize("cut", [3, BLOCK_HEADER_SIZE + 5, None])
 def test_killed_at_any_step_and_run_again(tmp_path: Path, changes: int, cut: int | None) -> None:
     """Each step leaves a file that the next run handles, with the same result."""

@@ -19,6 +19,7 @@ from sdk.segment.format import (
     BLOCK_HEADER,
     BLOCK_HEADER_SIZE,
     BLOCK_MAGIC,
+    BLOCKS_OFFSET,
     FILE_HEADER,
     FILE_HEADER_SIZE,
     FILE_MAGIC,
@@ -27,6 +28,10 @@ from sdk.segment.format import (
     KIND_KEYS,
     KIND_META,
     KIND_ROWS,
+    SEAL,
+    SEAL_MAGIC,
+    SEAL_SIZE,
+    SEAL_STREAMS,
     TRAILER,
     TRAILER_MAGIC,
     TRAILER_SIZE,
@@ -41,6 +46,11 @@ HEADER = FileHeader(b"s" * 16, 0xABC, 3, 10**18)
 
 def create(path: Path, **options: Any) -> SegmentWriter:
     return SegmentWriter.create(DISK, str(path), HEADER, **options)
+
+
+def seed_in(data: bytes) -> int:
+    """The CRC of the file header, with which every other CRC but a payload's begins."""
+    return int.from_bytes(data[FILE_HEADER_SIZE - 4 : FILE_HEADER_SIZE], "little")
 
 
 def test_sizes_of_the_format() -> None:
@@ -59,16 +69,21 @@ def test_the_bytes_of_a_segment(tmp_path: Path) -> None:
     writer.close()
     data = (tmp_path / "s").read_bytes()
     file_fields = FILE_HEADER.unpack_from(data)
-    assert file_fields[:5] == (FILE_MAGIC, 1, 0, FILE_HEADER_SIZE, 0)
+    assert file_fields[:5] == (FILE_MAGIC, 1, 0, BLOCKS_OFFSET, 0)
     assert file_fields[6:10] == (b"s" * 16, 0xABC, 3, 10**18)
     assert file_fields[10] == zlib.crc32(data[: FILE_HEADER_SIZE - 4])
-    fields = BLOCK_HEADER.unpack_from(data, FILE_HEADER_SIZE)
+    assert data[FILE_HEADER_SIZE:BLOCKS_OFFSET] == bytes(SEAL_SIZE)
+    fields = BLOCK_HEADER.unpack_from(data, BLOCKS_OFFSET)
     assert fields[:7] == (BLOCK_MAGIC, KIND_ROWS, 0, BLOCK_HEADER_SIZE, 7, 7, zlib.crc32(b"payload"))
     assert fields[7:15] == (2, 0, 5, 10, 12, 3, 4, 2)
     assert fields[15] == file_fields[10]
-    assert fields[17] == zlib.crc32(data[FILE_HEADER_SIZE : FILE_HEADER_SIZE + BLOCK_HEADER_SIZE - 4]) == block.crc
-    assert data[FILE_HEADER_SIZE + BLOCK_HEADER_SIZE :] == b"payload\0"
-    assert block.offset == FILE_HEADER_SIZE
+    assert (
+        fields[17]
+        == zlib.crc32(data[BLOCKS_OFFSET : BLOCKS_OFFSET + BLOCK_HEADER_SIZE - 4], file_fields[10])
+        == block.crc
+    )
+    assert data[BLOCKS_OFFSET + BLOCK_HEADER_SIZE :] == b"payload\0"
+    assert block.offset == BLOCKS_OFFSET
     assert block.end == len(data)
 
 
@@ -176,7 +191,12 @@ def test_seal_writes_keys_index_and_trailer(tmp_path: Path) -> None:
     writer.seal()
     data = (tmp_path / "s").read_bytes()
     offset, size, blocks, _, crc, magic = TRAILER.unpack(data[-TRAILER_SIZE:])
-    assert (size, blocks, magic, crc) == (len(data), 6, TRAILER_MAGIC, zlib.crc32(data[-TRAILER_SIZE:][:24]))
+    assert (size, blocks, magic, crc) == (
+        len(data),
+        6,
+        TRAILER_MAGIC,
+        zlib.crc32(data[-TRAILER_SIZE:][:24], seed_in(data)),
+    )
     assert BLOCK_HEADER.unpack_from(data, offset)[1] == KIND_INDEX
     reader = SegmentReader(DISK, str(tmp_path / "s"))
     assert reader.sealed
@@ -185,6 +205,20 @@ def test_seal_writes_keys_index_and_trailer(tmp_path: Path) -> None:
     assert reader.read_map(reader.blocks[4]) == {"keys": ["a", "b"]}
     assert reader.blocks[2].stream == 9
     reader.close()
+
+
+def test_the_seal_area_says_at_the_head_what_a_cut_would_take(tmp_path: Path) -> None:
+    """Zeros while the segment is open; then size, blocks and how far the rows of the first streams go."""
+    writer = create(tmp_path / "s")
+    for stream in range(1, SEAL_STREAMS + 2):
+        writer.append(KIND_ROWS, b"one", stream=stream, first=1, last=10 * stream, step_max=stream)
+    assert (tmp_path / "s").read_bytes()[FILE_HEADER_SIZE:BLOCKS_OFFSET] == bytes(SEAL_SIZE)
+    writer.seal()
+    data = (tmp_path / "s").read_bytes()
+    size, blocks, streams, *claims, magic, crc = SEAL.unpack_from(data, FILE_HEADER_SIZE)
+    assert (size, blocks, streams, magic) == (len(data), SEAL_STREAMS + 2, SEAL_STREAMS + 1, SEAL_MAGIC)
+    assert claims == [word for stream in range(1, SEAL_STREAMS + 1) for word in (stream, 10 * stream, stream)]
+    assert crc == zlib.crc32(data[FILE_HEADER_SIZE : BLOCKS_OFFSET - 4], seed_in(data))
 
 
 def test_unknown_keys_make_no_index(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from sdk import settings as module
-from sdk.settings import FIELDS, RING_BYTES_MIN, Settings, resolve
+from sdk.settings import FIELDS, RING_BYTES_MIN, Settings, parse_bytes, resolve
 
 
 def test_defaults_hold_without_an_environment() -> None:
@@ -50,6 +50,9 @@ def test_a_field_left_alone_in_settings_does_not_hide_the_environment() -> None:
         ("WANDB_SILENT", "true", "silent", True),
         ("WANDB_DIR", "/d", "dir", "/d"),
         ("STEPD_RING_BYTES", "131072", "ring_bytes", 131072),
+        ("STEPD_STORE_BYTES_MAX", "10G", "store_bytes_max", 10 * 2**30),
+        ("STEPD_RUN_BYTES_MAX", "500MB", "run_bytes_max", 500 * 10**6),
+        ("STEPD_FREE_BYTES_MIN", "1_000_000", "free_bytes_min", 10**6),
         ("STEPD_AUTOSTART", "0", "autostart", False),
         ("STEPD_FINISH_SECONDS_MAX", "1.5", "finish_seconds_max", 1.5),
         ("STEPD_MISUSE", "warn", "misuse", "warn"),
@@ -73,6 +76,9 @@ def test_our_mode_beats_wandb_disabled() -> None:
         ("misuse", "ignore", "'raise' or 'warn'"),
         ("ring_bytes", RING_BYTES_MIN - 1, str(RING_BYTES_MIN)),
         ("ring_bytes", 1.5, "whole number"),
+        ("store_bytes_max", "10X", "10G"),
+        ("run_bytes_max", -1, "10G"),
+        ("free_bytes_min", True, "10G"),
         ("finish_seconds_max", -1, "seconds"),
         ("finish_seconds_max", "nan", "seconds"),
         ("autostart", "maybe", "true or false"),
@@ -147,3 +153,28 @@ def test_every_field_is_documented_with_its_variable() -> None:
             assert isinstance(after, ast.Expr)
             assert isinstance(after.value, ast.Constant)
             assert f"STEPD_{node.target.id.upper()}" in str(after.value.value), node.target.id
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (5, 5), (5.0, 5), ("0", 0), ("7B", 7), ("1_000_000", 10**6), ("1e3", 1000), ("10G", 10 * 2**30), ("10 GiB", 10 * 2**30),
+        ("10gb", 10**10), ("1.5 M", 3 * 2**19), ("2T", 2**41),
+    ],
+)  # fmt: skip
+def test_sizes_as_people_write_them(text: object, size: int) -> None:
+    """Units as in coreutils: K, M, G, T and KiB are powers of 1024, KB of 1000."""
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", [True, None, "", "G", "-1", "nan", "inf", "10X", "1IB", "1BK", "1.2.3", [1]])
+def test_what_is_no_size(text: object) -> None:
+    """The message quotes it and gives examples."""
+    with pytest.raises(ValueError, match="10G, 500M"):
+        parse_bytes(text)
+
+
+def test_a_daemon_that_we_start_hears_of_the_budgets() -> None:
+    """Those that were given to init and are not in its environment; a run's own travels with the run."""
+    assert Settings(store_bytes_max="1M", run_bytes_max=5).for_daemon == {"STEPD_STORE_BYTES_MAX": str(2**20)}
+    assert Settings().for_daemon == {}

@@ -10,13 +10,14 @@ import pytest
 from sdk import _spool, platform
 from sdk._spool import BLOCK_BYTES, Spool
 from sdk.ids import hex_u64
-from sdk.limits import BLOCK_STORED_BYTES_MAX
+from sdk.limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL
 from sdk.location import StoreIdentity
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP
 from sdk.segment.naming import parse_segment, run_path
 from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
 from sdk.wire.session import Span
 from tests.serving import RUN, FailingFiles, held, rows, temporary_store
+from tests.witness import look
 
 STREAM = 0x77
 ORIGIN = {"kind": "spool", "host": platform.host_name(), "boot_id": "b", "pid": 1, "stream": hex_u64(STREAM)}
@@ -74,14 +75,14 @@ def test_it_is_a_segment_like_any_other(bench: Bench) -> None:
 def test_it_is_bounded(bench: Bench) -> None:
     """`bytes_written` is what the segments take, and no more fits than allowed."""
     small = Bench(bench.store, 2000)
-    assert small.spool.has_room(2000)
+    assert small.spool.refusal(2000, 0.0) == 0
     small.append(1, 10)
     size = os.path.getsize(
         os.path.join(run_path(bench.store.path, RUN), os.listdir(run_path(bench.store.path, RUN))[0])
     )
     assert abs(small.spool.bytes_written - size) <= 60  # the file header may count or not
-    assert small.spool.has_room(2000 - size)
-    assert not small.spool.has_room(2001 - small.spool.bytes_written)
+    assert small.spool.refusal(2000 - size, 0.0) == 0
+    assert small.spool.refusal(2001 - small.spool.bytes_written, 0.0) == REFUSED_SPOOL
     small.spool.seal()
 
 
@@ -182,3 +183,25 @@ def test_descriptors_are_given_back(bench: Bench) -> None:
 def test_a_block_fits_into_what_readers_take() -> None:
     """With room for one record that is larger than any block should be."""
     assert 2 * BLOCK_BYTES <= BLOCK_STORED_BYTES_MAX
+
+
+def test_a_name_that_a_broken_disk_left_taken_is_passed_over(bench: Bench) -> None:
+    """A disk that refused a segment's header, and then its removal, is used again when it is well."""
+    bench.files.refuse("append", "remove")
+    with pytest.raises(OSError, match="No space"):
+        bench.append(1, 5)
+    bench.files.allow()
+    bench.append(1, 5)
+    assert bench.spool.seal(sync=True)
+    assert look(bench.store.path, [(RUN, STREAM)])[RUN, STREAM].sequences == {1, 2, 3, 4, 5}
+
+
+def test_a_spool_that_is_safe_has_its_names_forced(bench: Bench) -> None:
+    """A segment that was forced, in a directory that was not, is gone after a power loss."""
+    forced: list[str] = []
+    real = bench.files.sync_directory
+    bench.files.sync_directory = lambda path: (forced.append(path), real(path))[1]  # type: ignore[method-assign]
+    bench.append(1, 5)
+    assert bench.spool.seal(sync=True)
+    run = run_path(bench.store.path, RUN)
+    assert forced == [run, os.path.dirname(run), bench.store.path]

@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.torture.harness import TORTURES, Broken, Tally, Torture, run
+from tests.torture.harness import TORTURES, Broken, Missing, Tally, Torture, run
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".torture"
@@ -96,6 +96,9 @@ def one(torture: Torture, mode: str, code: str) -> bool:
         traceback.print_exception(broken.__cause__)
         print(f"      {broken}", flush=True)
         return False
+    except Missing as missing:
+        print(f"{line('skip', torture, progress.tally)}  {missing}", flush=True)
+        return True
     except KeyboardInterrupt:
         progress.note(positions["next"], now=True)
         raise

@@ -115,6 +115,10 @@ class Tally:
         self.lost += result.lost
 
 
+class Missing(Exception):
+    """This machine cannot run a case, and why: it is counted as skipped."""
+
+
 class Broken(Exception):
     """A case broke its promise; its own exception is the cause."""
 
@@ -130,6 +134,7 @@ def run(
 
     Raises:
         Broken: At the first case that breaks a promise.
+        Missing: At the first case that this machine cannot run.
     """
     given = [-1]
 
@@ -143,8 +148,12 @@ def run(
     while True:
         try:
             result = next(results, None)
+        except Missing:
+            raise
         except Exception as error:
-            raise Broken(torture.name, given[0]) from error
+            # One that looks at many cases together says which of them it was.
+            shown = getattr(error, "case", None)
+            raise Broken(torture.name, given[0] if shown is None else shown) from error
         tally.seconds = before + time.monotonic() - begun
         if result is None:
             return tally

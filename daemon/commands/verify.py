@@ -1,0 +1,115 @@
+"""`stepd verify`: reads every block of a store or of runs, and says what is damaged and what is missing."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from daemon.commands.common import json_option, open_store_of, print_json, progress
+from daemon.commands.service import clean, directory_option, size
+from sdk import clock
+from sdk.files import DISK
+from sdk.reader import Gap, Run, Store
+from sdk.reader.verify import Verified, verify_run
+
+
+@click.command("verify")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@click.option("--all", "every", is_flag=True, help="All runs of the store, which is the default.")
+@json_option
+@directory_option
+@click.pass_context
+def command(ctx: click.Context, runs: tuple[str, ...], every: bool, as_json: bool, directory: str | None) -> None:
+    """Read every block: headers, chains, checksums, each record, indexes and seals. Changes nothing.
+
+    Exit code 0: all that is there is good (records may be missing and accounted for: gaps); 1: there is damage. A run
+    that is being logged is fine; what its writer is in the middle of is no damage.
+    """
+    if runs and every:
+        raise click.UsageError("--all and runs exclude each other")
+    store = open_store_of(ctx, directory)
+    chosen = chosen_runs(store, runs)
+    begun = clock.monotonic()
+    with progress(sum(run.size_bytes for run in chosen), "verifying") as note:
+        found = [(run, verify_run(DISK, run.directory, note)) for run in chosen]
+    seconds = clock.monotonic() - begun
+    if as_json:
+        print_json({"runs": [_facts(run, verified) for run, verified in found], "seconds": seconds})
+    else:
+        for run, verified in found:
+            _print(run, verified)
+        _print_sum([verified for _, verified in found], seconds)
+    ctx.exit(1 if any(verified.findings for _, verified in found) else 0)
+
+
+def chosen_runs(store: Store, words: tuple[str, ...]) -> list[Run]:
+    """The runs that the words name, each once; all of the store without words."""
+    return list({run.directory: run for run in (map(store.run, words) if words else store.runs())}.values())
+
+
+def steps_text(low: int, high: int) -> str:
+    return f"step {low}" if low == high else f"steps {low}–{high}"
+
+
+def _print(run: Run, verified: Verified) -> None:
+    name = clean(run.id)
+    for finding in verified.findings:
+        where = f"bytes {finding.start}–{finding.end}: " if finding.end > finding.start else ""
+        lost = ""
+        if finding.records and finding.block is not None:
+            steps = steps_text(finding.block.step_min, finding.block.step_max)
+            lost = f"; {finding.records:,} records ({steps}) skipped"
+        file = finding.path.rpartition("/")[2]
+        click.echo(f"damage in run {name}, {clean(file)}, {where}{clean(finding.text)}{lost}")
+    for gap in verified.gaps:
+        click.echo(f"gap in run {name}: {gap_text(gap)}")
+    for note in verified.notes:
+        click.echo(f"note on run {name}: {clean(note)}")
+    if verified.findings:
+        click.echo(f"  Try: stepd repair {shlex.quote(name)}")
+
+
+def gap_text(gap: Gap) -> str:
+    """What is missing, in words."""
+    steps = steps_text(gap.step_min, gap.step_max)
+    records = f"{gap.count:,} record{'' if gap.count == 1 else 's'}"
+    return f"{records} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
+
+
+def _print_sum(all_verified: list[Verified], seconds: float) -> None:
+    segments = [checked for verified in all_verified for checked in verified.segments]
+    findings = sum(len(verified.findings) for verified in all_verified)
+    gaps = [gap for verified in all_verified for gap in verified.gaps]
+    records = sum(checked.records for checked in segments)
+    blocks, total = sum(c.blocks for c in segments), sum(c.size for c in segments)
+    missing = sum(gap.count for gap in gaps)
+    runs = f"{len(all_verified):,} run{'' if len(all_verified) == 1 else 's'}"
+    click.echo(
+        f"{runs}, {len(segments):,} segments, {blocks:,} blocks, {size(total)}, {records:,} records in {seconds:.1f} s: "
+        + (f"{findings:,} damaged" if findings else "all good")
+        + (f", {missing:,} records missing and accounted for" if missing else "")
+    )
+
+
+def _facts(run: Run, verified: Verified) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "good": not verified.findings,
+        "segments": [
+            {"path": c.path, "bytes": c.size, "blocks": c.blocks, "records": c.records, "sealed": c.sealed}
+            for c in verified.segments
+        ],
+        "damage": [
+            {
+                "path": finding.path, "start": finding.start, "end": finding.end, "text": finding.text,
+                "block": finding.block.number if finding.block else None, "records": finding.records,
+                "step_min": finding.block.step_min if finding.block and finding.records else None,
+                "step_max": finding.block.step_max if finding.block and finding.records else None,
+            }
+            for finding in verified.findings
+        ],
+        "gaps": [{name: getattr(gap, name) for name in gap.__slots__} for gap in verified.gaps],
+        "notes": verified.notes,
+    }  # fmt: skip

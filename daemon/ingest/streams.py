@@ -1,0 +1,193 @@
+"""The table of streams: what the daemon knows of each, which peer of the socket speaks for it, and what waits.
+
+A stream is made by a Hello or by a dead ring, filled by batches, and forgotten when it is finished or when its trainer
+is dead and its ring drained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from typing import Any
+
+from daemon.ingest.rings import WatchedRing
+from daemon.pipeline.coalesce import Waiting
+from daemon.pipeline.flush import FlushPolicy
+from daemon.settings import DaemonSettings
+from sdk.errors import DamageError
+from sdk.record import HEADER_SIZE
+from sdk.wire.messages import BATCH_HAS_PIECES, Batch
+from sdk.wire.session import Inbox
+
+
+class Base(Enum):
+    """What is known of records that lie in segments of others: an earlier daemon's, or the trainer's own."""
+
+    FORCED = "forced"  # they are on the disk, or there are none
+    UNKNOWN = "unknown"
+    ASKED = "asked"  # they are being forced; until then `synced` stays where it is
+
+
+class StreamState:
+    """What the daemon knows of one stream."""
+
+    __slots__ = (
+        "asked", "base", "finishing", "heard", "held_until", "identity", "inbox", "is_dead", "last_trouble", "pid",
+        "policy", "ring", "run", "silent", "trouble", "waiting", "waiting_bytes", "watched",
+    )  # fmt: skip
+
+    def __init__(self, run: str, policy: FlushPolicy) -> None:
+        self.run = run
+        self.inbox = Inbox(0)
+        self.policy = policy
+        self.waiting: list[Waiting] = []
+        self.waiting_bytes = 0
+        self.identity: bytes | None = None
+        self.ring = ""
+        self.watched: WatchedRing | None = None
+        self.pid = 0
+        self.heard = 0.0
+        self.finishing: int | None = None
+        self.asked: int | None = None
+        self.silent = True
+        # Its trainer died: what it had accepted is all that will ever come.
+        self.is_dead = False
+        # Why nothing of it is written now, an index into REFUSED_REASONS (last_trouble: or was, when it last was not 0), and
+        # when that is looked at again.
+        self.trouble = self.last_trouble = 0
+        self.held_until = 0.0
+        self.base = Base.FORCED
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_dead or self.finishing is not None
+
+    def greet(self, stored: int) -> None:
+        """Its trainer says that everything up to `stored` is stored, whoever wrote it."""
+        if stored > self.inbox.written:
+            self.base = Base.UNKNOWN
+        self.inbox.greet(stored)
+        # What the trainer stored itself, while a budget or the disk held us back, need not be stored again.
+        while self.trouble and self.waiting and self.waiting[0].last <= stored:
+            self.waiting_bytes -= len(self.waiting.pop(0).records)
+
+    def take(self, batch: Batch, now: float) -> int | None:
+        """Adds the new part of a batch to what waits.
+
+        Returns:
+            How many of its records were here already; None when records before it are missing.
+
+        Raises:
+            DamageError: It does not hold the records that it says.
+        """
+        before = self.inbox.received
+        skip = self.inbox.admit(batch.first, batch.last)
+        if skip is None or skip == batch.last - batch.first + 1:
+            return skip
+        try:
+            records = batch.records if not skip else _without_first(batch.records, skip)
+        except DamageError:
+            self.inbox.received = before  # else they would count as received, and be acked with what follows
+            raise
+        self.waiting.append(Waiting(batch.first + skip, batch.last, batch.flags, batch.step_max, records))
+        self.waiting_bytes += len(records)
+        self.policy.note(now, len(records), has_commits=not batch.flags & BATCH_HAS_PIECES)
+        return skip
+
+    def written(self, parts: list[Waiting], last: int) -> None:
+        """Notes that the leading `parts` of what waits are written, up to sequence `last`."""
+        self.inbox.written = max(self.inbox.written, last)
+        del self.waiting[: len(parts)]
+        self.waiting_bytes -= sum(len(part.records) for part in parts)
+
+
+class Streams:
+    """Every stream by its id.
+
+    Attributes:
+        by_id: Stream id to its state.
+    """
+
+    def __init__(self, settings: DaemonSettings, flushes: Counter[str]) -> None:
+        self._settings = settings
+        self._flushes = flushes
+        self.by_id: dict[int, StreamState] = {}
+        self._of_peer: dict[bytes, int] = {}
+
+    def make(self, stream: int, run: str, stored: int) -> StreamState:
+        """A new stream of which everything up to `stored` lies somewhere already."""
+        state = StreamState(run, FlushPolicy(self._settings, self._flushes))
+        state.greet(stored)
+        self.by_id[stream] = state
+        return state
+
+    def greet(self, stream: int, state: StreamState, peer: bytes) -> None:
+        """From now on `peer`, and nobody else, speaks for the stream."""
+        if state.identity is not None:
+            self._of_peer.pop(state.identity, None)
+        state.identity = peer
+        self._of_peer[peer] = stream
+
+    def stream_of(self, peer: bytes) -> int:
+        """The stream that a peer greeted for; 0: none."""
+        return self._of_peer.get(peer, 0)
+
+    def forget(self, stream: int) -> None:
+        state = self.by_id.pop(stream, None)
+        if state is None:
+            return
+        if state.identity is not None:
+            self._of_peer.pop(state.identity, None)
+        if state.watched is not None:
+            state.watched.close()
+
+    def close(self) -> None:
+        """Lets go of the rings: whoever serves next finds them by their names."""
+        for state in self.by_id.values():
+            if state.watched is not None:
+                state.watched.close()
+
+    def forget_peers(self) -> None:
+        """A new socket deals out its own identities: one of the old ones must not be taken for a new peer."""
+        self._of_peer.clear()
+        for state in self.by_id.values():
+            state.identity = None
+
+    def serves(self, run: str) -> bool:
+        """Whether any stream of `run` is here."""
+        return any(state.run == run for state in self.by_id.values())
+
+    @property
+    def peers(self) -> int:
+        """Connections that speak for a stream."""
+        return len(self._of_peer)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(state.waiting_bytes for state in self.by_id.values())
+
+
+def _without_first(records: Any, skip: int) -> Any:
+    """The bytes of a batch without its first `skip` records.
+
+    Raises:
+        DamageError: It does not hold so many and one more.
+    """
+    offset = 0
+    for _ in range(skip):
+        offset = next_record(records, offset)
+    if len(records) - offset < HEADER_SIZE:
+        raise DamageError(f"a batch of {len(records)} bytes holds fewer records than it says")
+    return memoryview(records)[offset:]
+
+
+def next_record(records: Any, offset: int) -> int:
+    """Where the record behind the one at `offset` begins.
+
+    Raises:
+        DamageError: The one at `offset` is not whole.
+    """
+    size = int.from_bytes(records[offset : offset + 4], "little")
+    if size < HEADER_SIZE or offset + size > len(records):
+        raise DamageError(f"record at byte {offset} claims {size} bytes; {len(records) - offset} are left")
+    return offset + size
