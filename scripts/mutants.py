@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Plants bugs, one at a time, and asks the tests that must notice. `python scripts/mutants.py [--only TEXT] [--list]`
+"""Plants bugs, one at a time, and asks the tests that must notice.
+
+    python scripts/mutants.py [--only TEXT] [--list]
 
 A mutant is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that must fail
 then. The same tests pass on the untouched copy, which is tried first. One line for each mutant; a survivor means that a

@@ -80,6 +80,8 @@ class Ingest:
     def bind(self, path: str) -> None:
         """Opens the socket at `path`. The caller holds the store's lock."""
         self.router.bind(path)
+        if not self.router.knows_users:
+            self._say("this libzmq cannot ask the kernel who connects: the directory's mode alone keeps others out")
 
     def socket_is_ours(self) -> bool:
         """Whether the socket's file is still the one that we bound."""

@@ -28,8 +28,9 @@ from sdk.ids import run_directory
 from sdk.journal.ring import Ring
 from sdk.limits import RUN_ID_CHARACTERS_MAX
 from sdk.location import StoreIdentity, make_store
-from sdk.platform import store_digest
+from sdk.platform import shared_directory, store_digest
 from sdk.segment.naming import RUNS, run_path
+from sdk.transport import endpoint_path, lock_path, stopped_path
 from sdk.wire.messages import Batch, Hello
 from tests.builders import make_run
 from tests.ingest_rig import Rig
@@ -137,6 +138,13 @@ class World:
 
     def close(self) -> None:
         self.rig.close()
+        directory, digest = shared_directory("/dev/shm"), store_digest(self.store.path)
+        for name in os.listdir(directory):
+            if name.startswith(digest):
+                os.unlink(os.path.join(directory, name))
+        for path in (endpoint_path(self.store.path), lock_path(self.store.path), stopped_path(self.store.path)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     # -- the SDK -----------------------------------------------------------------------------------------------------
 
