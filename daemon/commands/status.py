@@ -48,7 +48,9 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(f"no daemon serves {clean(facts['store'])}; the next init() starts one")
         return
     kind = "stays until stopped" if facts["persistent"] else "leaves when idle"
-    click.echo(f"serving {clean(facts['store'])}   pid {facts['pid']}   up {duration(facts['uptime_seconds'])}   {kind}")
+    click.echo(
+        f"serving {clean(facts['store'])}   pid {facts['pid']}   up {duration(facts['uptime_seconds'])}   {kind}"
+    )
     rate = f"{facts['records_per_second']:,.0f} records/s, {size(facts['bytes_per_second'])}/s"
     click.echo(f"  now      {rate}   in all {facts['records']:,} records, {size(facts['bytes'])}")
     click.echo(

@@ -31,6 +31,8 @@ from .format import (
     VERSION,
 )
 
+_new = tuple.__new__
+
 Mark = tuple[int, int, int]  # position behind the last record, next sequence, open step
 
 
@@ -64,13 +66,13 @@ class Refusals(NamedTuple):
         if self.is_told:
             return Refusals(self.refused + 1, self.episode + 1, 1, row, row, stamp, stamp, self.reported, reason)
         refused, episode, calls, step_min, step_max, start_ns, _, reported, before = self
-        # Why not _replace, min and max: they took a third of a refused call, and a loop may be refused for hours.
-        return Refusals(
+        # Why not _replace, min, max, or Refusals(…): they took half of this, and a loop may be refused for hours.
+        return _new(Refusals, (
             refused + 1, episode, calls + 1, row if row < step_min else step_min, row if row > step_max else step_max,
             start_ns, stamp, reported,
             # Why the last one that says more than "full": a ring fills because of something that is told later.
             reason or before,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def gap(self) -> dict[str, Any] | None:
         """The GAP map of an episode that no GAP record tells of."""
@@ -105,7 +107,7 @@ class Chunk(NamedTuple):
 
 def checked(words: bytes) -> bytes:
     """Words and their check word."""
-    return words + CHECK.pack(zlib.crc32(words))
+    return words + zlib.crc32(words).to_bytes(CHECK.size, "little")
 
 
 def _copies(page: bytes, layout: struct.Struct, places: Sequence[int]) -> list[tuple[int, ...]]:

@@ -19,10 +19,12 @@ from ..ids import hex_u64
 from ..platform.linux import forget_lock
 from .format import (
     CAPACITY_MIN,
+    CHECK,
     CHUNK,
     CHUNKS_OFFSET,
     DRAFT_SUFFIX,
     HEADER_BYTES,
+    REFUSALS,
     REFUSALS_COPIES,
     RELEASED_COPIES,
     STATIC_OFFSET,
@@ -41,6 +43,14 @@ SHARE_RING = 32
 VOLATILE_CAPACITY = 4 << 20
 # Limit: what is copied of a file that is called a ring; no machine's shared memory gives one a larger window.
 RING_BYTES_MAX = 4 << 30
+
+
+def _place(word: int, size: int) -> slice:
+    return slice(word * 8, word * 8 + size)
+
+
+# Why made once: a refused call writes both, and a loop may be refused for hours.
+_REFUSALS_FIRST, _REFUSALS_SECOND = (_place(word, REFUSALS.size + CHECK.size) for word in REFUSALS_COPIES)
 
 
 class Ring:
@@ -120,7 +130,7 @@ class Ring:
 
     def write_refusals(self, refusals: Refusals) -> None:
         """Notes what was refused, in one place after the other: a kill in between leaves the one or the other."""
-        self._write(pack_refusals(refusals), *REFUSALS_COPIES)
+        self.page[_REFUSALS_FIRST] = self.page[_REFUSALS_SECOND] = pack_refusals(refusals)
 
     def write_released(self, mark: Mark) -> None:
         """Notes that everything before `mark` is stored. Write it before anything there is overwritten."""

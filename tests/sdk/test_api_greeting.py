@@ -78,8 +78,14 @@ def test_receipt(home: str) -> None:
     ("counts", "expected"),
     [
         ({"refused": 3}, ["stored 10 of 13 records, 3 dropped", "! 3 records dropped"]),
-        ({"refused": 3, "refused_reasons": {"disk full": 3}}, ["! 3 records dropped: disk full; the gap is in the data"]),
-        ({"refused": 3, "refused_reasons": {"ring full": 1, "disk full": 2}}, ["dropped: ring full (1), disk full (2);"]),
+        (
+            {"refused": 3, "refused_reasons": {"disk full": 3}},
+            ["! 3 records dropped: disk full; the gap is in the data"],
+        ),
+        (
+            {"refused": 3, "refused_reasons": {"ring full": 1, "disk full": 2}},
+            ["dropped: ring full (1), disk full (2);"],
+        ),
         ({"stored": 9, "ended_in": "ring"}, ["in part only", "! 1 record still in shared memory", "stepd status"]),
         ({"ended_in": "spool"}, ["in the run's spool"]),
         ({"synced": False}, ["fsync follows"]),

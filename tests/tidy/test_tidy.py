@@ -60,7 +60,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "sdk/reader/state.py": ("os.path.exists", "rings, likewise"),
     "daemon/ingest/dead.py": ("os.path.exists os.unlink", "rings"),
     "daemon/ingest/rings.py": ("os.fstat os.lstat", "rings, likewise"),
-    "daemon/ingest/router.py": ("os.lstat os.unlink os.listdir os.rename", "the socket's own file; /proc, to count descriptors"),
+    "daemon/ingest/router.py": (
+        "os.lstat os.unlink os.listdir os.rename",
+        "the socket's own file; /proc, to count descriptors",
+    ),
     "daemon/store/recovery.py": ("os.stat", "the lock's file"),
     "daemon/commands/export.py": (
         "open os.path.exists os.path.isfile os.path.realpath os.replace os.unlink",
