@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,18 @@ from daemon.commands.stop import stop
 from sdk import _sender, _spawn, platform
 from sdk.transport import endpoint_path, lock_path, request
 from tests.end_to_end.world import Trainer, start_daemon, steps, until, until_drained
-from tests.forked import Loop, answers, end_all, fork_daemon, quiet, ready_to_die, rings, rows_of, stored_exactly
+from tests.forked import (
+    Loop,
+    WallClock,
+    answers,
+    end_all,
+    fork_daemon,
+    quiet,
+    ready_to_die,
+    rings,
+    rows_of,
+    stored_exactly,
+)
 
 ROOT = Path(__file__).parents[2]
 GIL_SECONDS = 5
@@ -194,6 +207,58 @@ def test_a_trainer_stopped_for_longer_than_any_silence(store: Path) -> None:
         assert request(str(store), "status")["pid"] == pid
     finally:
         end_all(trainer)
+
+
+def test_a_suspended_machine(store: Path) -> None:
+    """Trainer and daemon stand still for longer than every timeout, and the clock jumps: they go on where they were."""
+    clock = WallClock()
+    sdk.location.make_store(str(store))
+    daemon = fork_daemon(str(store), clock.install)
+    until(lambda: answers(str(store)) is not None)
+    trainer = Loop(str(store), prepare=clock.install)
+    try:
+        trainer.past(50)
+        for process in (trainer, daemon):
+            os.kill(process.pid, signal.SIGSTOP)
+        clock.jump(8 * 3600.0)
+        time.sleep(2 * _sender.SILENCE_SECONDS)  # nobody is awake to be waited for
+        for process in (daemon, trainer):
+            os.kill(process.pid, signal.SIGCONT)
+        trainer.past(100)
+        assert trainer.stop() == 0
+        stored_exactly(str(store), "run", trainer.returned, more=0)
+        status = answers(str(store))
+        assert status is not None
+        assert status["pid"] == daemon.pid
+    finally:
+        end_all(trainer, daemon)
+
+
+def test_a_container_is_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is killed and shared memory is gone: what was written stays, as a prefix of what was logged."""
+    memory = tempfile.mkdtemp(prefix="stepd-test-", dir="/dev/shm")
+    monkeypatch.setenv("STEPD_SHARED_MEMORY_DIR", memory)
+    monkeypatch.setenv("STEPD_AUTOSTART", "0")
+    try:
+        sdk.location.make_store(str(store))
+        daemon = fork_daemon(str(store), shared_memory_dir=memory)
+        until(lambda: answers(str(store)) is not None)
+        trainer = Loop(str(store))
+        until(lambda: rows_of(str(store)) > 50)
+        written = rows_of(str(store))
+        os.kill(daemon.pid, signal.SIGSTOP)
+        trainer.past(20)
+        assert os.listdir(f"{memory}/stepd-{os.getuid()}")
+    finally:
+        end_all(trainer, daemon)
+        shutil.rmtree(memory)
+    monkeypatch.delenv("STEPD_SHARED_MEMORY_DIR")
+    pid = start_daemon(store)
+    until(lambda: sdk.open_store(store).run("run").state == "crashed")
+    assert pid == request(str(store), "status")["pid"]
+    found = steps(store, "run")
+    assert found == list(range(len(found)))
+    assert written <= len(found) <= trainer.returned + 1
 
 
 def test_a_removed_lock_file_ends_in_a_daemon_of_the_senders(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
