@@ -1,4 +1,4 @@
-"""Pressure: why records are not stored now, told to all whom it concerns.
+"""Pressure: why records are not stored now, told to all whom it concerns; and whatever else the user is told in one line.
 
 The journal hears it, so that the GAP of what it refuses carries the reason; the user hears it in one line, and when it is
 over in another; the receipt hears how many calls were refused for which reason. Used by the sender's thread only, but for
@@ -7,12 +7,38 @@ over in another; the receipt hears how many calls were refused for which reason.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from .budget import explain
 from .journal.handle import Journal
 from .limits import BUDGET_REASONS, REFUSED_REASONS
+
+_AGAIN_SECONDS = 60.0
+
+
+class Notices:
+    """What the user should be told once: noted from any thread, shown by the sender's.
+
+    Attributes:
+        show: Gets each line.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, str]] = deque(maxlen=64)
+        self._shown_at: dict[str, float] = {}
+        self.show: Callable[[str], None] = lambda text: None
+
+    def note(self, topic: str, text: str) -> None:
+        self._waiting.append((topic, text))
+
+    def show_all(self, now: float) -> None:
+        """One line for each topic, at most one a minute; every one about misuse, which comes once for each key."""
+        while self._waiting:
+            topic, text = self._waiting.popleft()
+            if topic == "misuse" or now - self._shown_at.get(topic, -_AGAIN_SECONDS) >= _AGAIN_SECONDS:
+                self._shown_at[topic] = now
+                self.show(text)
 
 
 class Pressure:

@@ -23,11 +23,11 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import _spawn, clock
-from ._pressure import Pressure
+from ._pressure import Notices, Pressure
 from ._spool import BLOCK_BYTES, Spool
 from .budget import Budget, code_of
 from .errors import CommError, Error, ProtocolError
@@ -149,11 +149,10 @@ class Sender:
         self._progress = threading.Condition()
         self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
         self._meta_lock = threading.RLock()  # a signal handler may call finish() as well
-        self.notices: deque[tuple[str, str]] = deque(maxlen=64)
-        self.print_notice: Callable[[str], None] = lambda text: None
+        self.notices = Notices()
+        self._notice = self.notices.note
         self._upkeep = Upkeep(journal, now, self._notice)
         self._pressure = Pressure(journal, store.path, self._notice)
-        self._noticed_at: dict[str, float] = {}
         self.cpu_seconds = 0.0
 
     # -- from other threads ------------------------------------------------------------------------------------------
@@ -275,7 +274,7 @@ class Sender:
         if self._upkeep.look(now) and self._state == _LIVE:
             self._greet(now)
         self._maybe_start_daemon(now)
-        self._print_notices(now)
+        self.notices.show_all(now)
         return found
 
     def place_pending_meta(self) -> bool:
@@ -550,7 +549,7 @@ class Sender:
         self._disconnect()
         if self._starter:
             _spawn.reap(self._starter)
-        self._print_notices(clock.monotonic())
+        self.notices.show_all(clock.monotonic())
         with self._progress:
             self._progress.notify_all()
 
@@ -562,12 +561,16 @@ class Sender:
         if self._state == _DOWN:
             self._connect(clock.monotonic())
         advanced, stored_before = clock.monotonic(), -1
-        while self._finish_state == "" and self._state != _DOWN:
+        while self._finish_state == "":
             now = clock.monotonic()
+            if self._state == _DOWN:
+                asked = False
+                if not self._greets_another(now):
+                    break
             self._receive(now)
             if self._outbox.stored_sequence > stored_before:
                 advanced, stored_before = now, self._outbox.stored_sequence
-            if now > deadline or now - advanced > SILENCE_SECONDS or self._connection is None:
+            if now > deadline or now - advanced > SILENCE_SECONDS:
                 break
             # A budget is reached: the daemon writes what it has, and then takes the rest, once it knows that this is the end.
             complete = self._state == _LIVE and not self._send_batch() and (self._outbox.sent[1] > last or self._held)
@@ -576,22 +579,18 @@ class Sender:
             if self._connection is not None:
                 self._connection.wait(0.02)
 
+    def _greets_another(self, now: float) -> bool:
+        """After a Reject: a daemon that took over while we were idle does not know us, and asks for a Hello."""
+        pause = self._next_session - now
+        if not 0 < pause <= _REJECTED_SECONDS:
+            return False
+        clock.pause(pause)
+        self._connect(now + pause)
+        return self._state != _DOWN
+
     def abandon(self) -> None:
         """In a forked child: the thread does not exist here and the socket is the parent's; forget them."""
         self._thread = None
         if self._connection is not None:
             _inherited.append(self._connection)
             self._connection = None
-
-    # -- what the user should know -----------------------------------------------------------------------------------
-
-    def _notice(self, topic: str, text: str) -> None:
-        self.notices.append((topic, text))
-
-    def _print_notices(self, now: float) -> None:
-        """One line for each topic, at most one a minute, into the trainer's stderr."""
-        while self.notices:
-            topic, text = self.notices.popleft()
-            if topic == "misuse" or now - self._noticed_at.get(topic, -60.0) >= 60.0:
-                self._noticed_at[topic] = now
-                self.print_notice(text)

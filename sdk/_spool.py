@@ -152,7 +152,7 @@ class Spool:
             records=span.last - span.first + 1,
             step_min=0 if pieces else span.step_first,
             # Rows that commit leave the open step one above them.
-            step_max=span.step_max if flags else max(span.step_max - 1, span.step_first),
+            step_max=span.step_max if pieces else max(span.step_max - 1, span.step_first),
             flags=flags,
             compress=False,
         )

@@ -123,11 +123,11 @@ class Stream:
         from . import __version__
 
         sender = Sender(self.journal, self._identity, self.run_id, self._number, self.settings, __version__)
-        sender.print_notice = _print_notice
+        sender.notices.show = _print_notice
         return sender
 
     def _notice(self, topic: str, text: str) -> None:
-        self._sender.notices.append((topic, text))
+        self._sender.notices.note(topic, text)
 
     def step(self) -> int:
         """The open step: what the next `log` without a step belongs to."""

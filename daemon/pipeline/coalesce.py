@@ -81,7 +81,12 @@ def coalesce(waiting: Sequence[Waiting]) -> Payload:
         # Why the first record tells: without late rows steps never fall within a stream, and so the last one tells too.
         step_min = HEADER.unpack_from(raw)[5]
         keys, step_last = _keys(raw)
-        step_max = max(w.step_max for w in waiting) if step_last is None else max(step_last, step_min)
+        if step_last is not None:
+            step_max = max(step_last, step_min)
+        elif keys is None:
+            step_max = max(w.step_max for w in waiting)
+        else:  # facts alone carry the open step, which has no row yet
+            step_min = step_max = max(step_min - 1, 0)
         return Payload(raw, count, first, last, step_min, step_max, flags, keys)
     flags |= FLAG_HAS_PIECES
     step_min, step_max, mergeable = _steps(raw)

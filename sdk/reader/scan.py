@@ -137,6 +137,8 @@ class Scan:
             return False
         except DamageError as error:
             source.damage = [Damage(os.path.join(self.directory, name), 0, size, error.message)]
+            if isinstance(error.__cause__, OSError):
+                return True  # the disk's trouble may be over at the next look
         source.seen = size
         return True
 

@@ -178,10 +178,10 @@ def test_facts_among_committed_rows_pass_through() -> None:
 
 
 def test_facts_alone() -> None:
-    """A block of META records only: its steps are a range that a reader accepts."""
+    """A block of META records only: the open step they carry has no row, so it is not the run's highest."""
     payload = coalesce([batch([meta(1, 9), meta(2, 9)])])
-    assert payload.step_min == 9
-    assert payload.step_max in (9, 10)
+    assert (payload.step_min, payload.step_max) == (8, 8)
+    assert facts(coalesce([batch([meta(1, 0)])]))[3:5] == (0, 0)
     assert payload.keys == {}
     assert facts(coalesce([batch([meta(1, 9)], BATCH_HAS_META | BATCH_HAS_PIECES)]))[3:5] == (0, 0)
 

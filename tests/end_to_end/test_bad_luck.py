@@ -105,6 +105,29 @@ def test_a_daemon_that_is_killed_and_may_not_come_back(store: Path, monkeypatch:
     assert steps(store, "run") == list(range(200))
 
 
+def test_a_daemon_that_took_over_from_another_finishes_an_idle_run(store: Path) -> None:
+    """It does not know the stream and asks for a Hello; `finish` says it, and nothing goes to the spool."""
+    start_daemon(store)
+
+    def train(count: Callable[[int], None]) -> None:
+        run = sdk.init(id="run", project="bad")
+        run.log({"x": 0})
+        assert run._stream.flush(20)
+        stream = run._stream
+        count(1)
+        until((store / "go").exists)
+        run.finish()
+        assert stream._receipt.ended_in == "written", stream._receipt
+
+    trainer = Trainer(train)
+    until(lambda: trainer.returned == 1)
+    kill_daemon(store)
+    start_daemon(store)
+    (store / "go").touch()
+    assert trainer.wait() == 0
+    assert steps(store, "run") == [0]
+
+
 def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room for the spool: the ring fills, calls are refused and counted; with room again logging goes on, and the
     reader shows the gap with exactly the steps that are missing.

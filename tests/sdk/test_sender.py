@@ -61,7 +61,7 @@ class World:
         self.ring = Ring.private(STREAM, identity, capacity)
         self.journal: Journal = open_journal(self.ring)
         self.sender = Sender(self.journal, self.store, RUN, STREAM, Settings(**settings), "0.1.0")
-        self.sender.print_notice = self.said.append
+        self.sender.notices.show = self.said.append
         self.count = 0
 
     def log(self, count: int = 1, text: str = "x" * 40) -> None:
@@ -729,7 +729,7 @@ def test_a_bug_in_one_wake_does_not_end_the_thread(monkeypatch: pytest.MonkeyPat
         journal = open_journal(ring)
         sender = Sender(journal, store, RUN, STREAM, Settings(autostart=False), "0.1.0")
         said: list[str] = []
-        sender.print_notice = said.append
+        sender.notices.show = said.append
         real = sender.wake_once
         broken = [True]
 
@@ -741,7 +741,7 @@ def test_a_bug_in_one_wake_does_not_end_the_thread(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sender, "wake_once", wake_once)
         journal.log({"loss": 1})
         sender.start()
-        until(lambda: sender.notices, "the notice")
+        until(lambda: sender.notices._waiting, "the notice")
         broken[0] = False
         assert sender.flush(1, 20.0)
         sender.finish(20.0)
