@@ -161,7 +161,7 @@ def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.Mo
     assert found[:kept] == list(range(kept))
     assert 0 < kept < 20_000
     (gap,) = run.gaps
-    assert gap.reason == "disk error"
+    assert gap.reason in ("disk error", "ring full")  # whichever was known when the last call was refused
     assert gap.count == 20_000 - kept
 
 

@@ -67,7 +67,7 @@ def test_it_is_a_segment_like_any_other(bench: Bench) -> None:
     assert parse_segment(os.listdir(run_path(bench.store.path, RUN))[0]) == (STREAM, 0)
     plain, facts, pieces = found.rows_blocks(STREAM)
     assert (plain.first, plain.last, plain.records, plain.step_min, plain.step_max, plain.flags) == (1, 5, 5, 0, 4, 0)
-    assert (facts.step_min, facts.step_max, facts.flags) == (5, 9, FLAG_HAS_META)
+    assert (facts.step_min, facts.step_max, facts.flags) == (5, 8, FLAG_HAS_META)
     assert (pieces.step_min, pieces.step_max, pieces.flags) == (0, 12, FLAG_HAS_PIECES)
     assert (bench.spool.records, bench.spool.first) == (12, 1)
 
