@@ -3,7 +3,7 @@
 
     python scripts/mutants.py [--only TEXT] [--list]
 
-A mutant is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that must fail
+A mutant (`_mutants.py`) is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that must fail
 then. The same tests pass on the untouched copy, which is tried first. One line for each mutant; a survivor means that a
 test is missing. `tests/tidy/test_mutants.py` keeps the list true to the code.
 """
@@ -18,32 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+
+from _mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("sdk", "daemon", "tests", "scripts", "docs", "stepd.py", "pyproject.toml")
 # A mutant may make a test wait for what never comes; that counts as noticed.
 SECONDS_MAX = 180
-
-
-class Mutant(NamedTuple):
-    """One bug.
-
-    Attributes:
-        name: What is broken, in words.
-        file: Where.
-        old, new: The text as it stands, exactly once in the file, and the bug.
-        tests: What must fail: arguments of pytest.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-
-MUTANTS: tuple[Mutant, ...] = ()
 
 
 def python() -> str:

@@ -321,3 +321,24 @@ def test_refused_counts_of_the_living_are_read(rig: Rig) -> None:
     rig.client().hello(ring=path, pid=pid)
     assert rig.ingest.refused_by_stream()[STREAM] > 1000
     kill(pid)
+
+
+def test_a_ring_stays_locked_until_it_is_removed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else looks at it while it is drained must take it for somebody's: a record lock ends with any close."""
+    pid, path = trainer_with_ring(rig.store, lambda ring: open_journal(ring).log({"x": 1}))
+    kill(pid)
+    seen: list[bool] = []
+    unlink = os.unlink
+
+    def watched(name: Any, **options: Any) -> None:
+        if name == path:
+            child = os.fork()
+            if child == 0:
+                os._exit(platform.is_locked(path))
+            seen.append(bool(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+        unlink(name, **options)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    rig.look()
+    assert seen == [True]
+    assert not os.path.exists(path)

@@ -13,6 +13,7 @@ import zmq
 
 from daemon.ingest import router as module
 from daemon.ingest.router import _COUNT_SECONDS, _DEAF_SECONDS_MAX, _SPARE_MIN, Router
+from sdk.limits import MESSAGE_BYTES_MAX
 from sdk.wire.codec import encode
 from sdk.wire.messages import Control
 from tests.serving import until
@@ -145,3 +146,29 @@ def test_other_users_are_never_served(router: Router) -> None:
     ours.settimeout(20)
     assert ours.recv(64)[:1] == b"\xff"
     ours.close()
+
+
+def test_a_message_beyond_the_limit_ends_its_connection_only(router: Router) -> None:
+    """`MESSAGE_BYTES_MAX` and a byte: nothing of it is taken, and the next peer is served."""
+    context = zmq.Context()
+    taken: list[int] = []
+
+    def takes(*sizes: int) -> bool:
+        router.poll(0.05)
+        message = router.receive()
+        if message is not None:
+            taken.append(sum(len(frame) for frame in message[1]))
+        return taken == list(sizes)
+
+    try:
+        greedy, modest = (context.socket(zmq.DEALER) for _ in range(2))
+        events = greedy.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        greedy.connect(f"ipc://{router.path}")
+        greedy.send(bytes(MESSAGE_BYTES_MAX + 1))
+        until(lambda: takes() and events.poll(0), "the end of the connection")
+        modest.connect(f"ipc://{router.path}")
+        modest.send(bytes(MESSAGE_BYTES_MAX))
+        until(lambda: takes(MESSAGE_BYTES_MAX), "the message")
+        greedy.disable_monitor()
+    finally:
+        context.destroy(linger=0)

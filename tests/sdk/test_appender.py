@@ -401,6 +401,26 @@ def test_a_record_may_fill_the_ring_to_the_last_byte() -> None:
     assert len(reader.take()) == 8
 
 
+def test_room_is_used_only_after_the_ring_says_that_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that comes while `released` is being written finds the ring full: what is overwritten must not look waiting."""
+    log_journal, reader = journal(2 * KIB)
+    while not log_journal.refusals().refused:
+        log_journal.log({"b": bytes(200)})
+    write = Ring.write_released
+    told: list[int] = []
+
+    def written(ring: Ring, mark: Any) -> None:
+        log_journal.log({"b": b"early"})
+        told.append(log_journal.refusals().refused)
+        write(ring, mark)
+
+    monkeypatch.setattr(Ring, "write_released", written)
+    reader.take()
+    assert told == [2]
+    log_journal.log({"b": b"late"})
+    assert log_journal.refusals().refused == 2
+
+
 def test_boundaries_are_ends_of_records() -> None:
     """At least every so many bytes there is a mark at which a batch may end."""
     log_journal, reader = journal(4 * MIB)

@@ -1,0 +1,366 @@
+"""The bugs that `mutants.py` plants: each one exact text of the product, what it becomes, and the tests that must notice."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One bug.
+
+    Attributes:
+        name: What is broken, in words.
+        file: Where.
+        old, new: The text as it stands, exactly once in the file, and the bug.
+        tests: What must fail: arguments of pytest.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _torture(name: str) -> str:
+    return f"tests/torture/test_torture.py::test_torture[{name}]"
+
+
+MUTANTS = (
+    # -- the daemon -----------------------------------------------------------------------------------------------------
+    Mutant(
+        "ack before write",
+        "daemon/ingest/writing.py",
+        "                payload = coalesce(parts)\n",
+        "                state.inbox.written = parts[-1].last\n                payload = coalesce(parts)\n",
+        ("tests/daemon/test_ingest_disk.py",),
+    ),
+    Mutant(
+        "a stream is finished before its records are written",
+        "daemon/ingest/writing.py",
+        "if state.finishing is not None and inbox.written >= state.finishing:",
+        "if state.finishing is not None:",
+        ("tests/daemon/test_ingest_disk.py", "tests/daemon/test_ingest.py", "tests/daemon/test_ingest_budget.py"),
+    ),
+    Mutant(
+        "a dead trainer's ring is removed before its records are written",
+        "daemon/ingest/dead.py",
+        "        if state.waiting or not self._note_losses(stream, run, drained.gaps, now):\n            return\n",
+        "",
+        ("tests/daemon/test_ingest_dead.py", "tests/daemon/test_ingest_disk.py"),
+    ),
+    Mutant(
+        "a failed fsync is forgotten and the file forced again",
+        "daemon/store/syncer.py",
+        "                self._failed[segment] = error\n",
+        "",
+        ("tests/daemon/test_syncer.py", "tests/daemon/test_ingest_fsync.py"),
+    ),
+    Mutant(
+        "a failed fsync counts as a good one",
+        "daemon/store/syncer.py",
+        "                self._failed[segment] = error\n                raise\n",
+        "                self._failed[segment] = error\n",
+        ("tests/daemon/test_ingest_fsync.py",),
+    ),
+    Mutant(
+        "names of new files are not forced",
+        "daemon/store/syncer.py",
+        "                    sync_names(self._files, job.directory, RUN_LEVELS)\n",
+        "                    pass\n",
+        ("tests/daemon/test_syncer.py", _torture("crash-states")),
+    ),
+    Mutant(
+        "a sync from before a failure claims what it lost",
+        "daemon/ingest/forcing.py",
+        "if job.generation == writer.generation and job.written is not None:",
+        "if job.written is not None:",
+        ("tests/daemon/test_ingest_fsync.py",),
+    ),
+    Mutant(
+        "what others wrote is claimed without being forced",
+        "daemon/ingest/forcing.py",
+        "if state is not None and state.base is Base.FORCED and last > state.inbox.synced:",
+        "if state is not None and last > state.inbox.synced:",
+        ("tests/daemon/test_ingest_fsync.py",),
+    ),
+    Mutant(
+        "CHECKPOINT is not written",
+        "daemon/store/run_writer.py",
+        '            opening.append((KIND_CHECKPOINT, {"streams": streams}))\n',
+        "",
+        ("tests/daemon/test_run_writer.py", "tests/daemon/test_ingest_fsync.py"),
+    ),
+    Mutant(
+        "budgets are ignored",
+        "sdk/budget.py",
+        "    if budget.run_bytes_max and use.run_bytes is not None and use.run_bytes >= budget.run_bytes_max:\n",
+        "    if False:\n",
+        ("tests/sdk/test_budget.py", "tests/daemon/test_ingest_budget.py"),
+    ),
+    Mutant(
+        "other users are let in",
+        "daemon/ingest/router.py",
+        "            socket.set(zmq.IPC_FILTER_UID, os.getuid())\n",
+        "",
+        ("tests/daemon/test_router.py",),
+    ),
+    Mutant(
+        "messages may have any size",
+        "daemon/ingest/router.py",
+        "        socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)\n",
+        "",
+        ("tests/daemon/test_router.py",),
+    ),
+    Mutant(
+        "two daemons may serve one store",
+        "daemon/server.py",
+        "    lock = take_store(store.path, __version__)\n    if lock is None:\n        return 0\n",
+        '    lock = take_store(store.path, __version__)\n    if lock is None:\n        lock = platform.hold_lock(store.path + ".other")\n',
+        (_torture("daemon-race"),),
+    ),
+    Mutant(
+        "coalescing loses the last sequence",
+        "daemon/pipeline/coalesce.py",
+        "    first, last = waiting[0].first, waiting[-1].last\n    batch_flags = 0\n",
+        "    first, last = waiting[0].first, waiting[-1].last - 1\n    batch_flags = 0\n",
+        ("tests/daemon/test_coalesce.py",),
+    ),
+    Mutant(
+        "batches with a hole between them share a block",
+        "daemon/pipeline/coalesce.py",
+        "if part.first != before.last + 1 or size > BLOCK_ROWS_BYTES_MAX:",
+        "if size > BLOCK_ROWS_BYTES_MAX:",
+        ("tests/daemon/test_coalesce.py", "tests/daemon/test_ingest.py"),
+    ),
+    # -- the session ----------------------------------------------------------------------------------------------------
+    Mutant(
+        "sequence off by one: the daemon takes what follows a missing record",
+        "sdk/wire/session.py",
+        "        if first > self.received + 1:\n",
+        "        if first > self.received + 2:\n",
+        ("tests/sdk/test_wire_session.py",),
+    ),
+    Mutant(
+        "duplicates are taken again",
+        "sdk/wire/session.py",
+        "        skip = min(self.received - first + 1, last - first + 1)\n",
+        "        skip = 0\n",
+        ("tests/sdk/test_wire_session.py", "tests/daemon/test_ingest.py"),
+    ),
+    Mutant(
+        "an ack of a part releases the whole batch",
+        "sdk/wire/session.py",
+        "self._in_flight[0][1] - 1 <= written:",
+        "self._in_flight[0][1] - 2 <= written:",
+        ("tests/sdk/test_wire_session.py",),
+    ),
+    Mutant(
+        "a new session does not repeat what was in flight",
+        "sdk/wire/session.py",
+        "        self.sent = self.stored\n        self._in_flight.clear()\n        self._credit = credit\n",
+        "        self._in_flight.clear()\n        self._credit = credit\n",
+        ("tests/sdk/test_wire_session.py", "tests/sdk/test_sender.py"),
+    ),
+    Mutant(
+        "credit is ignored",
+        "sdk/wire/session.py",
+        "room = min(bytes_max, self._credit - self.in_flight_bytes)",
+        "room = bytes_max",
+        ("tests/sdk/test_wire_session.py",),
+    ),
+    Mutant(
+        "the CRC of a batch is not checked",
+        "sdk/wire/codec.py",
+        " or zlib.crc32(payload) != payload_crc:",
+        ":",
+        ("tests/sdk/test_wire_codec.py",),
+    ),
+    # -- the trainer ----------------------------------------------------------------------------------------------------
+    Mutant(
+        "reconnect is left to libzmq",
+        "sdk/_sender.py",
+        "        if silence > SILENCE_SECONDS:\n            return True\n",
+        "        if silence > SILENCE_SECONDS:\n            return False\n",
+        ("tests/sdk/test_sender.py",),
+    ),
+    Mutant(
+        "the head is published before the payload",
+        "sdk/journal/appender.py",
+        "                data[start + HEADER_SIZE : start + size] = payload\n                mark =",
+        "                words[WORD_HEAD] = tail\n"
+        "                data[start + HEADER_SIZE : start + size] = payload\n                mark =",
+        (_torture("ring-killed"),),
+    ),
+    Mutant(
+        "the wrap of the ring is off by eight",
+        "sdk/journal/appender.py",
+        "            upto = capacity - start\n",
+        "            upto = capacity - start - 8\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "log() may overwrite what waits",
+        "sdk/journal/appender.py",
+        "            room_until = released + capacity\n",
+        "            room_until = released + capacity + 8\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "room is given to log() before the ring says so",
+        "sdk/journal/appender.py",
+        "        journal.ring.write_released(stored)\n        released = stored[0]\n",
+        "        released = stored[0]\n        journal.ring.write_released(stored)\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "log()'s lock is released early",
+        "sdk/journal/appender.py",
+        "                data[start + HEADER_SIZE : start + size] = payload\n                mark =",
+        "                lock.release()\n                data[start + HEADER_SIZE : start + size] = payload\n"
+        "                lock.acquire()\n                mark =",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "refused calls are not counted in the ring",
+        "sdk/journal/appender.py",
+        "        refusals = refusals.counted(row, now(), reason)\n        journal.ring.write_refusals(refusals)\n",
+        "        refusals = refusals.counted(row, now(), reason)\n",
+        ("tests/sdk/test_appender.py", "tests/sdk/test_drain.py"),
+    ),
+    Mutant(
+        "a late record loses its step",
+        "sdk/journal/appender.py",
+        "            flags |= FLAG_LATE\n            after = open_step\n",
+        "            row = open_step\n            after = open_step\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "the checksums of a ring are not compared",
+        "sdk/journal/salvage.py",
+        "        if len(data) == chunk.end - chunk.start and zlib.crc32(data) == chunk.crc:\n",
+        "        if len(data) == chunk.end - chunk.start:\n",
+        ("tests/sdk/test_drain.py", _torture("ring-bit-flip")),
+    ),
+    Mutant(
+        "draining drops the lock of the ring",
+        "daemon/ingest/dead.py",
+        "            drained = drain(path, descriptor)\n",
+        "            drained = drain(path)\n",
+        ("tests/daemon/test_ingest_dead.py",),
+    ),
+    Mutant(
+        "the spool has no bound",
+        "sdk/_spool.py",
+        "        if self.bytes_written + size > self._bytes_max:\n            return REFUSED_SPOOL\n",
+        "",
+        ("tests/sdk/test_spool.py", "tests/sdk/test_sender.py"),
+    ),
+    Mutant(
+        "a spool is called safe without being forced",
+        "sdk/_spool.py",
+        "            if sync:\n                self._force(segment)\n                self._all_forced = forced\n",
+        "            if sync:\n                self._all_forced = forced\n",
+        ("tests/sdk/test_spool.py",),
+    ),
+    # -- the disk -------------------------------------------------------------------------------------------------------
+    Mutant(
+        "the CRC of a block is not checked",
+        "sdk/segment/reader.py",
+        "    if crc == block.payload_crc and len(stored) == block.stored_size:\n",
+        "    if len(stored) == block.stored_size:\n",
+        ("tests/sdk/test_segment_reader.py",),
+    ),
+    Mutant(
+        "the CRC of a block's header is not checked",
+        "sdk/segment/headers.py",
+        "    if zlib.crc32(packed[:-4], seed) != fields[-1]:\n        return None\n",
+        "",
+        ("tests/sdk/test_segment_reader.py", _torture("segment-bit-flip")),
+    ),
+    Mutant(
+        "a cut behind a whole block is not seen",
+        "sdk/segment/writer.py",
+        "        self._file.patch(FILE_HEADER_SIZE, pack_seal(seal, self._seed))\n",
+        "",
+        ("tests/sdk/test_segment_writer.py", "tests/sdk/test_segment_reader.py"),
+    ),
+    Mutant(
+        "a removed block is not seen",
+        "sdk/segment/reader.py",
+        "        elif block.number > last.number + 1:\n",
+        "        elif False:\n",
+        ("tests/sdk/test_segment_reader.py",),
+    ),
+    Mutant(
+        "claims of later segments are ignored",
+        "sdk/reader/gaps.py",
+        "    for claim in (*claims, *sealed):\n",
+        "    for claim in sealed:\n",
+        ("tests/sdk/test_reader_gaps.py",),
+    ),
+    Mutant(
+        "a torn tail is not cut",
+        "sdk/segment/recovery.py",
+        "            file.truncate(tail)\n",
+        "            pass\n",
+        ("tests/sdk/test_segment_recovery.py",),
+    ),
+    Mutant(
+        "a torn tail is not kept aside",
+        "sdk/segment/recovery.py",
+        "            _keep_aside(files, path, tail, file.read(tail, min(torn, _ASIDE_BYTES_MAX)))\n",
+        "",
+        ("tests/sdk/test_segment_recovery.py",),
+    ),
+    Mutant(
+        "a refused append leaves its part in the file",
+        "sdk/files/__init__.py",
+        "            with contextlib.suppress(OSError):\n                self.truncate(start)\n            self.size = start\n",
+        "            self._is_torn = False\n            self.size = start\n",
+        ("tests/sdk/test_files.py", "tests/sdk/test_files_failing.py", _torture("failing-operation")),
+    ),
+    Mutant(
+        "a segment may be written over another's",
+        "sdk/files/__init__.py",
+        "os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW",
+        "os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW",
+        ("tests/sdk/test_files.py", "tests/sdk/test_segment_writer.py"),
+    ),
+    Mutant(
+        "decompression has no bound",
+        "sdk/compression.py",
+        "    if raw_size > BLOCK_RAW_BYTES_MAX or raw_size > len(stored) * LZ4_RATIO_MAX + 64:\n",
+        "    if False:\n",
+        ("tests/sdk/test_compression.py",),
+    ),
+    Mutant(
+        "merging goes by arrival, not by sequence",
+        "sdk/rows.py",
+        "    for piece in sorted(pieces, key=_SEQUENCE):\n        _, step, _, _, raw = piece\n",
+        "    for piece in pieces:\n        _, step, _, _, raw = piece\n",
+        ("tests/sdk/test_rows.py",),
+    ),
+    # -- names and places -----------------------------------------------------------------------------------------------
+    Mutant(
+        "run ids are used as they are",
+        "sdk/ids.py",
+        "    if 0 < len(encoded) <= _DIRECTORY_CHARACTERS_MAX and encoded not in _RESERVED:\n        return encoded\n",
+        "    if run_id:\n        return run_id\n",
+        ("tests/sdk/test_ids.py",),
+    ),
+    Mutant(
+        "directories of sockets and rings may be open to others",
+        "sdk/platform/linux.py",
+        " or status.st_mode & 0o077:",
+        ":",
+        ("tests/sdk/test_platform.py",),
+    ),
+    Mutant(
+        "a lock on a removed file counts",
+        "sdk/platform/linux.py",
+        "    if not _is_own(path):\n        lock.release()\n        return hold_lock(path, create=create)\n",
+        "",
+        ("tests/sdk/test_platform.py",),
+    ),
+)
