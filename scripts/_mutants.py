@@ -50,6 +50,13 @@ MUTANTS = (
         ("tests/daemon/test_ingest_dead.py", "tests/daemon/test_ingest_disk.py"),
     ),
     Mutant(
+        "calls that the dead refused become no GAP",
+        "sdk/journal/drain.py",
+        "        gaps.append(refused)\n",
+        "        pass\n",
+        ("tests/sdk/test_drain.py",),
+    ),
+    Mutant(
         "a failed fsync is forgotten and the file forced again",
         "daemon/store/syncer.py",
         "                self._failed[segment] = error\n",
@@ -89,6 +96,13 @@ MUTANTS = (
         "daemon/store/run_writer.py",
         '            opening.append((KIND_CHECKPOINT, {"streams": streams}))\n',
         "",
+        ("tests/daemon/test_run_writer.py", "tests/daemon/test_ingest_fsync.py"),
+    ),
+    Mutant(
+        "what a failed fsync made doubtful is not written again",
+        "daemon/store/run_writer.py",
+        "            self.trust = Trust.REWRITING if self._doubtful else Trust.GOOD\n",
+        "            self._doubtful.clear()\n            self.trust = Trust.GOOD\n",
         ("tests/daemon/test_run_writer.py", "tests/daemon/test_ingest_fsync.py"),
     ),
     Mutant(
@@ -132,6 +146,28 @@ MUTANTS = (
         "if part.first != before.last + 1 or size > BLOCK_ROWS_BYTES_MAX:",
         "if size > BLOCK_ROWS_BYTES_MAX:",
         ("tests/daemon/test_coalesce.py", "tests/daemon/test_ingest.py"),
+    ),
+    Mutant(
+        "an open row is left out when pieces are merged",
+        "daemon/pipeline/coalesce.py",
+        "        for key in values:\n            keys[key] = keys.get(key, 0) + 1\n        payload = encode(values)\n",
+        "        if not row_flags:\n            continue\n        for key in values:\n"
+        "            keys[key] = keys.get(key, 0) + 1\n        payload = encode(values)\n",
+        ("tests/daemon/test_coalesce.py",),
+    ),
+    Mutant(
+        "an older session of a stream is still served",
+        "daemon/ingest/streams.py",
+        "            self._of_peer.pop(state.identity, None)\n        state.identity = peer\n",
+        "            pass\n        state.identity = peer\n",
+        ("tests/daemon/test_ingest.py::test_batches_of_an_old_session_are_not_taken",),
+    ),
+    Mutant(
+        "what could not be understood counts as received",
+        "daemon/ingest/streams.py",
+        "            self.inbox.received = before  # else they would count as received, and be acked with what follows\n",
+        "",
+        ("tests/daemon/test_ingest.py::test_an_overlap_with_bent_records_is_not_acked",),
     ),
     # -- the session ----------------------------------------------------------------------------------------------------
     Mutant(
@@ -185,6 +221,34 @@ MUTANTS = (
         ("tests/sdk/test_sender.py",),
     ),
     Mutant(
+        "what was sent is released before it is acked",
+        "sdk/_sender.py",
+        "        self._journal.release(self._outbox.stored)\n",
+        "        self._journal.release(self._outbox.sent)\n",
+        ("tests/sdk/test_sender.py",),
+    ),
+    Mutant(
+        "the end of a stream does not wait for its last record",
+        "sdk/_sender.py",
+        "        last = self._journal.mark()[1] - 1\n        try:\n",
+        "        last = self._journal.mark()[1] - 2\n        try:\n",
+        ("tests/sdk/test_sender.py",),
+    ),
+    Mutant(
+        "a spool that was never forced counts as synced",
+        "sdk/_sender.py",
+        "outbox.synced if self._spool.is_safe else min(outbox.synced, self._spool.first - 1)",
+        "outbox.synced",
+        ("tests/sdk/test_sender.py",),
+    ),
+    Mutant(
+        "a ring is removed at the end although not all of it is stored",
+        "sdk/_stream.py",
+        "        if result.stored >= last:\n",
+        "        if True:\n",
+        ("tests/end_to_end/test_away.py", "tests/end_to_end/test_bad_luck.py"),
+    ),
+    Mutant(
         "the head is published before the payload",
         "sdk/journal/appender.py",
         "                data[start + HEADER_SIZE : start + size] = payload\n                mark =",
@@ -222,6 +286,28 @@ MUTANTS = (
         ("tests/sdk/test_appender.py",),
     ),
     Mutant(
+        "Ctrl-C may come between the mark and the payload",
+        "sdk/journal/appender.py",
+        "                data[start + HEADER_SIZE : start + size] = payload\n                mark = (tail, sequence + 1, open_step)\n",
+        "                mark = (tail, sequence + 1, open_step)\n                now()\n"
+        "                data[start + HEADER_SIZE : start + size] = payload\n",
+        ("tests/sdk/test_appender.py::test_ten_thousand_interrupts",),
+    ),
+    Mutant(
+        "a call that an interrupt left is made again",
+        "sdk/journal/appender.py",
+        "        return inner is not None and inner.tb_frame.f_code is not convert_known.__code__\n",
+        "        return False\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "a forked child writes into its parent's ring",
+        "sdk/journal/appender.py",
+        "        limit, child_ring = 0, make\n",
+        "",
+        ("tests/sdk/test_appender.py::test_a_forked_child_goes_on_in_its_own_ring",),
+    ),
+    Mutant(
         "refused calls are not counted in the ring",
         "sdk/journal/appender.py",
         "        refusals = refusals.counted(row, now(), reason)\n        journal.ring.write_refusals(refusals)\n",
@@ -229,10 +315,24 @@ MUTANTS = (
         ("tests/sdk/test_appender.py", "tests/sdk/test_drain.py"),
     ),
     Mutant(
+        "refused calls become no GAP",
+        "sdk/journal/appender.py",
+        "        place(KIND_GAP, 0, payload, mark[2], mark[2], piece=False)\n",
+        "",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
         "a late record loses its step",
         "sdk/journal/appender.py",
         "            flags |= FLAG_LATE\n            after = open_step\n",
         "            row = open_step\n            after = open_step\n",
+        ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "a late record is dropped in silence",
+        "sdk/journal/appender.py",
+        "            flags |= FLAG_LATE\n            after = open_step\n",
+        "            return\n",
         ("tests/sdk/test_appender.py",),
     ),
     Mutant(
@@ -263,6 +363,13 @@ MUTANTS = (
         "            if sync:\n                self._all_forced = forced\n",
         ("tests/sdk/test_spool.py",),
     ),
+    Mutant(
+        "the names of a spool are not forced",
+        "sdk/_spool.py",
+        "            sync_names(self._files, self._directory, RUN_LEVELS)\n",
+        "",
+        ("tests/sdk/test_spool.py",),
+    ),
     # -- the disk -------------------------------------------------------------------------------------------------------
     Mutant(
         "the CRC of a block is not checked",
@@ -286,11 +393,32 @@ MUTANTS = (
         ("tests/sdk/test_segment_writer.py", "tests/sdk/test_segment_reader.py"),
     ),
     Mutant(
+        "a damaged seal is believed",
+        "sdk/segment/headers.py",
+        "    if magic != SEAL_MAGIC or zlib.crc32(packed[:-4], seed) != crc or size",
+        "    if magic != SEAL_MAGIC or size",
+        ("tests/sdk/test_segment_reader.py",),
+    ),
+    Mutant(
         "a removed block is not seen",
         "sdk/segment/reader.py",
         "        elif block.number > last.number + 1:\n",
         "        elif False:\n",
         ("tests/sdk/test_segment_reader.py",),
+    ),
+    Mutant(
+        "a block that does not follow the one before it is not seen",
+        "sdk/segment/reader.py",
+        "        elif block.number == last.number + 1 and block.previous_crc != last.crc:\n",
+        "        elif False:\n",
+        ("tests/sdk/test_segment_reader.py",),
+    ),
+    Mutant(
+        "a removed segment is not seen",
+        "sdk/reader/gaps.py",
+        "            if first is not None and expected is not None and first > expected:\n",
+        "            if False:\n",
+        ("tests/sdk/test_reader_gaps.py",),
     ),
     Mutant(
         "claims of later segments are ignored",
@@ -362,5 +490,19 @@ MUTANTS = (
         "    if not _is_own(path):\n        lock.release()\n        return hold_lock(path, create=create)\n",
         "",
         ("tests/sdk/test_platform.py",),
+    ),
+    Mutant(
+        "links are followed",
+        "sdk/files/__init__.py",
+        "(os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW |",
+        "(os.O_RDWR if write else os.O_RDONLY) |",
+        ("tests/sdk/test_files.py",),
+    ),
+    Mutant(
+        "a pid decides whether a trainer crashed",
+        "sdk/reader/state.py",
+        "    return platform.is_locked(ring) or _is_being_drained(ring)\n",
+        '    return platform.process_lives(stream.number("pid") or 0)\n',
+        ("tests/sdk/test_reader_run.py", "tests/end_to_end/test_lives.py"),
     ),
 )

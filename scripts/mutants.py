@@ -4,14 +4,15 @@
     python scripts/mutants.py [--only TEXT] [--list]
 
 A mutant (`_mutants.py`) is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that must fail
-then. The same tests pass on the untouched copy, which is tried first. One line for each mutant; a survivor means that a
-test is missing. `tests/tidy/test_mutants.py` keeps the list true to the code.
+then. The same tests pass on the untouched copy, which is tried first. One line for each mutant, with the first test that
+noticed it; a survivor means that a test is missing. `tests/tidy/test_mutants.py` keeps the list true to the code.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,11 @@ def judge(tree: Path, mutant: Mutant) -> bool:
         (tree / mutant.file).write_bytes(original)
     # 1: tests ran and failed. Anything else (2: cannot be collected, 5: no tests) says nothing about the bug.
     word = {0: "SURVIVED", 1: "caught"}.get(code, f"pytest exited with {code}")
-    print(f"{word:<10} {time.monotonic() - begun:6.1f} s  {mutant.name}", flush=True)
+    by = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+::\S+)", output, re.MULTILINE)
+    print(
+        f"{word:<10} {time.monotonic() - begun:6.1f} s  {mutant.name}{f' ({by[1]})' if by and code == 1 else ''}",
+        flush=True,
+    )
     if code != 1:
         print(output[-2000:] if code else f"           {mutant.file}; {' '.join(mutant.tests)}", flush=True)
     return code == 1
