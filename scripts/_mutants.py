@@ -298,7 +298,7 @@ MUTANTS = (
         "sdk/journal/appender.py",
         "        return inner is not None and inner.tb_frame.f_code is not convert_known.__code__\n",
         "        return False\n",
-        ("tests/sdk/test_appender.py",),
+        ("tests/sdk/test_appender.py::test_a_call_that_was_interrupted_is_not_made_again",),
     ),
     Mutant(
         "a forked child writes into its parent's ring",

@@ -3,9 +3,9 @@
 
     python scripts/mutants.py [--only TEXT] [--list]
 
-A mutant (`_mutants.py`) is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that must fail
-then. The same tests pass on the untouched copy, which is tried first. One line for each mutant, with the first test that
-noticed it; a survivor means that a test is missing. `tests/tidy/test_mutants.py` keeps the list true to the code.
+A mutant (`_mutants.py`) is one exact text of the product replaced by a wrong one, in a copy of the tree, and the tests that
+must fail then. The same tests pass on the untouched copy, which is tried first. One line for each mutant, with the first
+test that noticed it; a survivor means that a test is missing. `tests/tidy/test_mutants.py` keeps the list true to the code.
 """
 
 from __future__ import annotations
@@ -74,6 +74,12 @@ def plant(tree: Path, mutant: Mutant) -> None:
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
+def noticed_by(output: str) -> str:
+    """The first test that failed; where pytest had to be killed, that it was."""
+    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*?/)*(\S+)", output, re.MULTILINE)
+    return failed[1] if failed else output.splitlines()[-1]
+
+
 def judge(tree: Path, mutant: Mutant) -> bool:
     """Whether the tests notice the mutant; prints the line."""
     begun = time.monotonic()
@@ -85,11 +91,8 @@ def judge(tree: Path, mutant: Mutant) -> bool:
         (tree / mutant.file).write_bytes(original)
     # 1: tests ran and failed. Anything else (2: cannot be collected, 5: no tests) says nothing about the bug.
     word = {0: "SURVIVED", 1: "caught"}.get(code, f"pytest exited with {code}")
-    by = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+::\S+)", output, re.MULTILINE)
-    print(
-        f"{word:<10} {time.monotonic() - begun:6.1f} s  {mutant.name}{f' ({by[1]})' if by and code == 1 else ''}",
-        flush=True,
-    )
+    by = f" ({noticed_by(output)})" if code == 1 else ""
+    print(f"{word:<10} {time.monotonic() - begun:6.1f} s  {mutant.name}{by}", flush=True)
     if code != 1:
         print(output[-2000:] if code else f"           {mutant.file}; {' '.join(mutant.tests)}", flush=True)
     return code == 1

@@ -713,6 +713,25 @@ def test_an_error_of_a_signal_handler_is_not_taken_for_a_value_that_cannot_be_pa
     assert log_journal.mark()[1] - 1 <= calls
 
 
+def test_a_call_that_was_interrupted_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a frame that is not ours, here the clock's in the place of a signal handler's, is the caller's to see."""
+    errors: list[Exception] = []
+
+    def wall_ns() -> int:
+        if errors:
+            raise errors.pop()
+        return 1
+
+    monkeypatch.setattr(clock, "wall_ns", wall_ns)
+    log_journal, reader = journal()
+    for kind in (ValueError, TypeError):
+        errors.append(kind("from elsewhere"))
+        with pytest.raises(kind, match="from elsewhere"):
+            log_journal.log({"x": 0})
+    log_journal.log({"x": 1})
+    assert [e.values for e in reader.take()] == [{"x": 1}]
+
+
 def test_a_value_that_logs_while_it_is_converted() -> None:
     """`__float__`, `item()`, a property: foreign code runs outside the lock, so its call comes before the outer one."""
     log_journal, reader = journal()

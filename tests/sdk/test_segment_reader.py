@@ -343,6 +343,18 @@ def test_blocks_removed_doubled_and_swapped_are_told(tmp_path: Path, order: list
     reader.close()
 
 
+def test_a_block_that_does_not_follow_the_one_before_it_is_told(tmp_path: Path) -> None:
+    """A disk that forgot a write: every CRC is right and every number is there, but the blocks are of two histories."""
+    head, blocks, _ = parts_of(tmp_path / "whole")
+    second = write(tmp_path / "again", [PAYLOADS[0], b"another second one"], seal=False)[1]
+    other = (tmp_path / "again").read_bytes()[second.offset : second.end]
+    (tmp_path / "s").write_bytes(head + blocks[0] + other + blocks[2] + blocks[3])
+    reader = opened(tmp_path / "s")
+    assert found(reader) == ({**WRITTEN, 10: b"another second one"}, [])
+    assert [d.reason for d in reader.damage] == ["block 2 does not follow block 1"]
+    reader.close()
+
+
 def test_blocks_of_another_segment_are_none_here(tmp_path: Path) -> None:
     """Two segments spliced: the CRC of every header begins with the file header's."""
     head, blocks, _ = parts_of(tmp_path / "whole")
@@ -428,6 +440,21 @@ def test_every_flipped_bit_of_a_segment(tmp_path: Path, seal: bool) -> None:
                 assert reported or (not sealed and blocks[-1].offset <= at)
             if sealed and not reported:
                 assert good == written
+        spoil(path, at, original[at : at + 1])
+
+
+def test_a_damaged_seal_is_not_believed(tmp_path: Path) -> None:
+    """Not a bit of it: its size would make a whole file look cut, its claims would be gaps of records that never were."""
+    path = tmp_path / "s"
+    write(path)
+    original = path.read_bytes()
+    for at in range(FILE_HEADER_SIZE, BLOCKS_OFFSET):
+        for bit in range(8):
+            spoil(path, at, bytes([original[at] ^ 1 << bit]))
+            reader = opened(path)
+            assert (reader.seal, reader.sealed, reader.damage) == (None, True, [])
+            assert found(reader) == (WRITTEN, [])
+            reader.close()
         spoil(path, at, original[at : at + 1])
 
 

@@ -369,6 +369,20 @@ def test_absurd_acks_release_nothing_that_was_not_sent(world: World) -> None:
     assert world.ring.words[8] == 0
 
 
+def test_what_is_in_flight_stays_in_the_ring(world: World) -> None:
+    """An ack frees what it covers: a batch behind it that was sent and not answered may still be lost."""
+    world.serve()
+    world.live()
+    marks = []
+    for _ in range(2):
+        world.log(5)
+        world.sender.wake_once(world.now)
+        marks.append(world.journal.mark())
+    assert world.sender._outbox.sent == marks[1]
+    world.sender._handle(Ack(STREAM, 5, 0), world.now)
+    assert world.ring.words[8] == marks[0][0]
+
+
 def test_a_welcome_with_little_credit_ends_in_the_spool(world: World) -> None:
     """Where not even one record fits into what the daemon allows, the spool takes them instead of letting the ring fill."""
     world.serve()

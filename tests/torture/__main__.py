@@ -72,7 +72,9 @@ class Progress:
 
 def line(word: str, torture: Torture, tally: Tally) -> str:
     """One line of the report."""
-    records = f"{tally.accepted:,} records, {tally.lost:,} lost, each of them reported" if tally.accepted else ""
+    refused = f", {tally.refused:,} more refused" if tally.refused else ""
+    told = ", each of them reported" if tally.lost or tally.refused else ""
+    records = f"{tally.accepted:,} records, {tally.lost:,} lost{refused}{told}" if tally.accepted else ""
     return f"{word:<5} {torture.name:<30} {tally.cases:>9,} cases {tally.seconds:>8.1f} s  {records}".rstrip()
 
 

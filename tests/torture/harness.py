@@ -35,11 +35,13 @@ class Result:
         accepted: Records that `log()` had accepted (or that were in the file) when things were broken.
         lost: How many of them are not there afterwards. Each is in a gap that the reader reports; a loss that nobody
             reports is an AssertionError of the torture, never a number.
+        refused: Calls that were not accepted, each counted in a gap: the torture left no room for them.
     """
 
     case: int
     accepted: int = 0
     lost: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Tally:
     cases: int = 0
     accepted: int = 0
     lost: int = 0
+    refused: int = 0
     seconds: float = 0.0
     resumed_at: int | None = field(default=None, compare=False)
 
@@ -113,6 +116,7 @@ class Tally:
         self.cases += 1
         self.accepted += result.accepted
         self.lost += result.lost
+        self.refused += result.refused
 
 
 class Missing(Exception):

@@ -128,13 +128,13 @@ class World:
         for run, (case, trainer, refuses) in self.expected.items():
             try:
                 if refuses:
-                    accepted, lost = stored_or_counted(self.store, run, trainer.returned)
+                    accepted, refused = stored_or_counted(self.store, run, trainer.returned)
                 else:
-                    accepted, lost = stored(self.store, run, trainer.returned), 0
+                    accepted, refused = stored(self.store, run, trainer.returned), 0
             except Exception as error:
                 raise Lost(f"case {case}, run {run!r}: {error!r}", case) from error
             before = found.get(case, Result(case))
-            found[case] = Result(case, before.accepted + accepted, before.lost + lost)
+            found[case] = Result(case, before.accepted + accepted, refused=before.refused + refused)
         yield from found.values()
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ def schedules(cases: Iterable[int]) -> Iterator[Result]:
     for case in cases:
         dice = chance("schedules", case)
         with simulated(dice) as host:
-            yield Result(case, *Schedule(host, dice).run())
+            accepted, refused = Schedule(host, dice).run()
+            yield Result(case, accepted, refused=refused)
 
 
 class Schedule:
