@@ -19,8 +19,9 @@ from .errors import DamageError, Error
 from .files import Buffer, Files, sync_names
 from .ids import hex_u64, random_u64
 from .journal.drain import drain, ring_paths
-from .limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL, STEP_MAX
+from .limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL
 from .location import StoreIdentity, check_store
+from .record import KIND_ROW, walk
 from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
 from .segment.naming import RUN_LEVELS, mark_suspect, run_path
 from .segment.writer import SegmentWriter
@@ -70,9 +71,8 @@ def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -
         keep_ring(files, store, path, descriptor, run)
     spool = Spool(files, store, run, random_u64(), bytes_max=2**63, origin=origin)
     for first, last, records in drained.pieces:
-        spool.append(
-            stream, Span(0, len(records), first, last, 0, STEP_MAX), [records], BATCH_HAS_PIECES | BATCH_HAS_META
-        )
+        step = max((r.step for r in walk(records) if r.kind == KIND_ROW), default=0)
+        spool.append(stream, Span(0, len(records), first, last, 0, step), [records], BATCH_HAS_PIECES | BATCH_HAS_META)
     for gap in drained.gaps:
         spool.append_gap(stream, gap)
     if spool.seal(sync=True):

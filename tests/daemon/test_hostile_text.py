@@ -126,3 +126,13 @@ def test_status_of_a_daemon_with_hostile_runs(capsys: pytest.CaptureFixture[str]
     }  # fmt: skip
     status._print(_Zero(facts))
     assert_harmless(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "cells", [[1, 0.1, None, True], ["a,b", 'say "x"', "line\nbreak", "é"], ["", "x"], [float("nan"), "\t"]]
+)
+def test_lines_of_an_old_python_are_those_of_a_new_one(cells: list[Any]) -> None:
+    """The csv of Python 3.10 refuses NUL, so lines are made here; for everything else they are its own."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerow(cells)
+    assert export._csv_line(cells) == made.getvalue()
