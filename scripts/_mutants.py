@@ -40,14 +40,14 @@ MUTANTS = (
         "daemon/ingest/writing.py",
         "if state.finishing is not None and inbox.written >= state.finishing:",
         "if state.finishing is not None:",
-        ("tests/daemon/test_ingest_disk.py", "tests/daemon/test_ingest.py", "tests/daemon/test_ingest_budget.py"),
+        ("tests/daemon/test_ingest_budget.py::test_what_a_finishing_stream_accepted_is_stored",),
     ),
     Mutant(
         "a dead trainer's ring is removed before its records are written",
         "daemon/ingest/dead.py",
-        "        if state.waiting or not self._note_losses(stream, run, drained.gaps, now):\n            return\n",
-        "",
-        ("tests/daemon/test_ingest_dead.py", "tests/daemon/test_ingest_disk.py"),
+        "        if state.waiting or not self._note_losses(",
+        "        if not self._note_losses(",
+        ("tests/daemon/test_ingest_dead.py::test_a_dead_ring_waits_for_the_disk",),
     ),
     Mutant(
         "calls that the dead refused become no GAP",
@@ -75,7 +75,7 @@ MUTANTS = (
         "daemon/store/syncer.py",
         "                    sync_names(self._files, job.directory, RUN_LEVELS)\n",
         "                    pass\n",
-        ("tests/daemon/test_syncer.py", _torture("crash-states")),
+        (_torture("crash-states"),),
     ),
     Mutant(
         "a sync from before a failure claims what it lost",
@@ -131,7 +131,7 @@ MUTANTS = (
         "daemon/server.py",
         "    lock = take_store(store.path, __version__)\n    if lock is None:\n        return 0\n",
         '    lock = take_store(store.path, __version__)\n    if lock is None:\n        lock = platform.hold_lock(store.path + ".other")\n',
-        (_torture("daemon-race"),),
+        ("tests/daemon/test_server_commands.py::test_a_second_one_leaves_at_once",),
     ),
     Mutant(
         "coalescing loses the last sequence",
@@ -218,7 +218,7 @@ MUTANTS = (
         "sdk/_sender.py",
         "        if silence > SILENCE_SECONDS:\n            return True\n",
         "        if silence > SILENCE_SECONDS:\n            return False\n",
-        ("tests/sdk/test_sender.py",),
+        ("tests/sdk/test_sender.py::test_silence_with_bytes_in_flight_begins_a_new_session",),
     ),
     Mutant(
         "what was sent is released before it is acked",
@@ -283,7 +283,7 @@ MUTANTS = (
         "                data[start + HEADER_SIZE : start + size] = payload\n                mark =",
         "                lock.release()\n                data[start + HEADER_SIZE : start + size] = payload\n"
         "                lock.acquire()\n                mark =",
-        ("tests/sdk/test_appender.py",),
+        ("tests/sdk/test_appender.py::test_two_threads_with_values_that_need_the_hook",),
     ),
     Mutant(
         "Ctrl-C may come between the mark and the payload",
@@ -319,7 +319,7 @@ MUTANTS = (
         "sdk/journal/appender.py",
         "        place(KIND_GAP, 0, payload, mark[2], mark[2], piece=False)\n",
         "",
-        ("tests/sdk/test_appender.py",),
+        ("tests/sdk/test_appender.py::test_each_time_of_refusing_is_an_episode_of_its_own",),
     ),
     Mutant(
         "a late record loses its step",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import clock, platform
@@ -19,9 +19,10 @@ from .errors import DamageError, Error
 from .files import Buffer, Files, sync_names
 from .ids import hex_u64, random_u64
 from .journal.drain import drain, ring_paths
+from .journal.salvage import Piece
 from .limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL
 from .location import StoreIdentity, check_store
-from .record import KIND_ROW, walk
+from .record import HEADER_SIZE, KIND_ROW, walk
 from .segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP, KIND_META, KIND_ROWS, FileHeader
 from .segment.naming import RUN_LEVELS, mark_suspect, run_path
 from .segment.writer import SegmentWriter
@@ -70,15 +71,32 @@ def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -
     if drained.damage is not None:
         keep_ring(files, store, path, descriptor, run)
     spool = Spool(files, store, run, random_u64(), bytes_max=2**63, origin=origin)
-    for first, last, records in drained.pieces:
-        step = max((r.step for r in walk(records) if r.kind == KIND_ROW), default=0)
-        spool.append(stream, Span(0, len(records), first, last, 0, step), [records], BATCH_HAS_PIECES | BATCH_HAS_META)
+    for piece in drained.pieces:
+        for span in _cut(piece):
+            records = memoryview(piece.records)[span.start : span.end]
+            spool.append(stream, span, [records], BATCH_HAS_PIECES | BATCH_HAS_META)
     for gap in drained.gaps:
         spool.append_gap(stream, gap)
     if spool.seal(sync=True):
         os.unlink(path)
         return True
     return False
+
+
+def _cut(piece: Piece) -> Iterator[Span]:
+    """Where the blocks of a piece begin and end: of `BLOCK_BYTES`, or of one larger record."""
+    start = end = step = 0
+    first = sequence = piece.first
+    for record in walk(piece.records):
+        after = end + HEADER_SIZE + len(record.payload)
+        if after - start > BLOCK_BYTES and end > start:
+            yield Span(start, end, first, sequence - 1, 0, step)
+            start, first, step = end, sequence, 0
+        end, sequence = after, sequence + 1
+        if record.kind == KIND_ROW:
+            step = max(step, record.step)
+    if end > start:
+        yield Span(start, end, first, sequence - 1, 0, step)
 
 
 class Spool:

@@ -196,7 +196,7 @@ class Stream:
         result = self._sender.finish(max(timeout - (clock.monotonic() - begun), 0.1))
         refusals = self.journal.refusals()
         last = self.journal.mark()[1] - 1
-        own = self._meta_count + refusals.reported
+        own = self._meta_count - len(self._sender.pending_meta) + refusals.reported
         accepted, refused = last - own, refusals.refused
         self._receipt = Receipt(
             accepted=accepted,

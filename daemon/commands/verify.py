@@ -10,6 +10,7 @@ import click
 from daemon.commands.common import json_option, open_store_of, print_json, progress
 from daemon.commands.service import clean, directory_option, size
 from sdk import clock
+from sdk._greeting import count
 from sdk.files import DISK
 from sdk.reader import Gap, Run, Store
 from sdk.reader.verify import Verified, verify_run
@@ -85,9 +86,9 @@ def _print_sum(all_verified: list[Verified], seconds: float) -> None:
     records = sum(checked.records for checked in segments)
     blocks, total = sum(c.blocks for c in segments), sum(c.size for c in segments)
     missing = sum(gap.count for gap in gaps)
-    runs = f"{len(all_verified):,} run{'' if len(all_verified) == 1 else 's'}"
+    runs, files = count(len(all_verified), "run"), count(len(segments), "segment")
     click.echo(
-        f"{runs}, {len(segments):,} segments, {blocks:,} blocks, {size(total)}, {records:,} records in {seconds:.1f} s: "
+        f"{runs}, {files}, {blocks:,} blocks, {size(total)}, {records:,} records in {seconds:.1f} s: "
         + (f"{findings:,} damaged" if findings else "all good")
         + (f", {missing:,} records missing and accounted for" if missing else "")
     )

@@ -53,7 +53,7 @@ def test_verify_of_a_good_store(store: str) -> None:
     assert (result.exit_code, len(result.output.splitlines())) == (0, 1)
     assert result.output.startswith("2 runs, 2 segments, ")
     assert result.output.rstrip().endswith(": all good")
-    assert stepd(store, "verify", "brave-fox").output.startswith("1 run, 1 segments, ")
+    assert stepd(store, "verify", "brave-fox").output.startswith("1 run, 1 segment, ")
 
 
 def test_verify_says_which_steps(store: str) -> None:

@@ -218,7 +218,13 @@ def test_a_second_one_leaves_at_once(store: StoreIdentity) -> None:
     """`serve` returns 0 when another holds the lock, and does not touch its socket."""
     lock = take_store(store.path, "test")
     assert lock is not None
-    assert serve(store.path, DaemonSettings()) == 0
+    endpoint = endpoint_path(store.path)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(endpoint)
+        inode = os.stat(endpoint).st_ino
+        assert serve(store.path, DaemonSettings(idle_seconds=0.1)) == 0
+        assert os.stat(endpoint).st_ino == inode
+    os.unlink(endpoint)
     lock.release()
 
 

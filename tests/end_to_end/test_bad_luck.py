@@ -165,6 +165,34 @@ def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.Mo
     assert gap.count == 20_000 - kept
 
 
+def test_a_run_that_ends_while_its_ring_is_full(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is accepted or refused in the receipt, although the record of the run's end finds no room either."""
+    for name, value in {
+        "AUTOSTART": "0",
+        "SPOOL_BYTES_MAX": "0",
+        "RING_BYTES": "64K",
+        "FINISH_SECONDS_MAX": "0.2",
+    }.items():
+        monkeypatch.setenv(f"STEPD_{name}", value)
+
+    def body(count: Callable[[int], None]) -> None:
+        run = sdk.init(id="r", settings={"silent": True})
+        for n in range(8000):
+            run.log({"x": n})
+        stream = run._stream
+        run.finish()
+        receipt = stream._receipt
+        assert receipt is not None
+        assert receipt.refused > 0
+        assert receipt.accepted + receipt.refused == 8000
+
+    assert Trainer(body).wait() == 0
+    start_daemon(store)
+    until_drained(store)
+    found = sdk.open_store(store).run("r")
+    assert len(found.series("x")) + sum(gap.count for gap in found.gaps) == 8000
+
+
 def test_shared_memory_is_missing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without /dev/shm the ring is private memory: everything works, but for surviving kill -9, and that is said."""
     monkeypatch.setenv("STEPD_SHARED_MEMORY_DIR", str(store / "no" / "such"))

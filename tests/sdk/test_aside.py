@@ -18,7 +18,9 @@ from sdk.journal.checksums import Checksums
 from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, STATIC_OFFSET, STATIC_SECOND_OFFSET
 from sdk.journal.ring import Ring
 from sdk.location import StoreIdentity
+from sdk.segment.format import KIND_ROWS
 from sdk.segment.naming import run_path
+from sdk.segment.reader import SegmentReader
 from tests.serving import RUN, temporary_store
 
 
@@ -104,3 +106,21 @@ def test_a_ring_that_never_held_a_record(store: StoreIdentity) -> None:
     assert drain_orphans(DISK, store, "/dev/shm") == 1
     assert not os.path.exists(path)
     assert not os.path.exists(os.path.join(store.path, "aside"))
+
+
+def test_a_ring_that_holds_more_than_a_block(store: StoreIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored in several blocks, each with the steps that it holds."""
+    monkeypatch.setattr("sdk._spool.BLOCK_BYTES", 200)
+    path, _ = dead_ring(store)
+    assert drain_orphans(DISK, store, "/dev/shm") == 1
+    assert not os.path.exists(path)
+    run = sdk.open_store(store.path).run(RUN)
+    assert list(run.series("x").value) == list(range(20))
+    assert run.step_max == 19
+    (name,) = (n for n in os.listdir(run.directory) if n.endswith(".seg"))
+    reader = SegmentReader(DISK, os.path.join(run.directory, name))
+    blocks = [b for b in reader.blocks if b.kind == KIND_ROWS]
+    reader.close()
+    assert len(blocks) > 1
+    assert sum(b.records for b in blocks) == 20
+    assert all(b.stored_size <= 200 for b in blocks)

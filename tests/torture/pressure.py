@@ -444,7 +444,7 @@ def _small_shared_memory(case: int, store: str) -> Result:
 _STATES = ("healthy", "stopped", "dead", "restarting", "disk full")
 _CALLS = 20_000
 _ROUNDS = 5
-# The issue says 2; a test that other work on the machine can disturb allows twice that.
+# The promise is 2, and what is printed shows it; a test that other work on the machine can disturb allows twice that.
 _RATIO_MAX = 4.0
 
 

@@ -24,7 +24,6 @@ def test_default_cases_are_spread_over_all() -> None:
 
 def test_a_broken_case_is_named_and_what_went_well_before_it_counts() -> None:
     """`Broken` carries the case; what the tally holds is what was checked."""
-    """`Broken` carries the case; what the tally holds is what was checked."""
     tally, done = Tally(), []
     with pytest.raises(Broken) as caught:
         run(TORTURE, range(20), tally, lambda case, _: done.append(case))
