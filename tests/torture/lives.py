@@ -95,8 +95,9 @@ def _ends_unless_it_serves(store: str, racer: Trainer) -> bool:
 
 
 def _replace_by_file(path: str) -> None:
-    os.unlink(path)
-    Path(path).write_text("not a socket")
+    # In one step: the daemon may bind again as soon as its socket is gone.
+    Path(path + ".file").write_text("not a socket")
+    os.replace(path + ".file", path)
 
 
 def _replace_by_link(path: str) -> None:
@@ -105,19 +106,25 @@ def _replace_by_link(path: str) -> None:
 
 
 def _replace_by_dangling_link(path: str) -> None:
-    os.unlink(path)
-    os.symlink(path + ".nowhere", path)
+    os.symlink(path + ".nowhere", path + ".link")
+    os.replace(path + ".link", path)
 
 
 def _replace_by_socket(path: str) -> None:
-    os.unlink(path)
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(path)
+        other.bind(path + ".other")
+    os.replace(path + ".other", path)
 
 
 def _replace_by_directory(path: str) -> None:
-    os.unlink(path)
-    os.mkdir(path)
+    def replaced() -> bool:
+        # A directory cannot take a file's place in one step, and the daemon may bind again in between.
+        os.unlink(path)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        return os.path.isdir(path)
+
+    until(replaced)
 
 
 def _remove_directory(path: str) -> None:
