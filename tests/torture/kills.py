@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import sdk
 from daemon.store import run_writer
@@ -46,7 +47,7 @@ QUICK = {
 }  # fmt: skip
 _SEGMENT_BYTES = 16 << 10
 # A trap that nobody ran into by then: it is killed wherever it is.
-_TRAP_SECONDS = 1.0
+_TRAP_SECONDS = 2.0
 _CASES_PER_STORE = 20
 # Both killed: these need a store of their own only for so long that a successor finds the dead of several cases.
 _BOTH_PER_STORE = 5
@@ -421,19 +422,33 @@ def guest_of(point: str | None, dice: random.Random) -> Train:
     dies = dice.random() < 0.5 if point is None else point.endswith(("drain", "ring"))
     calls = dice.randint(1, 100)
 
+    asks = point is not None and "Flush" in point
+    ends = point is not None and "Finish" in point
+
     def train(count: Callable[[int], None]) -> None:
         run = sdk.run
         assert run is not None
         for n in range(calls):
             sdk.log({"x": n})
             count(n + 1)
-            if n % 50 == 0 and point is not None and "Flush" in point:
+            if n % 50 == 0 and asks:
+                meet(run)
                 run.summary.get("x")  # asks the daemon to write what it has
         if dies:
             os.kill(os.getpid(), 9)
+        if ends:
+            meet(run)
         sdk.finish()
 
     return train
+
+
+def meet(run: Any) -> None:
+    """Waits until a daemon takes what is logged: one that comes later than the end of a short trainer is asked nothing."""
+    sender = run._stream._sender
+    deadline = time.monotonic() + _TRAP_SECONDS
+    while sender._state != "live" and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------------
