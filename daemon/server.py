@@ -65,7 +65,7 @@ class Server:
         self._ingest = Ingest(files, store, settings, self._stats, self._make_writer, _log.info)
         self._ingest.control = self._answer
         self._judge = Judge(
-            lambda writer: any(own.writer == writer for own in self._ingest.writers.values()),
+            lambda writer: any(writer in own.writers for own in self._ingest.writers.values()),
             self._lock_identity,
             ring_is_locked(settings.shared_memory_dir, self._digest),
         )

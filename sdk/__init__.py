@@ -29,12 +29,10 @@ if TYPE_CHECKING:
     from ._compat import Artifact as Artifact
     from ._compat import ArtifactTTL as ArtifactTTL
     from ._compat import Audio as Audio
-    from ._compat import Classes as Classes
     from ._compat import EvalTable as EvalTable
     from ._compat import Graph as Graph
     from ._compat import Histogram as Histogram
     from ._compat import Html as Html
-    from ._compat import Image as Image
     from ._compat import JoinedTable as JoinedTable
     from ._compat import Molecule as Molecule
     from ._compat import Object3D as Object3D
@@ -88,6 +86,8 @@ if TYPE_CHECKING:
     from .query import Api as Api
     from .reader import open_store as open_store
     from .settings import Settings as Settings
+    from .values.annotations import Classes as Classes
+    from .values.image import Image as Image
 
     log: Callable[..., None]
     config: Config
@@ -102,7 +102,7 @@ run: Run | None = None
 _HOMES = {
     "": "plot testing",
     "_api": "_attach attach finish init join",
-    "_compat": "AlertLevel Artifact ArtifactTTL Audio Classes EvalTable Graph Histogram Html Image JoinedTable Molecule "
+    "_compat": "AlertLevel Artifact ArtifactTTL Audio EvalTable Graph Histogram Html JoinedTable Molecule "
     "Object3D Plotly Table Video agent api box3d controller ensure_configured login patched plot_table require setup sweep "
     "teardown termerror termlog termsetup termwarn visualize",
     "_config": "Config",
@@ -116,6 +116,8 @@ _HOMES = {
     "query": "Api",
     "reader": "open_store",
     "settings": "Settings",
+    "values.annotations": "Classes",
+    "values.image": "Image",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import _greeting
 from .errors import UnsupportedError
+from .values.media import goes_on
 
 _MEDIA_VERSION = "0.2"
 _REQUIREMENTS = frozenset({"service", "core", "legacy-service", "report-editing:v0", "nexus"})
@@ -37,17 +37,6 @@ def unsupported(name: str, cure: str) -> UnsupportedError:
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
-def _goes_on() -> bool:
-    """Whether a value that cannot be stored must not end the script: a disabled run, or misuse="warn"."""
-    module = sys.modules[__package__ or "sdk"]
-    run = module.__dict__.get("run")
-    if run is not None:
-        return bool(run.disabled or run.settings.misuse == "warn")
-    environ = os.environ
-    mode = environ.get("STEPD_MODE") or environ.get("WANDB_MODE")
-    return environ.get("STEPD_MISUSE") == "warn" or mode == "disabled"
-
-
 class Media:
     """A value that stepd stores from version 0.2 on.
 
@@ -59,7 +48,7 @@ class Media:
     _cure = "log numbers now; save the file yourself below run.dir; or STEPD_MISUSE=warn to go on without it"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if not _goes_on():
+        if not goes_on():
             raise UnsupportedError(
                 f"sdk.{type(self).__name__} values are stored from version {_MEDIA_VERSION} on; this version stores numbers, "
                 "texts, lists, dicts and small arrays",
@@ -69,10 +58,6 @@ class Media:
     @classmethod
     def _made(cls, *args: Any, **kwargs: Any) -> Media:
         return cls(*args, **kwargs)
-
-
-class Image(Media):
-    """An image: array, PIL image, tensor, figure or path. See `Media`."""
 
 
 class Video(Media):
@@ -159,10 +144,6 @@ class Graph(Media):
 
     def add_edge(self, *args: Any, **kwargs: Any) -> None:
         """Nothing."""
-
-
-class Classes(Media):
-    """Names of an image's classes. See `Media`."""
 
 
 class CustomChart(Media):

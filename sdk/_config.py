@@ -17,7 +17,7 @@ import msgpack
 
 from .errors import ConfigError, Error, UsageError
 from .limits import NESTING_MAX
-from .values import plain_value
+from .values import Media, plain_value
 
 _OWN = ("_allow", "_data", "_emit", "_lock")
 
@@ -187,7 +187,7 @@ def config_value(value: Any, key: object = "", inside: tuple[int, ...] = ()) -> 
     Raises:
         TypeError: A media value.
     """
-    if getattr(type(value), "_stepd_media", False):
+    if isinstance(value, Media) or getattr(type(value), "_stepd_media", False):
         raise TypeError(f"config {key!r} is {type(value).__name__}: media are logged, not configured")
     if len(inside) > NESTING_MAX or id(value) in inside:
         return "…"

@@ -26,9 +26,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from . import _spawn, clock
+from . import clock
+from ._blobs import OwnBlobs
 from ._pressure import Notices, Pressure
 from ._spool import BLOCK_BYTES, Spool
+from ._starting import RESTART_SECONDS_MAX, Starting
 from .budget import Budget, code_of
 from .errors import CommError, Error, ProtocolError
 from .files import DISK
@@ -42,6 +44,7 @@ from .record import HEADER_SIZE, encode_map
 from .settings import Settings
 from .transport import Connection, endpoint_path, known_lock_path
 from .wire.messages import (
+    BATCH_HAS_BLOBS,
     BATCH_HAS_META,
     BATCH_HAS_PIECES,
     Ack,
@@ -70,14 +73,10 @@ _SPOOL_INTERVAL_SECONDS = 1.0
 _BEGINNING_SECONDS = 0.2
 # While bytes are in flight and no ack comes, look so often whether the daemon's process still lives.
 _LIVENESS_SECONDS = 0.1
-# When no daemon answered for `restart_seconds` the sender starts one; then it backs off, doubling, up to this.
-_RESTART_SECONDS_MAX = 300.0
-# Where it could not even be tried, again so soon: the store may be back.
-_AGAIN_SECONDS = 1.0
 # Limit: what `finish` forces to the disk itself: 50 ms at 300 MB/s. More is left to the kernel, and the receipt says so.
 _SYNC_BYTES_MAX = 16 * MIB
 _SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
-# After a Reject that a new Hello may mend. One that it cannot waits `_RESTART_SECONDS_MAX`; records go to the spool.
+# After a Reject that a new Hello may mend. One that it cannot waits `RESTART_SECONDS_MAX`; records go to the spool.
 _REJECTED_SECONDS = 0.1
 # Limit: META records that wait for room in a full ring; the oldest go first, as later facts replace earlier ones.
 _PENDING_META_MAX = 10_000
@@ -125,12 +124,8 @@ class Sender:
         self._heard = now
         self._spooled_since_hello = False
         self._waiting_since: float | None = None  # when the oldest message went out that nothing has answered
-        self._contact = now  # when a daemon last answered, or we began to look for one
-        self._restart_pause = settings.restart_seconds
-        self._next_restart = now + settings.restart_seconds
         self._lock_path = known_lock_path(store.path)
         self._asked_liveness = now
-        self._starter = 0
         self._next_session = 0.0
         self._stuck = False
         self._held = False  # the daemon says that a budget is reached, and will say when it is not any more
@@ -153,6 +148,8 @@ class Sender:
         self._notice = self.notices.note
         self._upkeep = Upkeep(journal, now, self._notice)
         self._pressure = Pressure(journal, store.path, self._notice)
+        self._starting = Starting(store.path, settings, now, self._notice)
+        self._blobs = OwnBlobs(journal, self._spool, self._trouble)
         self.cpu_seconds = 0.0
 
     # -- from other threads ------------------------------------------------------------------------------------------
@@ -164,8 +161,8 @@ class Sender:
         that took 80 ms, in which half the ring filled; here it takes one.
         """
         if self._thread is None:
-            self._contact = clock.monotonic()
-            self._connect(self._contact)
+            self._starting.contact = clock.monotonic()
+            self._connect(self._starting.contact)
             thread = threading.Thread(target=self._run, name="stepd-sender", daemon=True)
             try:
                 thread.start()
@@ -178,8 +175,7 @@ class Sender:
 
     def adopt_starter(self, pid: int) -> None:
         """Hands over a process started by `_spawn.start`, to be reaped here."""
-        self._starter = pid
-        self._next_restart = clock.monotonic() + 5.0
+        self._starting.adopt(pid)
 
     def wake(self) -> None:
         """Ends the current sleep."""
@@ -273,7 +269,9 @@ class Sender:
         self._maybe_spool(now)
         if self._upkeep.look(now) and self._state == _LIVE:
             self._greet(now)
-        self._maybe_start_daemon(now)
+        self._starting.reap()
+        if self._state == _DOWN:
+            self._starting.look(now, is_locked=lambda: is_locked(self._lock_path))
         self.notices.show_all(now)
         return found
 
@@ -355,7 +353,7 @@ class Sender:
     def _receive(self, now: float) -> None:
         try:
             while (connection := self._connection) and (message := connection.receive()):
-                self._heard = self._contact = now
+                self._heard = self._starting.contact = now
                 self._handle(message, now)
                 # An ack of earlier batches does not answer a Hello that was said again: a Welcome is still owed.
                 owed = self._outbox.in_flight_bytes or self._state == _GREETED
@@ -374,7 +372,7 @@ class Sender:
             self._held = False  # one batch tells whether it still is
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE
-            self._restart_pause = self._settings.restart_seconds
+            self._starting.welcomed()
             if self._spool.is_open:
                 self._spool.seal()
                 self._notice("back", "the daemon takes the records again; the spool is closed, nothing was lost")
@@ -390,9 +388,13 @@ class Sender:
         elif isinstance(message, Reject):
             self._disconnect()
             self._next_session = now + _REJECTED_SECONDS
+            # What it was told of and could not read is stored before it is told again.
+            self._blobs.all = self._blobs.all or message.code == "arena"
+            self._blobs.store(now, is_last=self._is_ending)
             if not message.retriable:
                 self._notice("reject", f"the daemon refuses this stream ({message.code}): {message.text}")
-                self._next_session = self._next_restart = now + _RESTART_SECONDS_MAX
+                self._next_session = now + RESTART_SECONDS_MAX
+                self._starting.not_before(self._next_session)
 
     def _release(self) -> None:
         self._journal.release(self._outbox.stored)
@@ -402,11 +404,13 @@ class Sender:
     def _flags(self, span: Span) -> int:
         journal = self._journal
         pieces = BATCH_HAS_PIECES if journal.piece_end() > span.start else 0
-        return pieces | (BATCH_HAS_META if journal.meta_end() > span.start else 0)
+        blobs = BATCH_HAS_BLOBS if journal.blob_end() > span.start else 0
+        return pieces | blobs | (BATCH_HAS_META if journal.meta_end() > span.start else 0)
 
     def _send_batch(self) -> bool:
         assert self._connection is not None
-        mark = self._journal.mark()
+        self._blobs.store(clock.monotonic(), is_last=self._is_ending)
+        mark = self._blobs.sendable()
         if self._held and self._outbox.in_flight_bytes and not self._is_ending:
             self._stuck = False
             self._upkeep.cover(mark, self._outbox.stored)
@@ -445,12 +449,13 @@ class Sender:
             return  # the spool would fill the same disk
         capacity = self._journal.ring.capacity
         waiting = self._journal.mark()[0] - self._outbox.stored[0]
+        large = self._journal.large.waiting_share() if self._journal.large is not None else 0.0
         # While acks come the daemon is merely busy: it may have a little more of the ring than when nobody answers.
         healthy = self._state == _LIVE and now - self._heard < 0.1
-        full = waiting * 4 > capacity * (3 if healthy else 2)
+        full = max(waiting / capacity, large) > (0.75 if healthy else 0.5)
         old = (
             self._state != _LIVE
-            and now - self._contact > SPOOL_AGE_SECONDS
+            and now - self._starting.contact > SPOOL_AGE_SECONDS
             and now - self._spooled_at > _SPOOL_INTERVAL_SECONDS
         )
         # A session that has just begun answers within milliseconds: the flush may wait for that.
@@ -476,6 +481,8 @@ class Sender:
             self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
         self._stuck = False
         boundaries, goal = self._journal.boundaries, self._journal.mark()
+        if not self._blobs.store(now, goal, is_last=self._is_ending):
+            return False
         while True:
             stored = self._outbox.stored
             while boundaries and boundaries[0][0] <= stored[0]:
@@ -504,31 +511,6 @@ class Sender:
         self._spool_trouble_until = now + _SPOOL_TROUBLE_PAUSE_SECONDS
         self._pressure.note(code, detail)
 
-    # -- daemon ------------------------------------------------------------------------------------------------------
-
-    def _maybe_start_daemon(self, now: float) -> None:
-        if self._starter and _spawn.reap(self._starter):
-            self._starter = 0
-        if self._state != _DOWN or now < self._next_restart or now - self._contact < self._settings.restart_seconds:
-            return
-        if not self._settings.autostart or is_locked(self._lock_path):
-            return
-        try:
-            if _spawn.was_stopped(self._store.path):
-                return
-            self._next_restart = now + self._restart_pause
-            self._restart_pause = min(self._restart_pause * 2, _RESTART_SECONDS_MAX)
-            self._starter = _spawn.start(
-                self._store.path,
-                persistent=False,
-                idle_seconds=self._settings.idle_seconds,
-                shared_memory_dir=self._settings.shared_memory_dir,
-                variables=self._settings.for_daemon,
-            )
-        except (OSError, Error) as error:  # the store or the directory of sockets may be away for a while
-            self._next_restart = now + max(self._settings.restart_seconds, _AGAIN_SECONDS)
-            self._notice("start", f"no daemon could be started: {error}")
-
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _finish_here(self) -> None:
@@ -544,11 +526,11 @@ class Sender:
             self._finish_state = "spool" if stored else "ring"
         small = self._spool.bytes_written <= _SYNC_BYTES_MAX
         self._spool.seal(sync=small)
-        if self._finish_state == "spool" and self._spool.is_safe and self._outbox.synced >= self._taken:
+        is_safe = self._spool.is_safe and self._spool.media_is_safe
+        if self._finish_state == "spool" and is_safe and self._outbox.synced >= self._taken:
             self._outbox.synced = self._outbox.stored_sequence
         self._disconnect()
-        if self._starter:
-            _spawn.reap(self._starter)
+        self._starting.reap()
         self.notices.show_all(clock.monotonic())
         with self._progress:
             self._progress.notify_all()

@@ -24,7 +24,9 @@ from ._spool import drain_orphans
 from .files import DISK
 from .ids import hex_u64, random_u64
 from .journal.appender import open_journal
+from .journal.arena import Arena
 from .journal.handle import Journal
+from .journal.large import Large
 from .journal.ring import Ring
 from .location import StoreIdentity
 from .record import encode_map
@@ -91,6 +93,7 @@ class Stream:
         self._meta_count = 0
         self._receipt: Receipt | None = None
         self._pid = os.getpid()
+        self._stages = kind == "main"
         capacity = settings.ring_bytes if kind in ("main", "attach") else settings.secondary_ring_bytes
         ring = self._make_ring(capacity)
         self.journal: Journal = open_journal(
@@ -101,6 +104,7 @@ class Stream:
             on_full=settings.on_full,
             on_first_log=lambda: self._sender.start(),
             on_notice=self._notice,
+            large=self._make_large(ring),
         )
         self.log: Callable[..., None] = self.journal.log
         self._sender = self._make_sender()
@@ -118,6 +122,14 @@ class Stream:
             self.notes.append(note)
         ring.touch()
         return ring
+
+    def _make_large(self, ring: Ring) -> Large:
+        """Where the bytes of large values wait; new values are copied there as long as this stream is the process's own."""
+        base, on_full = self.settings.shared_memory_dir, self.settings.on_full
+        arena = Arena(base, ring.path, self._number) if ring.path is not None else None
+        if self._stages:
+            values.stage_in(arena.take if arena is not None else None)
+        return Large(self._number, arena, self.settings.overflow_bytes_max, lambda: on_full == "block")
 
     def _make_sender(self) -> Sender:
         from . import __version__
@@ -196,7 +208,9 @@ class Stream:
         result = self._sender.finish(max(timeout - (clock.monotonic() - begun), 0.1))
         refusals = self.journal.refusals()
         last = self.journal.mark()[1] - 1
-        own = self._meta_count - len(self._sender.pending_meta) + refusals.reported
+        large = self.journal.large
+        announced = large.count if large is not None else 0
+        own = self._meta_count - len(self._sender.pending_meta) + refusals.reported + announced
         accepted, refused = last - own, refusals.refused
         self._receipt = Receipt(
             accepted=accepted,
@@ -212,12 +226,18 @@ class Stream:
             ended_in=result.ended_in,
             refused_reasons=self._sender.refused_reasons() if refused else {},
         )
-        if result.stored >= last:
-            self.journal.ring.close()
-        else:
-            self.journal.ring.abandon()
+        self._let_go(is_stored=result.stored >= last)
         _live.discard(self)
         return self._receipt
+
+    def _let_go(self, *, is_stored: bool) -> None:
+        """Removes ring and arena when all that was in them is stored; else leaves them to whoever drains them."""
+        arena = self.journal.large.arena if self.journal.large is not None else None
+        if self._stages:
+            values.stage_in(None)
+        if arena is not None:
+            arena.close() if is_stored else arena.abandon()
+        self.journal.ring.close() if is_stored else self.journal.ring.abandon()
 
     def _settle(self, deadline: float) -> None:
         """Waits for room for the last META records: a sender that still lives is making some."""
@@ -258,7 +278,7 @@ class Stream:
         self._receipt = None
         self.journal.bind_child(self._become_child)
 
-    def _become_child(self, open_step: int) -> tuple[Ring, Mapping[str, Any], Callable[[], None] | None]:
+    def _become_child(self, open_step: int) -> tuple[Ring, Large | None, Mapping[str, Any], Callable[[], None] | None]:
         parent = self.id
         self._number = random_u64()
         self._pid = os.getpid()
@@ -270,7 +290,8 @@ class Stream:
         }  # fmt: skip
         self._sender = self._make_sender()
         finish_at_exit(self)
-        return ring, {"stream": {**self._facts, "id": self.id, "ring": ring.path}}, self._sender.start
+        large = self._make_large(ring)
+        return ring, large, {"stream": {**self._facts, "id": self.id, "ring": ring.path}}, self._sender.start
 
 
 def open_stream(

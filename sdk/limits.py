@@ -32,9 +32,13 @@ BLOCK_RAW_BYTES_MAX = 256 * MIB
 LZ4_RATIO_MAX = 255
 
 SEGMENT_ROWS_BYTES = 8 * MIB
+# Limit: one file of blobs. The encoder's turn comes when it is full: a second of large tensors, some minutes of images.
+SEGMENT_MEDIA_BYTES = 256 * MIB
 
 # Limit: nesting of dicts and lists in one value. msgpack's own C recursion stops at 511; readable data stops far before.
 NESTING_MAX = 64
+# Limit: media values inside of one another (a table's images have masks: 3). Reading takes 40 KiB of stack for each.
+MEDIA_NESTING_MAX = 16
 KEY_BYTES_MAX = 4096
 # Limit: one value stored inside a record (`sdk.values` decides what happens to larger ones).
 INLINE_TENSOR_BYTES_MAX = 16 * KIB

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
 
 from .errors import DamageError
 from .files import Buffer
-from .limits import MAP_BYTES_MAX, STEP_MAX
+from .limits import MAP_BYTES_MAX, MEDIA_NESTING_MAX, STEP_MAX
 
 # length u32 (header and payload), kind u8, flags u8, reserved u16, sequence u64, step u64, time in ns i64.
 HEADER = struct.Struct("<IBBHQQq")
@@ -31,6 +31,7 @@ KIND_ROW = 1  # payload: msgpack map of key -> value, a piece of the row at (str
 KIND_META = 2  # payload: msgpack map of facts about the run or the stream (docs/segment.md#meta)
 KIND_GAP = 3  # payload: msgpack map that says what was refused before this record (docs/segment.md#gap)
 KIND_SHAPED = 4  # reserved: shape id + values
+KIND_BLOB = 5  # payload: msgpack map that announces a blob of a later record (docs/media.md#announcement)
 
 FLAG_COMMIT = 1  # the row is complete with this record
 FLAG_LATE = 2  # the step is below the stream's open step
@@ -39,7 +40,28 @@ FLAG_MARKED = 4  # misuse="warn" left at least one key out
 EXT_TENSOR = 1  # msgpack array [dtype name, shape, raw little-endian bytes in C order]
 # What `numpy.dtype.str` gives for anything but Python objects, and the one type that numpy has no name for.
 _DTYPE = re.compile(r"bfloat16|[<>|=]?[?bhilqBHILQefdFDgGSUVmMiuc][0-9]{0,6}(\[[0-9]{0,6}[A-Za-z]{1,2}\])?", re.ASCII)
+EXT_BLOB = 3  # msgpack array [stream, number, size]: bytes that are stored apart; or map of meta and data: a small one
+EXT_MEDIA = 4  # msgpack map: what a value that is more than plain data says of itself
 EXT_BIG_INT = 2  # decimal text of an integer beyond 64 bits, inside a tensor-free value
+
+
+class BlobRef(NamedTuple):
+    """A record's word for bytes that are stored apart: the `number`-th blob of `stream`, of `size` bytes."""
+
+    stream: int
+    number: int
+    size: int
+
+
+class StoredBlob(NamedTuple):
+    """Bytes and what they say of themselves (docs/media.md#meta); small ones stand inside a record like this."""
+
+    data: Buffer
+    meta: dict[str, Any]
+
+
+class MediaValue(dict[str, Any]):
+    """What a logged image, table, ... says of itself: "_type" and more; its blobs are `BlobRef` or `StoredBlob`."""
 
 
 class Record(NamedTuple):
@@ -128,10 +150,76 @@ def _hashable(key: Any) -> Any:
     return tuple(map(_hashable, key)) if type(key) is list else key
 
 
-def _extension(code: int, data: bytes) -> object:
+def _extension(level: int, code: int, data: bytes) -> object:
     if code == EXT_TENSOR:
         return _tensor(data)
+    if code == EXT_BLOB:
+        return _blob(_unpack_inside(data, level))
+    if code == EXT_MEDIA:
+        return _media(_unpack_inside(data, level))
     return msgpack.ExtType(code, data)
+
+
+def _unpack_inside(data: Buffer, level: int) -> object:
+    """What is packed inside of an extension. Each level takes 40 KiB of the machine's stack, which nobody else bounds."""
+    if level >= MEDIA_NESTING_MAX:
+        raise ValueError(f"media values inside of one another, more than {MEDIA_NESTING_MAX}")
+    hook = functools.partial(_extension, level + 1)
+    return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=hook)
+
+
+def encode_blob_ref(ref: BlobRef) -> msgpack.ExtType:
+    """What stands in a record for bytes that are stored apart."""
+    return msgpack.ExtType(EXT_BLOB, msgpack.packb(list(ref)))
+
+
+def encode_inline_blob(blob: StoredBlob) -> msgpack.ExtType:
+    """What stands in a record for bytes that are small."""
+    return msgpack.ExtType(EXT_BLOB, encode_map({"meta": blob.meta, "data": blob.data}))
+
+
+def encode_media(described: Mapping[str, Any]) -> msgpack.ExtType:
+    """What stands in a record for a value that is more than plain data; nested ones and blobs are encoded already."""
+    return msgpack.ExtType(EXT_MEDIA, encode_map(dict(described)))
+
+
+def decode_media(data: Buffer) -> MediaValue:
+    """The map that `encode_media` packed.
+
+    Raises:
+        ValueError: These bytes are not one.
+    """
+    return _media(_unpack_inside(data, 0))
+
+
+def _media(value: object) -> MediaValue:
+    if type(value) is not dict or type(value.get("_type")) is not str:
+        raise ValueError("a media value that is no map with a _type")
+    return MediaValue(value)
+
+
+def _blob(value: object) -> BlobRef | StoredBlob:
+    if type(value) is dict:
+        meta, inside = value.get("meta"), value.get("data")
+        if type(meta) is not dict or type(inside) is not bytes:
+            raise ValueError("a small blob without metadata or bytes")
+        return StoredBlob(inside, meta)
+    if type(value) is not list or len(value) != 3 or any(type(n) is not int or n < 0 for n in value):
+        raise ValueError(f"a reference to a blob that is {value!r}")
+    return BlobRef(*value)
+
+
+def dtype_of(name: str) -> Any:
+    """numpy's type of that name (`numpy.dtype.str`), never one with named fields.
+
+    Raises:
+        ValueError: It is none.
+    """
+    import numpy
+
+    if type(name) is not str or name == "bfloat16" or not _DTYPE.fullmatch(name):
+        raise ValueError(f"an array of dtype {name!r}")
+    return numpy.dtype(name)
 
 
 def _tensor(data: bytes) -> object:
@@ -154,4 +242,4 @@ def _tensor(data: bytes) -> object:
 _unpack_keeping_tensors = functools.partial(
     msgpack.unpackb, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=msgpack.ExtType
 )
-_unpack = functools.partial(_unpack_keeping_tensors, ext_hook=_extension)
+_unpack = functools.partial(_unpack_keeping_tensors, ext_hook=functools.partial(_extension, 0))

@@ -176,6 +176,11 @@ class Settings:
     """What `log()` does with ring, spool and disk full. "refuse" and count: training goes first. "block": wait.
     STEPD_ON_FULL."""
 
+    overflow_bytes_max: int = _setting(256 * MIB, _bytes(0))
+    """The most that large values may take of this process's private memory while shared memory has no room for them, in
+    bytes; beyond it a value is dropped, counted and marked. Default: 256 MiB, a second of large tensors.
+    STEPD_OVERFLOW_BYTES_MAX."""
+
     ring_bytes: int = _setting(16 * MIB, _bytes(RING_BYTES_MIN))
     """The journal ring of a run, in bytes; made smaller where shared memory is short. Default: 16 MiB hold 150 000 calls
     of five values, two minutes at one call per ms without daemon or disk. STEPD_RING_BYTES."""

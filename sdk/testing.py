@@ -24,8 +24,19 @@ from ._globals import module, state
 from .errors import NotFoundError, UsageError
 from .ids import hex_u64, random_u64
 from .journal.steps import check_step
+from .limits import INLINE_TENSOR_BYTES_MAX
 from .location import StoreIdentity
-from .record import FLAG_COMMIT, FLAG_LATE, FLAG_MARKED, decode_map, encode_map
+from .record import (
+    FLAG_COMMIT,
+    FLAG_LATE,
+    FLAG_MARKED,
+    BlobRef,
+    StoredBlob,
+    decode_map,
+    encode_blob_ref,
+    encode_inline_blob,
+    encode_map,
+)
 from .rows import Piece, committed, merge
 from .settings import Settings
 
@@ -68,7 +79,11 @@ class CapturedReceipt(NamedTuple):
 
 
 class CapturedStream:
-    """A stream in memory; the same table of step and commit as `sdk.journal` (DESIGN, "What `log` means")."""
+    """A stream in memory; the same table of step and commit as `sdk.journal` (DESIGN, "What `log` means").
+
+    Attributes:
+        blobs: The bytes of large values, by the number that a row's `BlobRef` has.
+    """
 
     def __init__(self, run_id: str, settings: Settings, kind: str, first_step: int, store: str = "") -> None:
         self.id = hex_u64(random_u64())
@@ -79,6 +94,7 @@ class CapturedStream:
         self.notes: list[str] = []
         self.facts: list[dict[str, Any]] = []
         self.pieces: list[Piece] = []
+        self.blobs: list[StoredBlob] = []
         self.ended: tuple[str, int] | None = None
         self._first_step = self._open_step = first_step
         self._late_dropped = 0
@@ -93,11 +109,19 @@ class CapturedStream:
             raise UsageError(f"log() was called after finish() of run {self.run_id!r}")
         if not isinstance(data, Mapping):
             raise TypeError(f"log() data is {type(data).__name__}, expected a dict of str to values")
-        plain, bad = values.plain(data, keep_going=self.settings.misuse == "warn")
+        plain, bad = values.plain(data, keep_going=self.settings.misuse == "warn", put=self._put)
         number = None if step is None else check_step(step)
         with self._lock:
             self._left_out.update(bad)
             self._place(decode_map(encode_map(plain)), number, commit, FLAG_MARKED if bad else 0)
+
+    def _put(self, blob: values.Blob, key: str) -> object:
+        stored = StoredBlob(bytes(blob.view()), blob.meta)
+        if blob.size <= INLINE_TENSOR_BYTES_MAX:
+            return encode_inline_blob(stored)
+        with self._lock:
+            self.blobs.append(stored)
+            return encode_blob_ref(BlobRef(0, len(self.blobs) - 1, blob.size))
 
     def _place(self, plain: dict[str, Any], step: int | None, commit: bool | None, flags: int) -> None:
         row = self._open_step if step is None else step

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from daemon.ingest.blobs import Blobs
 from daemon.ingest.dead import Dead
 from daemon.ingest.forcing import Forcing
 from daemon.ingest.router import Router
@@ -55,7 +56,7 @@ class Ingest:
         self.router = Router()
         self.budget = Keeper(files, store.path, settings.budget)
         self.sessions = Sessions(self.router, self.table, store.id, stats, say, self.budget)
-        self.writing = Writing(self.router, self.table, make_writer, stats, say, self.budget)
+        self.writing = Writing(self.router, self.table, make_writer, stats, say, self.budget, Blobs(files))
         self.forcing = Forcing(files, self.table, self.writing, settings, stats, say)
         self.dead = Dead(files, self.table, self.writing, store, settings, stats, say)
         self.sessions.greeted = self.dead.watch

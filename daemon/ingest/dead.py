@@ -18,11 +18,12 @@ from sdk._aside import holds_records, keep_ring
 from sdk.errors import DamageError
 from sdk.files import Files
 from sdk.ids import hex_u64
+from sdk.journal.arena import remove_arena
 from sdk.journal.drain import Drained, drain, is_ring_path, remove_drafts, ring_paths, ring_stream
 from sdk.journal.salvage import Piece
 from sdk.limits import BATCH_BYTES_MAX, STEP_MAX
 from sdk.location import StoreIdentity
-from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES, Batch
+from sdk.wire.messages import BATCH_HAS_BLOBS, BATCH_HAS_META, BATCH_HAS_PIECES, Batch
 
 # A stream whose ring and process we cannot see counts as living for so long after its last word.
 _HEARD_SECONDS = 10.0
@@ -130,6 +131,8 @@ class Dead:
         state = self._streams.by_id.get(stream)
         if state is None:
             state = self._streams.make(stream, run, drained.first - 1)
+        state.is_dead = True
+        state.ring = path
         for batch in _batches(stream, drained):
             duplicates = state.take(batch, now)
             if duplicates is None:
@@ -140,7 +143,6 @@ class Dead:
                 state.greet(batch.first - 1)
                 duplicates = state.take(batch, now)
             self._stats.duplicates += duplicates or 0
-        state.is_dead = True
         self._writing.flush_stream(stream, state, Reason.DRAIN, now)
         if state.waiting or not self._note_losses(stream, run, drained.gaps, now):
             return
@@ -211,6 +213,7 @@ class Dead:
 def _remove(path: str, descriptor: int) -> None:
     """Removes a ring that was drained, if its name is still its own: one that lost it may have a successor."""
     if is_at(descriptor, path):
+        remove_arena(path)
         with contextlib.suppress(OSError):
             os.unlink(path)
 
@@ -223,7 +226,7 @@ def _batches(stream: int, drained: Drained) -> Iterator[Batch]:
 
 def _cut(stream: int, piece: Piece) -> Iterator[Batch]:
     records = memoryview(piece.records)
-    flags = BATCH_HAS_PIECES | BATCH_HAS_META
+    flags = BATCH_HAS_PIECES | BATCH_HAS_META | BATCH_HAS_BLOBS
     start = end = 0
     first = sequence = piece.first
     while end < len(records):

@@ -16,7 +16,7 @@ from daemon.ingest.writing import Writing
 from daemon.settings import DaemonSettings
 from daemon.stats import Stats
 from daemon.store.doubt import REASON, others_segments
-from daemon.store.run_writer import RunWriter, Trust
+from daemon.store.run_writer import Lane, RunWriter, Trust
 from daemon.store.syncer import OthersJob, Syncer, SyncJob
 from sdk.errors import StoreError
 from sdk.files import Files
@@ -103,6 +103,8 @@ class Forcing:
         # Invariant: a run's segments are handed over in the order in which they were written, and each with what had
         # been written when it was: what comes back may then be claimed for everything before it too.
         for writer in self._writing.writers.values():
+            if writer.retired:
+                self._submit_lane(writer, writer.media)
             for segment, written in writer.retired:
                 job = SyncJob(segment, written, writer.directory, True, writer.run_id, writer.generation)
                 self.syncer.submit(job._replace(blocks=len(segment.blocks)))
@@ -114,19 +116,25 @@ class Forcing:
             self._submit(writer)
 
     def _submit(self, writer: RunWriter) -> None:
-        segment = writer.segment
-        if segment is None or not writer.dirty:
+        # Invariant: the blobs first, as what comes back for the rows is claimed for the blobs that they name too.
+        self._submit_lane(writer, writer.media)
+        self._submit_lane(writer, writer.history)
+
+    def _submit_lane(self, writer: RunWriter, lane: Lane) -> None:
+        segment = lane.segment
+        if segment is None or not lane.dirty:
             return
-        writer.dirty = False
+        lane.dirty = False
         directory = None if segment.path in self._directories_synced else writer.directory
-        job = SyncJob(segment, writer.claims(), directory, False, writer.run_id, writer.generation)
+        claims = writer.claims() if lane is writer.history else None
+        job = SyncJob(segment, claims, directory, False, writer.run_id, writer.generation)
         self.syncer.submit(job._replace(blocks=len(segment.blocks)))
 
     def _forced(self, job: SyncJob) -> None:
         writer = self._writing.writers.get(job.run)
         if writer is None:
             return
-        if writer.segment is job.segment:
+        if job.segment in (writer.history.segment, writer.media.segment):
             self._directories_synced.add(job.segment.path)
         writer.forced(job.segment, job.blocks)
         # Race: (1) a sync is asked for, (2) one of an earlier segment fails, (3) the first comes back good: what it
@@ -161,7 +169,7 @@ class Forcing:
         for run, streams in wanted.items():
             writer = self._writing.writer(run)
             try:
-                paths = others_segments(self._files, writer.directory, writer.writer)
+                paths = others_segments(self._files, writer.directory, writer.writers)
             except (OSError, StoreError) as error:
                 self._say(f"`synced` of run {run!r} stays where it is: {error}")
             else:
@@ -187,7 +195,7 @@ class Forcing:
                     state.base = Base.FORCED
         writer = self._writing.writers.get(job.run)
         if writer is not None and writer.segment is not None:
-            writer.dirty = True  # the claims of the last sync were withheld
+            writer.history.dirty = True  # the claims of the last sync were withheld
 
     # -- after a failure -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from daemon.pipeline.coalesce import Waiting
 from daemon.pipeline.flush import FlushPolicy
 from daemon.settings import DaemonSettings
 from sdk.errors import DamageError
-from sdk.record import HEADER_SIZE
+from sdk.journal.announcements import ArenaReader
+from sdk.record import HEADER_SIZE, BlobRef
 from sdk.wire.messages import BATCH_HAS_PIECES, Batch
 from sdk.wire.session import Inbox
 
@@ -32,8 +33,9 @@ class StreamState:
     """What the daemon knows of one stream."""
 
     __slots__ = (
-        "asked", "base", "finishing", "heard", "held_until", "identity", "inbox", "is_dead", "last_trouble", "pid",
-        "policy", "ring", "run", "silent", "trouble", "waiting", "waiting_bytes", "watched",
+        "arena", "asked", "base", "blob_offset", "blobs_until", "finishing", "heard", "held_until", "identity", "inbox",
+        "is_dead", "known_blobs", "last_trouble", "pid", "policy", "ring", "run", "silent", "stores_itself", "trouble",
+        "waiting", "waiting_bytes", "watched",
     )  # fmt: skip
 
     def __init__(self, run: str, policy: FlushPolicy) -> None:
@@ -57,6 +59,12 @@ class StreamState:
         self.trouble = self.last_trouble = 0
         self.held_until = 0.0
         self.base = Base.FORCED
+        # Its blobs: the number up to which they are stored, how much of the next one, its arena, whether its
+        # trainer was told to store them itself, and (of a dead one, when somebody asked) which are stored.
+        self.blobs_until = self.blob_offset = 0
+        self.arena: ArenaReader | None = None
+        self.stores_itself = False
+        self.known_blobs: set[BlobRef] | None = None
 
     @property
     def is_ending(self) -> bool:
@@ -93,6 +101,21 @@ class StreamState:
         self.waiting_bytes += len(records)
         self.policy.note(now, len(records), has_commits=not batch.flags & BATCH_HAS_PIECES)
         return skip
+
+    def close(self) -> None:
+        """Lets go of its ring and arena; whoever serves next finds them by their names."""
+        if self.watched is not None:
+            self.watched.close()
+        if self.arena is not None:
+            self.arena.close()
+
+    def arena_of(self, ring: str) -> ArenaReader:
+        """The arena beside its ring."""
+        if self.arena is None or self.arena.ring != ring:
+            if self.arena is not None:
+                self.arena.close()
+            self.arena = ArenaReader(ring)
+        return self.arena
 
     def written(self, parts: list[Waiting], last: int) -> None:
         """Notes that the leading `parts` of what waits are written, up to sequence `last`."""
@@ -132,20 +155,23 @@ class Streams:
         """The stream that a peer greeted for; 0: none."""
         return self._of_peer.get(peer, 0)
 
+    def forget_peer(self, state: StreamState) -> None:
+        """Nobody speaks for the stream until somebody greets for it again."""
+        if state.identity is not None:
+            self._of_peer.pop(state.identity, None)
+            state.identity = None
+
     def forget(self, stream: int) -> None:
         state = self.by_id.pop(stream, None)
         if state is None:
             return
-        if state.identity is not None:
-            self._of_peer.pop(state.identity, None)
-        if state.watched is not None:
-            state.watched.close()
+        self.forget_peer(state)
+        state.close()
 
     def close(self) -> None:
-        """Lets go of the rings: whoever serves next finds them by their names."""
+        """Lets go of the rings."""
         for state in self.by_id.values():
-            if state.watched is not None:
-                state.watched.close()
+            state.close()
 
     def forget_peers(self) -> None:
         """A new socket deals out its own identities: one of the old ones must not be taken for a new peer."""

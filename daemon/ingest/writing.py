@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from daemon.ingest.blobs import Blobs, Unreadable
 from daemon.ingest.router import Router
 from daemon.ingest.streams import Streams, StreamState
 from daemon.pipeline.coalesce import Payload, coalesce, first_block
@@ -44,6 +45,7 @@ class Writing:
         stats: Stats,
         say: Callable[[str], None],
         budget: Keeper,
+        blobs: Blobs,
     ) -> None:
         self._router = router
         self._streams = streams
@@ -51,6 +53,7 @@ class Writing:
         self._stats = stats
         self._say = say
         self._budget = budget
+        self._blobs = blobs
         self.writers: dict[str, RunWriter] = {}
         self.ended: dict[tuple[str, int], bool] = {}
         self.pause_until = 0.0
@@ -88,8 +91,14 @@ class Writing:
                 return
             parts = state.waiting[: first_block(state.waiting)]
             try:
+                at_once = reason is Reason.DRAIN
+                if not self._blobs.store(stream, state, parts, self.writer(state.run), at_once=at_once):
+                    return
                 payload = coalesce(parts)
                 self._append(stream, state.run, payload)
+            except Unreadable as error:
+                self._let_store_itself(stream, state, str(error))
+                return
             except OSError as error:
                 # Nothing is acked, so the ring keeps it, and what waits here is bounded by the credit.
                 state.trouble = state.last_trouble = code_of(error)
@@ -153,6 +162,13 @@ class Writing:
         self._stats.last_error = text
         self.pause_until = now + _PAUSE_SECONDS
         self._say(text)
+
+    def _let_store_itself(self, stream: int, state: StreamState, text: str) -> None:
+        """Ends the session of a trainer whose arena we cannot read; its next one begins when it has stored the blobs."""
+        self._say(f"cannot read the arena of stream {hex_u64(stream)}: {text}; its trainer stores large values itself")
+        if state.identity is not None:
+            self._router.send(state.identity, Reject(stream, "arena", "large values cannot be read from here", True))
+            self._streams.forget_peer(state)
 
     def _drop_stream(self, stream: int, state: StreamState) -> None:
         """A stream whose bytes cannot be believed: its session ends; what was written stays."""

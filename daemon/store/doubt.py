@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from sdk import compression
 from sdk.errors import DamageError, StoreError
 from sdk.files import Buffer, File, Files
-from sdk.segment.format import BLOCK_HEADER_SIZE, KIND_GAP, Block
+from sdk.segment.format import BLOCK_HEADER_SIZE, KIND_BLOB, KIND_GAP, Block
 from sdk.segment.naming import SUSPECT_SUFFIX, parse_segment
 from sdk.segment.writer import SegmentWriter
 
@@ -96,7 +96,7 @@ class Part:
         """
         found = []
         for index, block in list(enumerate(self.segment.blocks))[self.forced :]:
-            if not block.records and block.kind != KIND_GAP:
+            if not block.records and block.kind not in (KIND_GAP, KIND_BLOB):
                 continue
             doubtful = self.copies.get(index) or Doubtful(block, self.notes.get(index))
             doubtful.places.append(Place(self.segment.path, block))
@@ -146,7 +146,7 @@ class ReadBack:
         self._opened.clear()
 
 
-def others_segments(files: Files, directory: str, own_writer: int) -> list[str]:
+def others_segments(files: Files, directory: str, own_writers: set[int]) -> list[str]:
     """The segments of a run that other writers made, to be forced before anything is claimed that includes them.
 
     Raises:
@@ -154,7 +154,7 @@ def others_segments(files: Files, directory: str, own_writer: int) -> list[str]:
         StoreError: One of them is marked: a later fsync of it could only lie.
     """
     names = [name for name, _, _ in files.entries(directory)]
-    found = [n for n in names if (parsed := parse_segment(n)) is not None and parsed.writer != own_writer]
+    found = [n for n in names if (parsed := parse_segment(n)) is not None and parsed.writer not in own_writers]
     marked = [name for name in found if name + SUSPECT_SUFFIX in names]
     if marked:
         raise StoreError(f"an fsync of {marked[0]!r} failed, and nobody has written its blocks again")

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -35,6 +35,7 @@ from ..record import (
     FLAG_MARKED,
     FLAGS_SHIFT,
     HEADER_SIZE,
+    KIND_BLOB,
     KIND_GAP,
     KIND_META,
     KIND_ROW,
@@ -45,8 +46,10 @@ from ..record import (
 from ..rows import flatten
 from .format import WORD_HEAD
 from .handle import ChildMaker, Journal
+from .large import Call, Large
 from .page import Mark, Refusals
 from .ring import Ring
+from .split import split
 from .steps import StepError, check_step
 
 # Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
@@ -55,6 +58,10 @@ _BOUNDARY_BYTES = MIB // 2
 _RECORD_SHARE = 8
 # ... and a batch holds any record, however large a ring somebody chose.
 _RECORD_BYTES_MAX = BATCH_BYTES_MAX // 2
+# Limit: what rows leave free for the stream's last facts. How a run ended is some 100 bytes, and a run that ends while its
+# disk is full must not look crashed when its ring is drained.
+_RESERVED_SHARE = 16
+_RESERVED_BYTES_MAX = 16 * KIB
 _FIRST_WORD = KIND_ROW << KIND_SHIFT
 _COMMIT_WORD = _FIRST_WORD | FLAG_COMMIT << FLAGS_SHIFT
 
@@ -67,6 +74,20 @@ class _Full(Exception):
     """The ring is full and the caller asked to wait."""
 
 
+class Prepared(NamedTuple):
+    """A call made plain: its payloads, one or (too wide for one record) several, flags of all, and its blobs."""
+
+    payloads: list[bytes]
+    flags: int
+    large: Call | None
+
+
+def _measures(capacity: int) -> tuple[int, int, int]:
+    """Of a ring: the mask that makes offsets of positions, the largest record, what rows leave free for facts."""
+    record_max = min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
+    return capacity - 1, record_max, min(capacity // _RESERVED_SHARE, _RESERVED_BYTES_MAX)
+
+
 def open_journal(
     ring: Ring,
     *,
@@ -76,6 +97,7 @@ def open_journal(
     on_full: str = "refuse",
     on_first_log: Callable[[], None] | None = None,
     on_notice: Callable[[str, str], None] = lambda topic, text: None,
+    large: Large | None = None,
 ) -> Journal:
     """Makes the functions of a stream.
 
@@ -87,14 +109,15 @@ def open_journal(
         on_full: "refuse" (and count) or "block".
         on_first_log: Called once, by the first call of `log`, before its record is placed.
         on_notice: Gets (topic, text) of what a user should be told once.
+        large: Takes the bytes of large values; without it there may be none.
     """
     lock = threading.RLock()
     owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
     data, words, capacity = ring.data, ring.words, ring.capacity
-    mask, record_max = capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
+    mask, record_max, reserved = _measures(capacity)
     pack_words = WORDS.pack_into
     now = clock.wall_ns
-    deferred: deque[tuple[list[bytes], int | None, bool | None, int]] = deque()
+    deferred: deque[tuple[Prepared, int | None, bool | None]] = deque()
     boundaries: deque[Mark] = deque()
     misused: dict[str, str] = {}
     mark: Mark = (0, 1, first_step)
@@ -102,7 +125,7 @@ def open_journal(
     refusals, reason = Refusals(), 0
     limit = 0  # the position up to which a record may be placed without a look at anything else
     last_boundary = 0
-    piece_end = meta_end = 0
+    piece_end = meta_end = blob_end = 0
     refusing = False
     dropped_late = 0
     stopped: str | None = None
@@ -139,7 +162,7 @@ def open_journal(
                 if tail > limit or start + size > capacity:
                     if size > record_max:
                         raise _Foreign
-                    append_row([payload], step, commit, 0)
+                    append_row(Prepared([payload], 0, None), step, commit)
                     return
                 if step is None and (commit is None or commit is True):
                     pack_words(data, start, size | _COMMIT_WORD, sequence, open_step, now())
@@ -148,7 +171,7 @@ def open_journal(
                     pack_words(data, start, size | _FIRST_WORD, sequence, step, now())
                     open_step, piece_end = step, tail
                 else:
-                    append_row([payload], step, commit, 0)
+                    append_row(Prepared([payload], 0, None), step, commit)
                     return
                 data[start + HEADER_SIZE : start + size] = payload
                 mark = (tail, sequence + 1, open_step)
@@ -187,14 +210,14 @@ def open_journal(
 
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
         """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
-        payloads, flags = prepare(data_)
-        if not payloads:
+        call = prepare(data_)
+        if not call.payloads:
             return
-        step, flags = permitted_step(step, flags)
+        step, call = permitted_step(step, call)
         while True:
             try:
                 with lock:
-                    append_row(payloads, step, commit, flags)
+                    append_row(call, step, commit)
                 return
             except _Full:
                 clock.pause(0.001)
@@ -202,24 +225,24 @@ def open_journal(
                 release_leaked()
                 raise
 
-    def permitted_step(step: int | None, flags: int) -> tuple[int | None, int]:
+    def permitted_step(step: int | None, call: Prepared) -> tuple[int | None, Prepared]:
         """The step, or under misuse="warn" None (the open row) instead of one that cannot be."""
         if step is None:
-            return None, flags
+            return None, call
         try:
-            return check_step(step), flags
+            return check_step(step), call
         except StepError as error:
             if misuse != "warn":
                 raise
             note_misuse("step", str(error))
-            return None, flags | FLAG_MARKED
+            return None, call._replace(flags=call.flags | FLAG_MARKED)
 
     def note_misuse(key: str, text: str) -> None:
         if key not in misused:
             on_notice("misuse", text)
         misused[key] = text
 
-    def prepare(data_: Any) -> tuple[list[bytes], int]:
+    def prepare(data_: Any) -> Prepared:
         """The payloads of a call: one, or several for a dict too wide for one record. Runs foreign code, no lock held.
 
         Raises:
@@ -231,57 +254,36 @@ def open_journal(
             if misuse != "warn":
                 raise TypeError(text)
             note_misuse("data", text)
-            return [], 0
-        plain, bad = values.plain(data_, keep_going=misuse == "warn")
-        for key, text in bad.items():
-            note_misuse(key, text)
+            return Prepared([], 0, None)
+        bind_now()
+        call = Call(large) if large is not None else None
+        put = call.put if call is not None else None
+        plain, bad = values.plain(data_, keep_going=misuse == "warn", put=put)
         payloads = [encode_map(plain)]
         if len(payloads[0]) > record_max - HEADER_SIZE:
-            payloads = split(flatten(plain), bad)
-        return payloads, FLAG_MARKED if bad else 0
-
-    def split(flat: dict[str, Any], bad: dict[str, str]) -> list[bytes]:
-        payloads: list[bytes] = []
-        part: dict[str, Any] = {}
-        size = 0
-        for key, value in flat.items():
-            item = len(encode_map({key: value}))
-            if item > record_max - HEADER_SIZE:
-                text = (
-                    f"log() value of {key!r} takes {item} bytes, at most {record_max - HEADER_SIZE} fit into one record "
-                    f"of this ring ({capacity // KIB} KiB). Nothing of this call was stored."
-                )
-                if misuse != "warn":
-                    raise ValueError(text)
-                note_misuse(key, text)
-                bad[key] = text
-                continue
-            if part and size + item > record_max - HEADER_SIZE:
-                payloads.append(encode_map(part))
-                part, size = {}, 0
-            part[key] = value
-            size += item
-        payloads.append(encode_map(part))
-        total = sum(map(len, payloads))
-        if total > capacity // 2:
-            text = (
-                f"log() was given {len(flat)} values of {total} bytes, at most {capacity // 2} fit into this ring "
-                f"({capacity // KIB} KiB). Nothing of this call was stored."
-            )
+            payloads = split(flatten(plain), record_max - HEADER_SIZE, capacity, put, bad.__setitem__)
+        for key, text in bad.items():
             if misuse != "warn":
                 raise ValueError(text)
-            note_misuse("data", text)
-            return []
-        return payloads
+            note_misuse(key, text)
+        is_marked = bad or (call is not None and call.dropped)
+        return Prepared(payloads, FLAG_MARKED if is_marked else 0, call)
+
+    def bind_now() -> None:
+        """In a forked child, before its first large value: the parent's arena is not its own."""
+        if child_ring is not None and not owned():
+            with lock:
+                if child_ring is not None:
+                    rebind()
 
     def defer(data_: Any, step: int | None, commit: bool | None) -> None:
         """A call inside another call of the same thread."""
         if stopped is not None:
             raise UsageError(stopped)
-        payloads, flags = prepare(data_)
-        if payloads:
-            step, flags = permitted_step(step, flags)
-            deferred.append((payloads, step, commit, flags))
+        call = prepare(data_)
+        if call.payloads:
+            step, call = permitted_step(step, call)
+            deferred.append((call, step, commit))
 
     def drain_deferred() -> None:
         """Appends what re-entrant calls left: after log() let go of the lock, and by the sender."""
@@ -292,10 +294,10 @@ def open_journal(
     def append_deferred() -> None:
         """Under the lock, and not while a record is being placed."""
         while deferred:
-            payloads, step, commit, flags = deferred[0]
+            call, step, commit = deferred[0]
             before = mark
             try:
-                append_row(payloads, step, commit, flags)
+                append_row(call, step, commit)
             except _Full:
                 return  # on_full="block": they wait for room like everything else
             except UsageError as error:
@@ -309,9 +311,10 @@ def open_journal(
             # CPython looks for signals at calls and jumps back, and here is neither.
             del deferred[0]
 
-    def append_row(payloads: list[bytes], step: int | None, commit: bool | None, flags: int) -> None:
+    def append_row(call: Prepared, step: int | None, commit: bool | None) -> None:
         """Places one call under the lock, by the table in DESIGN ("What `log` means")."""
         nonlocal dropped_late, mark, on_first_log
+        payloads, flags, blobs = call
         if stopped is not None:
             raise UsageError(stopped)
         if child_ring is not None:
@@ -343,20 +346,39 @@ def open_journal(
             after = row + 1
         else:
             after = row
-        if not make_room(sum(map(len, payloads)) + HEADER_SIZE * len(payloads), row):
+        announced = blobs.payloads(row, now) if blobs is not None else ()
+        if not make_room(sum(map(len, (*payloads, *announced))) + HEADER_SIZE * (len(payloads) + len(announced)), row):
             # A refused call has no record, but its step is gone: the x axis of what follows must not shift.
             mark = (mark[0], mark[1], after)
             return
+        if blobs is not None:
+            place_blobs(blobs, announced, row, max(row, open_step))
         for payload in payloads[:-1]:
             place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
             note_boundary(mark[0])
         place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
-        if deferred and deferred[0][0] is not payloads:
+        if deferred and deferred[0][0] is not call:
             append_deferred()
+
+    def place_blobs(blobs: Call, payloads: Sequence[bytes], row: int, open_step: int) -> None:
+        """What must stand before a row: a record for each of its blobs, and one for each value that found no room."""
+        assert large is not None
+        for index, payload in enumerate(payloads):
+            before = mark
+            if index < len(blobs.announced):
+                place(KIND_BLOB, 0, payload, row, open_step, piece=False)
+                large.placed(blobs.announced[index], before, row)
+            else:
+                place(KIND_GAP, 0, payload, row, open_step, piece=False)
+            large.count += 1
+            note_boundary(mark[0])
+        for key, size in blobs.dropped:
+            text = f"the {size} bytes of {key!r} at step {row} found no room in memory: dropped, and marked in the data"
+            on_notice("large", text)
 
     def place(kind: int, flags: int, payload: bytes, row: int, after: int, *, piece: bool) -> None:
         """Writes one record for which there is room, across the end of the window if need be, and publishes it."""
-        nonlocal mark, piece_end, meta_end
+        nonlocal mark, piece_end, meta_end, blob_end
         head, sequence, _ = mark
         size = HEADER_SIZE + len(payload)
         tail = head + size
@@ -373,7 +395,9 @@ def open_journal(
         # Invariant: these are stored before the mark that covers them, so a batch never lacks a flag it needs.
         if piece:
             piece_end = tail
-        if kind != KIND_ROW:
+        if kind == KIND_BLOB:
+            blob_end = tail
+        elif kind != KIND_ROW:
             meta_end = tail
         mark = (tail, sequence + 1, after)
         words[WORD_HEAD] = tail
@@ -384,9 +408,9 @@ def open_journal(
         head = mark[0]
         if head + size > limit:
             note_boundary(head)
-            room_until = released + capacity
+            room_until = released + capacity - reserved
             if head + size > room_until:
-                if on_full == "block" and size <= capacity:
+                if on_full == "block" and size <= capacity - reserved:
                     raise _Full
                 refuse(row)
                 return False
@@ -413,6 +437,10 @@ def open_journal(
         refusals = refusals.counted(row, now(), reason)
         journal.ring.write_refusals(refusals)
 
+    def facts_until() -> int:
+        """Up to where facts may be placed: they get what is reserved for them once no more rows can come."""
+        return released + capacity - (reserved if stopped is None else 0)
+
     def write_gap() -> bool:
         """Puts the last episode of refusing into the stream, if there is room for it. Under the lock."""
         nonlocal refusals
@@ -420,7 +448,7 @@ def open_journal(
         if gap is None:
             return True
         payload = encode_map(gap)
-        if mark[0] + HEADER_SIZE + len(payload) > released + capacity:
+        if mark[0] + HEADER_SIZE + len(payload) > facts_until():
             return False
         place(KIND_GAP, 0, payload, mark[2], mark[2], piece=False)
         refusals = refusals._replace(reported=refusals.episode)
@@ -452,7 +480,7 @@ def open_journal(
             if child_ring is not None:
                 rebind()
             head, sequence, open_step = mark
-            if head + HEADER_SIZE + len(payload) > released + capacity:
+            if head + HEADER_SIZE + len(payload) > facts_until():
                 return 0
             note_boundary(head)
             place(KIND_META, 0, payload, open_step, open_step, piece=False)
@@ -466,6 +494,8 @@ def open_journal(
         nonlocal released
         journal.ring.write_released(stored)
         released = stored[0]
+        if large is not None:
+            large.release(stored[1])
 
     def replace_ring() -> None:
         """The ring's file was removed: goes on in a new one of the same name. Called by the sender only.
@@ -517,19 +547,19 @@ def open_journal(
         boundaries.clear()
 
     def rebind() -> None:
-        nonlocal child_ring, data, words, capacity, mask, record_max, mark, piece_end, meta_end, last_boundary, refusing
-        nonlocal on_first_log, released, refusals
+        nonlocal child_ring, data, words, capacity, mask, record_max, reserved, mark, piece_end, meta_end, last_boundary, refusing
+        nonlocal on_first_log, released, refusals, large, blob_end
         assert child_ring is not None
         open_step = mark[2]
-        ring, facts, first_log = child_ring(open_step)
+        ring, large, facts, first_log = child_ring(open_step)
         payload = encode_map(dict(facts))
         # Invariant: what leaves this function early (Ctrl-C, no memory) leaves `child_ring`, so that the next call comes
         # here again and nothing is ever written into the parent's ring.
-        journal.ring, on_first_log = ring, first_log
+        journal.ring, journal.large, on_first_log = ring, large, first_log
         data, words, capacity = ring.data, ring.words, ring.capacity
-        mask, record_max = capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
+        mask, record_max, reserved = _measures(capacity)
         mark = (0, 1, open_step)
-        piece_end = meta_end = last_boundary = released = 0
+        piece_end = meta_end = blob_end = last_boundary = released = 0
         refusing, refusals = False, Refusals()
         ring.write_released(mark)
         place(KIND_META, 0, payload, open_step, open_step, piece=False)
@@ -547,6 +577,8 @@ def open_journal(
     journal.mark = lambda: mark
     journal.piece_end = lambda: piece_end
     journal.meta_end = lambda: meta_end
+    journal.blob_end = lambda: blob_end
+    journal.large = large
     journal.refusals = lambda: refusals
     journal.release = release
     journal.replace_ring = replace_ring

@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .large import Large
 from .page import Mark, Refusals
 from .ring import Ring
 
-# (open step) -> a ring for this process, the facts of its first META record, what to call at the first log().
-ChildMaker = Callable[[int], "tuple[Ring, Mapping[str, Any], Callable[[], None] | None]"]
+# (open step) -> ring and arena for this process, the facts of its first META record, what to call at the first log().
+ChildMaker = Callable[[int], "tuple[Ring, Large | None, Mapping[str, Any], Callable[[], None] | None]"]
 
 
 class Journal:
@@ -23,12 +24,14 @@ class Journal:
         replace_ring: Goes on in another file, when somebody removed the ring's; the sender's business.
         boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
         piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
-            META or GAP: a batch that begins behind it holds none.
+            META or GAP: a batch that begins behind it holds none. `blob_end`: the same of records that announce blobs.
+        large: The blobs that are on their way; None: there may be none.
     """
 
     __slots__ = (
         "append_meta",
         "bind_child",
+        "blob_end",
         "boundaries",
         "close_log",
         "deferred",
@@ -36,6 +39,7 @@ class Journal:
         "hold",
         "is_inside",
         "is_unbound",
+        "large",
         "late_dropped",
         "left_out",
         "let_go",
@@ -55,6 +59,8 @@ class Journal:
     mark: Callable[[], Mark]
     piece_end: Callable[[], int]
     meta_end: Callable[[], int]
+    blob_end: Callable[[], int]
+    large: Large | None
     refusals: Callable[[], Refusals]
     release: Callable[[Mark], None]
     replace_ring: Callable[[], None]

@@ -233,6 +233,15 @@ def shared_size(base: str) -> int:
     return status.f_blocks * status.f_frsize
 
 
+def shared_free(base: str) -> int:
+    """Bytes that are free at `base`; 0 if there is none."""
+    try:
+        status = os.statvfs(base)
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize
+
+
 def shared_used(directory: str) -> int:
     """Bytes that all rings and arenas of this user hold now."""
     total = 0

@@ -21,7 +21,7 @@ from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, STEP_MAX
 from ..record import EXT_BIG_INT, KIND_ROW, Record, decode_map
 from ..rows import flatten
 from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block, Claim
-from ..segment.naming import parse_segment
+from ..segment.naming import HISTORY, parse_segment
 from ..segment.reader import Damage, SegmentReader
 from ..shapes import Group, groups
 
@@ -117,7 +117,7 @@ class Scan:
             return {}
         self.size_bytes = sum(size for _, size, _ in entries)
         # A file shorter than a segment's header is not there yet; this also keeps us from opening a FIFO or a device.
-        found = {n: (s, t) for n, s, t in entries if parse_segment(n) is not None and s >= FILE_HEADER_SIZE}
+        found = {n: (s, t) for n, s, t in entries if _is_history(n) and s >= FILE_HEADER_SIZE}
         self.changed = max((t for _, t in found.values()), default=0.0)
         return found
 
@@ -345,3 +345,8 @@ def _decode(block: Block, payload: Buffer) -> Iterator[Part]:
             yield part
     except (IndexError, ValueError, OverflowError) as error:  # a payload made to confuse the decoder
         raise DamageError(f"block {block.number} cannot be decoded: {error}") from error
+
+
+def _is_history(name: str) -> bool:
+    parsed = parse_segment(name)
+    return parsed is not None and parsed.holds == HISTORY

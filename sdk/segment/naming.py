@@ -3,6 +3,7 @@
 <store>/store.json                          format version and id of the store
 <store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
     history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
+    media-<writer>-<number>.seg             the same, with blobs instead of rows
     history-<writer>-<number>.seg.suspect   an fsync of that segment failed: never ask again, and never call it safe
     aside/                                  torn tails that recovery cut off
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
@@ -28,22 +29,26 @@ RUN_LEVELS = 3
 # Why on the disk: whoever comes after would force that file once more, hear "done", and believe it.
 SUSPECT_SUFFIX = ".suspect"
 
-_SEGMENT = re.compile(r"history-([0-9a-f]{16})-([0-9]{6})\.seg")
+# What the name of a segment begins with: what it holds.
+HISTORY = "history"
+MEDIA = "media"
+_SEGMENT = re.compile(rf"({HISTORY}|{MEDIA})-([0-9a-f]{{16}})-([0-9]{{6}})\.seg")
 
 
 class SegmentName(NamedTuple):
     writer: int
     number: int
+    holds: str = HISTORY
 
 
 def format_segment(name: SegmentName) -> str:
-    return f"history-{hex_u64(name.writer)}-{name.number:06d}.seg"
+    return f"{name.holds}-{hex_u64(name.writer)}-{name.number:06d}.seg"
 
 
 def parse_segment(text: str) -> SegmentName | None:
     """The parts of a segment's file name, or None for any other file."""
     match = _SEGMENT.fullmatch(text)
-    return SegmentName(int(match[1], 16), int(match[2])) if match else None
+    return SegmentName(int(match[2], 16), int(match[3]), match[1]) if match else None
 
 
 def mark_suspect(files: Files, path: str) -> None:

@@ -114,7 +114,7 @@ class SegmentReader:
             self.header_is_damaged = True
             self.damage.append(Damage(self.path, 0, FILE_HEADER_SIZE, error.message))
             return found
-        if name is not None and name != (header.writer, header.number):
+        if name is not None and name[:2] != (header.writer, header.number):
             raise DamageError(
                 f"{self.path!r} is segment {header.number} of writer {header.writer:016x} under another's name"
             )

@@ -32,7 +32,7 @@ from .format import (
     padded,
 )
 from .headers import owner_of, pack_block_header, pack_file_header, pack_seal, pack_trailer
-from .naming import SegmentName, format_segment
+from .naming import HISTORY, SegmentName, format_segment
 
 _NAMES_TAKEN_MAX = 100
 # Limit: what the per-key index of a segment may take, packed and (about ten times as much) in memory while it is open.
@@ -90,6 +90,7 @@ class SegmentWriter:
         opening: Iterable[tuple[int, Mapping[str, Any]]],
         *,
         first_block_number: int = 0,
+        holds: str = HISTORY,
     ) -> tuple[SegmentWriter, int]:
         """Makes a writer's next segment with the blocks that open it, all of them or none.
 
@@ -98,6 +99,7 @@ class SegmentWriter:
 
         Args:
             opening: (kind, map) of each block.
+            holds: What its name says that it holds.
 
         Returns:
             The segment, and its number: that of `header` or the next one that is free.
@@ -107,7 +109,7 @@ class SegmentWriter:
         """
         number = header.number
         while True:
-            path = os.path.join(directory, format_segment(SegmentName(header.writer, number)))
+            path = os.path.join(directory, format_segment(SegmentName(header.writer, number, holds)))
             try:
                 found = header._replace(number=number)
                 segment = cls.create(files, path, found, first_block_number=first_block_number)

@@ -26,6 +26,11 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 so a longer key or a deeper list is accepted as well, as far as msgpack goes (1024 levels), and is stored and read back.
 """
 
+from .blobs import Blob, snapshot, stage_in
 from .convert import KNOWN_SCALARS, plain, plain_value, register_known_scalars
 
-__all__ = ["KNOWN_SCALARS", "plain", "plain_value", "register_known_scalars"]
+from .media import Media
+
+__all__ = [
+    "KNOWN_SCALARS", "Blob", "Media", "plain", "plain_value", "register_known_scalars", "snapshot", "stage_in",
+]  # fmt: skip

@@ -7,19 +7,25 @@ without any lock. The caller's objects are never changed and nothing of them is 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
 
-from ..limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, NESTING_MAX
-from ..record import EXT_TENSOR
+from ..limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, MEDIA_NESTING_MAX, NESTING_MAX
+from ..record import EXT_TENSOR, encode_media
+from .blobs import Blob
+from .media import Media
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _PLAIN_SCALARS = frozenset({bool, float, type(None)})
 
 # Exact types that the packer of the hot path may convert inside the lock: pure C conversions that call no foreign code.
 KNOWN_SCALARS: dict[type, Callable[[Any], object]] = {}
+
+# What stands in a record for a blob of the value under a key: its bytes, a reference, or None (there was no room).
+Put = Callable[[Blob, str], object]
 
 _on_device: list[Callable[[str], None]] = []
 
@@ -42,12 +48,25 @@ def on_device_value(callback: Callable[[str], None]) -> None:
     _on_device[:] = [callback]
 
 
-def plain(data: Mapping[Any, Any], *, keep_going: bool = False) -> tuple[dict[str, Any], dict[str, str]]:
+class _Sink(threading.local):
+    """Where the blobs of the call that this thread is in go (None outside of `plain`), and how deep in media it is."""
+
+    put: Put | None = None
+    level: int = 0
+
+
+_sink = _Sink()
+
+
+def plain(
+    data: Mapping[Any, Any], *, keep_going: bool = False, put: Put | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """A call's data as plain values, and what was left out.
 
     Args:
         data: What the user gave to `log`.
         keep_going: Leave out what cannot be stored instead of raising.
+        put: Takes the blobs of large values; without it there may be none.
 
     Returns:
         The plain map, and key to explanation of what is not in it.
@@ -56,6 +75,15 @@ def plain(data: Mapping[Any, Any], *, keep_going: bool = False) -> tuple[dict[st
         TypeError: A key is not a str, or a value is of a type that cannot be stored.
         ValueError: A value of a right type is out of range: beyond 64 bits, nested too deep, too large.
     """
+    # A value's own code may log as well, inside of this call.
+    outer, _sink.put = _sink.put, put
+    try:
+        return _plain(data, keep_going)
+    finally:
+        _sink.put = outer
+
+
+def _plain(data: Mapping[Any, Any], keep_going: bool) -> tuple[dict[str, Any], dict[str, str]]:
     out: dict[str, Any] = {}
     bad: dict[str, str] = {}
     for index, (key, value) in enumerate(data.items()):
@@ -109,6 +137,10 @@ def plain_value(value: Any, key: object = "", depth: int = 0) -> Any:
         raise ValueError(f"log() value of {key!r} is nested deeper than {NESTING_MAX}")
     if kind is dict or kind is list or kind is tuple:
         return _container(value, key, depth)
+    if isinstance(value, Media):
+        return _media(value, key, depth)
+    if kind is Blob:
+        return _blob(value, key)
     # By any base: a loss is often a tensor subclass of another package (MONAI, fastai, torchvision).
     for base in kind.__mro__:
         handler = _HANDLERS.get(str(base.__module__).partition(".")[0])
@@ -136,6 +168,27 @@ def _name(key: object) -> str:
     return key if type(key) is str else str(key)
 
 
+def _media(value: Media, key: object, depth: int) -> Any:
+    """A media value described, and packed as an extension."""
+    if _sink.put is None:
+        raise TypeError(f"log() value of {key!r} is a {type(value).__name__}, which can be logged and stands nowhere else")
+    if _sink.level >= MEDIA_NESTING_MAX:
+        raise ValueError(f"log() value of {key!r} holds media inside of one another, more than {MEDIA_NESTING_MAX}")
+    _sink.level += 1
+    try:
+        if value.broken is not None:
+        raise ValueError(f"log() value of {key!r} is a {type(value).__name__} that could not be made: {value.broken}")
+    described = {name: plain_value(part, key, depth + 1) for name, part in value.describe().items()}
+    finally:
+        _sink.level -= 1
+    return encode_media({"_type": value._type, **described})
+
+
+def _blob(blob: Blob, key: object) -> object:
+    assert _sink.put is not None, "a blob stands inside of media only"
+    return _sink.put(blob, str(key))
+
+
 _UNKNOWN = object()
 
 
@@ -151,6 +204,8 @@ def _standard(value: Any, key: object, depth: int) -> Any:
     for base, convert in _BUILTIN_BASES:
         if isinstance(value, base):
             return convert(value, key, depth)
+    if value is sys.modules.get("matplotlib.pyplot") and _sink.put is not None:
+        return _from_picture(value, key)
     for module, name, convert in _LAZY_BASES:
         loaded = sys.modules.get(module)
         if loaded is not None and isinstance(value, getattr(loaded, name)):
@@ -254,7 +309,7 @@ def _from_torch(value: Any, key: object) -> Any:
     if not isinstance(value, torch.Tensor):
         return str(value) if isinstance(value, (torch.device, torch.dtype)) else _UNKNOWN
     if value.device.type != "cpu":
-        _tell_device(key, value.device)
+        tell_device(key, value.device)
     if value.numel() == 1:
         return plain_value(value.item(), key)
     tensor = value.detach().cpu().contiguous()
@@ -268,7 +323,7 @@ def _from_jax(value: Any, key: object) -> Any:
         return _UNKNOWN
     platform = getattr(getattr(value, "device", None), "platform", "cpu")
     if platform != "cpu":
-        _tell_device(key, platform)
+        tell_device(key, platform)
     if value.size == 1:
         return plain_value(value.reshape(()).item(), key)
     import numpy
@@ -285,7 +340,21 @@ def _from_tensorflow(value: Any, key: object) -> Any:
     return plain_value(value.numpy(), key)
 
 
-def _tell_device(key: object, device: object) -> None:
+def _from_picture(value: Any, key: object) -> Any:
+    """A PIL image, or a matplotlib figure, axes or pyplot itself: as an `Image`."""
+    from .pixels import figure_of
+
+    if _sink.put is None:
+        return _UNKNOWN  # not drawn where it could stand nowhere
+    module = sys.modules.get("PIL.Image")
+    if (module is None or not isinstance(value, module.Image)) and figure_of(value) is None:
+        return _UNKNOWN
+    from .image import Image
+
+    return _media(Image(value), key, 0)
+
+
+def tell_device(key: object, device: object) -> None:
     for callback in _on_device:
         callback(
             f"the value of {key!r} lives on {device}: fetching it makes the loop wait for the device at every call. "
@@ -299,4 +368,6 @@ _HANDLERS: dict[str, Callable[[Any, object], Any]] = {
     "jax": _from_jax,
     "jaxlib": _from_jax,
     "tensorflow": _from_tensorflow,
+    "PIL": _from_picture,
+    "matplotlib": _from_picture,
 }

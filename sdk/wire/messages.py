@@ -11,6 +11,7 @@ from ..files import Buffer
 
 BATCH_HAS_PIECES = 1  # some record does not commit its row, or is late: rows may need merging
 BATCH_HAS_META = 2  # META or GAP records are among the records
+BATCH_HAS_BLOBS = 4  # records that announce blobs are among the records
 
 
 class Hello(NamedTuple):

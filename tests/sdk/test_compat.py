@@ -8,8 +8,8 @@ import pytest
 import sdk
 from sdk import _compat, _greeting
 
-MEDIA = ("Image", "Video", "Audio", "Histogram", "Table", "EvalTable", "JoinedTable", "Html", "Object3D", "Molecule", "Plotly",
-         "Graph", "Classes")  # fmt: skip
+MEDIA = ("Video", "Audio", "Histogram", "Table", "EvalTable", "JoinedTable", "Html", "Object3D", "Molecule", "Plotly",
+         "Graph")  # fmt: skip
 PLOTS = ("line", "scatter", "bar", "histogram", "line_series", "pr_curve", "roc_curve", "confusion_matrix")
 
 
@@ -37,7 +37,7 @@ def test_media_values_do_not_end_a_run_that_asked_for_that(world: Any, options: 
 @pytest.mark.parametrize("variable", ["STEPD_MODE", "WANDB_MODE"])
 def test_without_a_run_the_environment_decides(world: Any, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """A value may be made before `init`."""
-    with pytest.raises(sdk.UnsupportedError):
+    with pytest.raises(FileNotFoundError):
         sdk.Image("x")
     monkeypatch.setenv(variable, "disabled")
     sdk.Image("x")

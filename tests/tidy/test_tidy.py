@@ -45,7 +45,7 @@ DISK_NAMES = {
         "exists getatime getctime getmtime getsize isdir isfile islink ismount lexists realpath samefile"
     ).split()),
 }  # fmt: skip
-NO_DISK = {"shutil.get_terminal_size"}
+NO_DISK = {"shutil.get_terminal_size", "io.BytesIO"}
 
 # Who reaches it without `sdk.files`: file, or directory with a slash -> names, and why no test needs to fail that.
 TOUCHES: dict[str, tuple[str, str]] = {
@@ -82,6 +82,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "sdk/_run.py": ("tempfile.mkdtemp", "the user's own files, where the store takes none"),
     "sdk/_config.py": ("open", "the user's configuration file"),
+    "sdk/values/sources.py": ("open", "the user's own files, which are read where they are named"),
     "sdk/_compat.py": ("open", "/dev/null in the place of a file that is not kept"),
     "sdk/_launcher.py": ("open os.path.isdir os.path.isfile", "looks for git's HEAD, for a project's name"),
     "stepd.py": ("os.path.realpath", "asks whether a package on sys.path is ours"),
