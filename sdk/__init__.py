@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from . import data_types as data_types
     from . import plot as plot
     from . import testing as testing
     from ._api import _attach as _attach
@@ -28,20 +29,12 @@ if TYPE_CHECKING:
     from ._compat import AlertLevel as AlertLevel
     from ._compat import Artifact as Artifact
     from ._compat import ArtifactTTL as ArtifactTTL
-    from ._compat import Audio as Audio
     from ._compat import EvalTable as EvalTable
-    from ._compat import Graph as Graph
     from ._compat import Histogram as Histogram
-    from ._compat import Html as Html
     from ._compat import JoinedTable as JoinedTable
-    from ._compat import Molecule as Molecule
-    from ._compat import Object3D as Object3D
-    from ._compat import Plotly as Plotly
     from ._compat import Table as Table
-    from ._compat import Video as Video
     from ._compat import agent as agent
     from ._compat import api as api
-    from ._compat import box3d as box3d
     from ._compat import controller as controller
     from ._compat import ensure_configured as ensure_configured
     from ._compat import login as login
@@ -87,7 +80,17 @@ if TYPE_CHECKING:
     from .reader import open_store as open_store
     from .settings import Settings as Settings
     from .values.annotations import Classes as Classes
+    from .values.audio import Audio as Audio
+    from .values.embedding import Embedding as Embedding
+    from .values.graph import Graph as Graph
+    from .values.html import Html as Html
     from .values.image import Image as Image
+    from .values.interactive import Plotly as Plotly
+    from .values.molecule import Molecule as Molecule
+    from .values.object3d import Object3D as Object3D
+    from .values.object3d import box3d as box3d
+    from .values.register import register_value as register_value
+    from .values.video import Video as Video
 
     log: Callable[..., None]
     config: Config
@@ -100,11 +103,11 @@ run: Run | None = None
 
 # Where each name comes from: module to names. Submodules that are names themselves stand under "".
 _HOMES = {
-    "": "plot testing",
+    "": "data_types plot testing",
     "_api": "_attach attach finish init join",
-    "_compat": "AlertLevel Artifact ArtifactTTL Audio EvalTable Graph Histogram Html JoinedTable Molecule "
-    "Object3D Plotly Table Video agent api box3d controller ensure_configured login patched plot_table require setup sweep "
-    "teardown termerror termlog termsetup termwarn visualize",
+    "_compat": "AlertLevel Artifact ArtifactTTL EvalTable Histogram JoinedTable Table agent api controller "
+    "ensure_configured login patched plot_table require setup sweep teardown termerror termlog termsetup "
+    "termwarn visualize",
     "_config": "Config",
     "_globals": "alert config define_metric link_model log log_artifact log_code log_model mark_preempting pin_config_keys "
     "restore save summary unwatch use_artifact use_model watch",
@@ -117,6 +120,15 @@ _HOMES = {
     "reader": "open_store",
     "settings": "Settings",
     "values.annotations": "Classes",
+    "values.audio": "Audio",
+    "values.embedding": "Embedding",
+    "values.graph": "Graph",
+    "values.html": "Html",
+    "values.interactive": "Plotly",
+    "values.molecule": "Molecule",
+    "values.object3d": "Object3D box3d",
+    "values.register": "register_value",
+    "values.video": "Video",
     "values.image": "Image",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

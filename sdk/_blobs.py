@@ -9,6 +9,7 @@ from .budget import code_of
 from .journal.handle import Journal
 from .journal.large import Pending
 from .journal.page import Mark
+from .journal.upkeep import LOOK_SECONDS
 
 
 class OwnBlobs:
@@ -23,6 +24,24 @@ class OwnBlobs:
         self._spool = spool
         self._trouble = trouble
         self.all = False
+        self._looked = 0.0
+
+    def look(self, now: float) -> None:
+        """Looks after the arena: maps its new pages, and notices that somebody removed its files (a logout), which nobody
+        else can read then.
+        """
+        large = self._journal.large
+        if large is None or large.arena is None:
+            return
+        large.arena.touch()
+        if self.all or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        self.all = large.arena.is_unlinked()
+
+    def may_greet(self, now: float, *, is_last: bool) -> bool:
+        """Whether a Hello may be said: where the daemon cannot read our arena it means that its blobs are stored."""
+        return not self.all or self.store(now, is_last=is_last)
 
     def sendable(self) -> Mark:
         """How much may be sent: everything before the first blob that nobody but this process could store."""

@@ -60,14 +60,6 @@ class Media:
         return cls(*args, **kwargs)
 
 
-class Video(Media):
-    """A video: array of frames or path. See `Media`."""
-
-
-class Audio(Media):
-    """A sound: samples or path. See `Media`."""
-
-
 class Histogram(Media):
     """A distribution. See `Media`."""
 
@@ -114,47 +106,10 @@ class JoinedTable(Media):
     """See `Media`."""
 
 
-class Html(Media):
-    """A page. See `Media`."""
-
-
-class Object3D(Media):
-    """Points or a mesh. See `Media`."""
-
-    from_file = from_numpy = from_point_cloud = Media._made
-
-
-class Molecule(Media):
-    """A molecule. See `Media`."""
-
-    from_rdkit = from_smiles = Media._made
-
-
-class Plotly(Media):
-    """A plotly figure. See `Media`."""
-
-
-class Graph(Media):
-    """A model's graph. See `Media`."""
-
-    from_keras = Media._made
-
-    def add_node(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""
-
-    def add_edge(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""
-
-
 class CustomChart(Media):
     """What the functions of `sdk.plot` return. See `Media`."""
 
     _cure = "log the numbers and draw them with `stepd plot`, or with matplotlib into run.dir"
-
-
-def box3d(*args: Any, **kwargs: Any) -> Media:
-    """A box among the points of an `Object3D`. See `Media`."""
-    return Object3D()
 
 
 def plot_table(

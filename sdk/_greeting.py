@@ -164,7 +164,9 @@ def stored_text(counts: Any, size: int) -> list[str]:
         lines.append(f"! {count(counts.refused, 'record')} dropped: {why}; the gap is in the data (stepd show)")
     if counts.stored < counts.accepted:
         waiting = counts.accepted - counts.stored
-        lines.append(f"! {count(waiting, 'record')} still in shared memory; the daemon goes on with them; stepd status")
+        lines.append(f"! {count(waiting, 'record')} {_WAITING if counts.ended_in == 'ring' else _LOST}")
+    if counts.facts_lost:
+        lines.append(f"! {count(counts.facts_lost, 'change')} of config, summary or other facts lost: there was no room")
     if counts.late_dropped:
         lines.append(f"! {count(counts.late_dropped, 'call')} below the open step dropped, as late_steps='drop' asks")
     for key, reason in list(counts.left_out.items())[:3]:
@@ -177,7 +179,7 @@ def stored_text(counts: Any, size: int) -> list[str]:
 
 
 def _where(counts: Any) -> str:
-    if counts.ended_in == "ring":
+    if counts.ended_in in ("ring", "nowhere"):
         return "in part only"
     if counts.ended_in == "spool":
         return "in the run's spool (no daemon served yet), readable now"

@@ -79,7 +79,7 @@ class Pressure:
                 f"counted, until it is over. Try: {cure}",
             )
         elif before:
-            refused = sum(count for reason, count in self._refused.items() if reason)
+            refused = self._refused.total()
             lost = (
                 f"{refused:,} calls were refused in all, which the run's gaps tell" if refused else "nothing was lost"
             )

@@ -143,6 +143,7 @@ class Sender:
         self._flush_sent = 0
         self._progress = threading.Condition()
         self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
+        self.placed_meta = 0  # how many of these found room later
         self._meta_lock = threading.RLock()  # a signal handler may call finish() as well
         self.notices = Notices()
         self._notice = self.notices.note
@@ -267,6 +268,7 @@ class Sender:
         else:
             self._upkeep.cover(journal.mark(), outbox.stored)
         self._maybe_spool(now)
+        self._blobs.look(now)
         if self._upkeep.look(now) and self._state == _LIVE:
             self._greet(now)
         self._starting.reap()
@@ -286,7 +288,9 @@ class Sender:
     def _place_pending_meta(self) -> bool:
         while self.pending_meta:
             facts = self.pending_meta[0]
-            if not self._journal.append_meta(facts):
+            if self._journal.append_meta(facts):
+                self.placed_meta += 1
+            else:
                 size = len(encode_map(dict(facts)))
                 if size + HEADER_SIZE <= self._journal.ring.capacity:
                     return False
@@ -296,7 +300,7 @@ class Sender:
         return True
 
     def _connect(self, now: float) -> None:
-        if now < self._next_session:
+        if now < self._next_session or not self._blobs.may_greet(now, is_last=self._is_ending):
             return
         self._lock_path = self._lock_path or known_lock_path(self._store.path)
         if not is_locked(self._lock_path):
@@ -390,7 +394,6 @@ class Sender:
             self._next_session = now + _REJECTED_SECONDS
             # What it was told of and could not read is stored before it is told again.
             self._blobs.all = self._blobs.all or message.code == "arena"
-            self._blobs.store(now, is_last=self._is_ending)
             if not message.retriable:
                 self._notice("reject", f"the daemon refuses this stream ({message.code}): {message.text}")
                 self._next_session = now + RESTART_SECONDS_MAX
@@ -476,9 +479,7 @@ class Sender:
         Not what comes meanwhile: beside a loop that logs flat out this would never end, and the daemon be forgotten.
         """
         self._spooled_at = now
-        if not self._spool.is_open and not self._is_ending:
-            why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
-            self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
+        begins = not self._spool.is_open and not self._is_ending
         self._stuck = False
         boundaries, goal = self._journal.boundaries, self._journal.mark()
         if not self._blobs.store(now, goal, is_last=self._is_ending):
@@ -490,6 +491,7 @@ class Sender:
             # Few and large blocks: checksum and write each give the GIL away, whatever their size.
             span = span_between(stored, boundaries, goal, BLOCK_BYTES, at_least_one=True)
             if span is None:
+                self._pressure.note(0)
                 return True
             size = span.end - span.start
             refusal = self._spool.refusal(size, now, is_last=self._is_ending)
@@ -505,7 +507,10 @@ class Sender:
                 return False
             self._outbox.store_locally(span)
             self._release()
-            self._pressure.note(0)
+            if begins:
+                begins = False
+                why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
+                self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
 
     def _trouble(self, now: float, code: int, detail: str = "") -> None:
         self._spool_trouble_until = now + _SPOOL_TROUBLE_PAUSE_SECONDS
@@ -520,10 +525,9 @@ class Sender:
             self._finish_with_daemon(last)
         except Exception as error:  # whatever it is: what the daemon did not take goes to the spool
             self._notice("bug", f"the sender met an unexpected error, records go to the spool: {error!r}")
-        if self._finish_state != "written" or self._outbox.stored_sequence < last:
+        if self._finish_state != "written" or self._outbox.stored_sequence < last or self.pending_meta:
             self._disconnect()
-            stored = self._spool_all(clock.monotonic())
-            self._finish_state = "spool" if stored else "ring"
+            self._finish_state = "spool" if self._spool_rest() else "ring"
         small = self._spool.bytes_written <= _SYNC_BYTES_MAX
         self._spool.seal(sync=small)
         is_safe = self._spool.is_safe and self._spool.media_is_safe
@@ -534,6 +538,16 @@ class Sender:
         self.notices.show_all(clock.monotonic())
         with self._progress:
             self._progress.notify_all()
+
+    def _spool_rest(self) -> bool:
+        """Moves all that is left to the spool, with the facts that had no room in the ring; whether all of it is stored."""
+        while self._spool_all(clock.monotonic()):
+            mark = self._journal.mark()
+            self.place_pending_meta()
+            self._journal.report_gap()
+            if self._journal.mark() == mark:
+                return True
+        return False
 
     def _finish_with_daemon(self, last: int) -> None:
         """Hands over what is left and says Finish, as long as acks advance."""

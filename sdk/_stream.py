@@ -25,11 +25,12 @@ from .files import DISK
 from .ids import hex_u64, random_u64
 from .journal.appender import open_journal
 from .journal.arena import Arena
+from .journal.format import WORD_RELEASED
 from .journal.handle import Journal
 from .journal.large import Large
 from .journal.ring import Ring
 from .location import StoreIdentity
-from .record import encode_map
+from .record import KIND_ROW, encode_map, walk
 from .segment.naming import run_path
 from .settings import Settings
 from .transport import request
@@ -52,9 +53,11 @@ class Receipt(NamedTuple):
         synced: Whether all of it was forced to the disk already.
         wait_seconds: How long `finish` took. `cost_seconds`: an estimate of what logging cost this process, calls and
             thread together.
-        ended_in: "written" (the daemon has it), "spool", "ring" (the disk refused: it waits in shared memory), or "later"
-            (finish was called from inside log(): a thread does it when that call has returned).
+        ended_in: "written" (the daemon has it), "spool", "ring" (the disk refused: it waits in shared memory), "nowhere" (the
+            disk refused, and there is no shared memory: it is lost with this process), or "later" (finish was called from
+            inside log(): a thread does it when that call has returned).
         refused_reasons: How many calls were refused, by what kept records from being stored.
+        facts_lost: Facts (config, summary, ...) that found no room either.
     """
 
     accepted: int
@@ -69,6 +72,7 @@ class Receipt(NamedTuple):
     calls: int
     ended_in: str
     refused_reasons: dict[str, int] = {}  # noqa: RUF012 - never changed
+    facts_lost: int = 0
 
 
 class Stream:
@@ -152,10 +156,13 @@ class Stream:
             # It would wait for ever for a ring that is larger, and everything behind it would wait too.
             self._notice("meta", f"{', '.join(facts)} of {size} bytes does not fit into the ring and is left out")
             return
-        self._meta_count += 1
-        sender = self._sender
-        if sender.pending_meta or not self.journal.append_meta(facts):
-            sender.pending_meta.append(dict(facts))
+        pending = self._sender.pending_meta
+        if not pending and self.journal.append_meta(facts):
+            self._meta_count += 1
+            return
+        if len(pending) == pending.maxlen:
+            self._notice("facts", f"more than {len(pending):,} facts wait for room in the ring; the oldest are left out")
+        pending.append(dict(facts))
 
     def first_meta(self, run_facts: Mapping[str, Any]) -> None:
         """The stream's first record, and the config apart from it, so that a huge value cannot keep the rest out."""
@@ -203,18 +210,24 @@ class Stream:
         left_out = self.journal.left_out()
         if left_out:
             self.append_meta({"misuse": left_out})
-        self.append_meta({"end": {"state": state, "exit_code": exit_code, "time_ns": clock.wall_ns()}})
+        end = {"end": {"state": state, "exit_code": exit_code, "time_ns": clock.wall_ns()}}
+        # Before all that waits for room: of what the ring keeps free for the last facts it gets the first part.
+        if self.journal.append_meta(end):
+            self._meta_count += 1
+        else:
+            self._sender.pending_meta.append(end)
         self._settle(begun + min(timeout, _META_SECONDS_MAX))
         result = self._sender.finish(max(timeout - (clock.monotonic() - begun), 0.1))
         refusals = self.journal.refusals()
         last = self.journal.mark()[1] - 1
         large = self.journal.large
         announced = large.count if large is not None else 0
-        own = self._meta_count - len(self._sender.pending_meta) + refusals.reported + announced
+        own = self._meta_count + self._sender.placed_meta + refusals.reported + announced
         accepted, refused = last - own, refusals.refused
+        is_stored, facts_lost = result.stored >= last, len(self._sender.pending_meta)
         self._receipt = Receipt(
             accepted=accepted,
-            stored=max(accepted - (last - result.stored), 0),
+            stored=accepted - (0 if is_stored else self._waiting_rows()),
             refused=refused,
             late_dropped=self.journal.late_dropped(),
             left_out=left_out,
@@ -223,10 +236,11 @@ class Stream:
             wait_seconds=clock.monotonic() - begun,
             cost_seconds=self._cost(accepted),
             calls=accepted,
-            ended_in=result.ended_in,
+            ended_in="nowhere" if self.journal.ring.volatile and not is_stored else result.ended_in,
             refused_reasons=self._sender.refused_reasons() if refused else {},
+            facts_lost=facts_lost,
         )
-        self._let_go(is_stored=result.stored >= last)
+        self._let_go(is_stored=is_stored)
         _live.discard(self)
         return self._receipt
 
@@ -238,6 +252,12 @@ class Stream:
         if arena is not None:
             arena.close() if is_stored else arena.abandon()
         self.journal.ring.close() if is_stored else self.journal.ring.abandon()
+
+    def _waiting_rows(self) -> int:
+        """How many rows the ring holds that are not stored. At the end only: it looks at every record."""
+        ring = self.journal.ring
+        waiting = b"".join(ring.slices(ring.words[WORD_RELEASED], self.journal.mark()[0]))
+        return sum(record.kind == KIND_ROW for record in walk(waiting))
 
     def _settle(self, deadline: float) -> None:
         """Waits for room for the last META records: a sender that still lives is making some."""

@@ -32,6 +32,8 @@ BLOCK_RAW_BYTES_MAX = 256 * MIB
 LZ4_RATIO_MAX = 255
 
 SEGMENT_ROWS_BYTES = 8 * MIB
+# Limit: one blob. Sizes come from records and files, so they are checked before anything is allocated.
+BLOB_BYTES_MAX = 1 << 40
 # Limit: one file of blobs. The encoder's turn comes when it is full: a second of large tensors, some minutes of images.
 SEGMENT_MEDIA_BYTES = 256 * MIB
 

@@ -8,13 +8,13 @@ own row.
 from __future__ import annotations
 
 import functools
-import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
 
+from .dtypes import dtype_of, widened
 from .errors import DamageError
 from .files import Buffer
 from .limits import MAP_BYTES_MAX, MEDIA_NESTING_MAX, STEP_MAX
@@ -38,8 +38,6 @@ FLAG_LATE = 2  # the step is below the stream's open step
 FLAG_MARKED = 4  # misuse="warn" left at least one key out
 
 EXT_TENSOR = 1  # msgpack array [dtype name, shape, raw little-endian bytes in C order]
-# What `numpy.dtype.str` gives for anything but Python objects, and the one type that numpy has no name for.
-_DTYPE = re.compile(r"bfloat16|[<>|=]?[?bhilqBHILQefdFDgGSUVmMiuc][0-9]{0,6}(\[[0-9]{0,6}[A-Za-z]{1,2}\])?", re.ASCII)
 EXT_BLOB = 3  # msgpack array [stream, number, size]: bytes that are stored apart; or map of meta and data: a small one
 EXT_MEDIA = 4  # msgpack map: what a value that is more than plain data says of itself
 EXT_BIG_INT = 2  # decimal text of an integer beyond 64 bits, inside a tensor-free value
@@ -162,7 +160,7 @@ def _extension(level: int, code: int, data: bytes) -> object:
 
 def _unpack_inside(data: Buffer, level: int) -> object:
     """What is packed inside of an extension. Each level takes 40 KiB of the machine's stack, which nobody else bounds."""
-    if level >= MEDIA_NESTING_MAX:
+    if level > MEDIA_NESTING_MAX:  # one more than a trainer takes, for the blobs of the innermost
         raise ValueError(f"media values inside of one another, more than {MEDIA_NESTING_MAX}")
     hook = functools.partial(_extension, level + 1)
     return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=hook)
@@ -209,33 +207,15 @@ def _blob(value: object) -> BlobRef | StoredBlob:
     return BlobRef(*value)
 
 
-def dtype_of(name: str) -> Any:
-    """numpy's type of that name (`numpy.dtype.str`), never one with named fields.
-
-    Raises:
-        ValueError: It is none.
-    """
-    import numpy
-
-    if type(name) is not str or name == "bfloat16" or not _DTYPE.fullmatch(name):
-        raise ValueError(f"an array of dtype {name!r}")
-    return numpy.dtype(name)
-
-
 def _tensor(data: bytes) -> object:
     import numpy
 
     name, shape, raw = msgpack.unpackb(data, raw=False, max_array_len=64)
-    # Why so strict: numpy evaluates what it takes for a structured dtype, and guesses a size of -1.
     if type(shape) is not list or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"tensor of shape {shape!r}")
-    if type(name) is not str or not _DTYPE.fullmatch(name):
-        raise ValueError(f"tensor of dtype {name!r}")
-    if name == "bfloat16":
-        # bfloat16 is the upper half of a float32, so widening is exact and needs no other package.
-        wide = numpy.frombuffer(raw, dtype="<u2").astype("<u4") << 16
-        return wide.view("<f4").reshape(shape)
-    return numpy.frombuffer(raw, dtype=numpy.dtype(name)).reshape(shape).copy()
+    flat = numpy.frombuffer(raw, dtype_of(name))
+    wide = widened(flat, name)
+    return (flat.copy() if wide is flat else wide).reshape(shape)
 
 
 # msgpack's own limits on lengths are those of the buffer when it unpacks a whole one.

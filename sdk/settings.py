@@ -181,6 +181,10 @@ class Settings:
     bytes; beyond it a value is dropped, counted and marked. Default: 256 MiB, a second of large tensors.
     STEPD_OVERFLOW_BYTES_MAX."""
 
+    tensor_bytes_per_minute_max: int = _setting(256 * MIB, _bytes(0))
+    """The most that raw arrays logged under one key may take on average, in bytes per minute; of those beyond it statistics
+    and a histogram are kept (docs/media.md#tensors). Default: 256 MiB, 15 GB an hour. STEPD_TENSOR_BYTES_PER_MINUTE_MAX."""
+
     ring_bytes: int = _setting(16 * MIB, _bytes(RING_BYTES_MIN))
     """The journal ring of a run, in bytes; made smaller where shared memory is short. Default: 16 MiB hold 150 000 calls
     of five values, two minutes at one call per ms without daemon or disk. STEPD_RING_BYTES."""

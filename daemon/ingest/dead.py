@@ -18,7 +18,7 @@ from sdk._aside import holds_records, keep_ring
 from sdk.errors import DamageError
 from sdk.files import Files
 from sdk.ids import hex_u64
-from sdk.journal.arena import remove_arena
+from sdk.journal.arena import remove_arena, remove_orphans
 from sdk.journal.drain import Drained, drain, is_ring_path, remove_drafts, ring_paths, ring_stream
 from sdk.journal.salvage import Piece
 from sdk.limits import BATCH_BYTES_MAX, STEP_MAX
@@ -58,6 +58,7 @@ class Dead:
         living = False
         digest = self._digest
         remove_drafts(self._settings.shared_memory_dir, digest)
+        remove_orphans(self._settings.shared_memory_dir, digest)
         paths = set(ring_paths(self._settings.shared_memory_dir, digest))
         # A trainer may have been told of another shared memory than we were.
         paths.update(state.ring for state in self._streams.by_id.values() if is_ring_path(state.ring, digest))

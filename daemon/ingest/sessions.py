@@ -119,7 +119,7 @@ class Sessions:
         # What came in an earlier session and waits is still good: the inbox knows it as received.
         state.ring, state.pid, state.heard = hello.ring, hello.pid, now
         state.finishing = state.asked = None
-        state.is_dead = False
+        state.is_dead = state.owes_hello = False
         self._budget.limit_run(hello.run, hello.limits.get("run_bytes_max", 0))
         self.greeted(state)
         self._router.send(peer, self._welcome(hello, state))

@@ -34,7 +34,7 @@ class StreamState:
 
     __slots__ = (
         "arena", "asked", "base", "blob_offset", "blobs_until", "finishing", "heard", "held_until", "identity", "inbox",
-        "is_dead", "known_blobs", "last_trouble", "pid", "policy", "ring", "run", "silent", "stores_itself", "trouble",
+        "is_dead", "known_blobs", "last_trouble", "owes_hello", "pid", "policy", "ring", "run", "silent", "stores_itself", "trouble",
         "waiting", "waiting_bytes", "watched",
     )  # fmt: skip
 
@@ -59,11 +59,11 @@ class StreamState:
         self.trouble = self.last_trouble = 0
         self.held_until = 0.0
         self.base = Base.FORCED
-        # Its blobs: the number up to which they are stored, how much of the next one, its arena, whether its
-        # trainer was told to store them itself, and (of a dead one, when somebody asked) which are stored.
+        # Its blobs: the number up to which they are stored, how much of the next one, its arena, whether its trainer was told to
+        # store them itself (and has not said since that it did), and (of a dead one, when somebody asked) which are stored.
         self.blobs_until = self.blob_offset = 0
         self.arena: ArenaReader | None = None
-        self.stores_itself = False
+        self.stores_itself = self.owes_hello = False
         self.known_blobs: set[BlobRef] | None = None
 
     @property

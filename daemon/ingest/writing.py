@@ -87,6 +87,8 @@ class Writing:
     def flush_stream(self, stream: int, state: StreamState, reason: Reason, now: float) -> None:
         """Writes all that waits of one stream; what the disk or a budget refuses goes on waiting."""
         while state.waiting:
+            if state.owes_hello and not state.is_dead:
+                return  # its next Hello says that the blobs of what waits are stored
             if self._holds_back(state, now):
                 return
             parts = state.waiting[: first_block(state.waiting)]
@@ -166,6 +168,7 @@ class Writing:
     def _let_store_itself(self, stream: int, state: StreamState, text: str) -> None:
         """Ends the session of a trainer whose arena we cannot read; its next one begins when it has stored the blobs."""
         self._say(f"cannot read the arena of stream {hex_u64(stream)}: {text}; its trainer stores large values itself")
+        state.owes_hello = True
         if state.identity is not None:
             self._router.send(state.identity, Reject(stream, "arena", "large values cannot be read from here", True))
             self._streams.forget_peer(state)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from .. import platform
 from ..errors import DamageError
 from ..files import Buffer
+from ..limits import BLOB_BYTES_MAX
 from ..record import HEADER, HEADER_SIZE, KIND_BLOB, BlobRef, decode_map
-from ..segment.blobs import BLOB_BYTES_MAX
 from .arena import FILES_MAX, arena_path
 from .drain import is_ring_path
 

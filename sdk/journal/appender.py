@@ -82,10 +82,14 @@ class Prepared(NamedTuple):
     large: Call | None
 
 
+def reserved_bytes(capacity: int) -> int:
+    """What rows leave free of a ring, for the facts that come when no more rows can."""
+    return min(capacity // _RESERVED_SHARE, _RESERVED_BYTES_MAX)
+
+
 def _measures(capacity: int) -> tuple[int, int, int]:
-    """Of a ring: the mask that makes offsets of positions, the largest record, what rows leave free for facts."""
-    record_max = min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX)
-    return capacity - 1, record_max, min(capacity // _RESERVED_SHARE, _RESERVED_BYTES_MAX)
+    """Of a ring: the mask that makes offsets of positions, the largest record, what is reserved."""
+    return capacity - 1, min(capacity // _RECORD_SHARE, _RECORD_BYTES_MAX), reserved_bytes(capacity)
 
 
 def open_journal(
@@ -547,8 +551,8 @@ def open_journal(
         boundaries.clear()
 
     def rebind() -> None:
-        nonlocal child_ring, data, words, capacity, mask, record_max, reserved, mark, piece_end, meta_end, last_boundary, refusing
-        nonlocal on_first_log, released, refusals, large, blob_end
+        nonlocal child_ring, data, words, capacity, mask, record_max, reserved, mark, piece_end, meta_end, last_boundary
+        nonlocal on_first_log, released, refusals, refusing, large, blob_end
         assert child_ring is not None
         open_step = mark[2]
         ring, large, facts, first_log = child_ring(open_step)

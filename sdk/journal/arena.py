@@ -52,6 +52,23 @@ def remove_arena(ring: str) -> None:
             os.unlink(path)
 
 
+def remove_orphans(base: str, store_digest: str) -> None:
+    """Removes arenas whose ring is gone and whose process is dead: nothing says any more what is in them."""
+    with contextlib.suppress(Exception):
+        directory = platform.shared_directory(base)
+        names = os.listdir(directory)
+        for name in names:
+            ring = f"{name.split('.')[0]}{SUFFIX}"
+            if not name.startswith(f"{store_digest}-") or not name.endswith(ARENA_SUFFIX) or ring in names:
+                continue
+            lock = platform.open_shared(os.path.join(directory, name))
+            if lock is not None:
+                try:
+                    os.unlink(os.path.join(directory, name))
+                finally:
+                    lock.release()
+
+
 class Slot:
     """Bytes in an arena, until the last reference to this object is gone."""
 
@@ -75,7 +92,7 @@ class Slot:
 class _File:
     """One mapped file, and what of it is free: (offset, size), by offset."""
 
-    __slots__ = ("descriptor", "free", "mapping", "path", "size")
+    __slots__ = ("descriptor", "free", "is_touched", "mapping", "path", "size")
 
     def __init__(self, path: str, descriptor: int, mapping: mmap.mmap, size: int) -> None:
         self.path = path
@@ -83,6 +100,7 @@ class _File:
         self.mapping = mapping
         self.size = size
         self.free = [(0, size)]
+        self.is_touched = False
 
     def take(self, size: int) -> int | None:
         for index, (offset, room) in enumerate(self.free):
@@ -181,6 +199,13 @@ class Arena:
         share = platform.shared_size(self._base) // SHARE_MAX - used
         return min(share, platform.shared_free(self._base) // 2)
 
+    def touch(self) -> None:
+        """Maps the pages of new files, so that the training thread takes no page fault; gives the GIL away. By the sender."""
+        for file in list(self._files):
+            if not file.is_touched:
+                file.is_touched = True
+                platform.touch(file.mapping)
+
     def size_max(self) -> int:
         """Bytes that it has and could still take."""
         try:
@@ -196,9 +221,9 @@ class Arena:
         """Removes the files; slots that are still referred to stay readable here. Call it when everything is stored."""
         with self._lock:
             self._is_closed = True
-            for file in self._files:
-                with contextlib.suppress(OSError):
-                    os.unlink(file.path)
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                os.unlink(file.path)
         self.abandon()
 
     def abandon(self) -> None:

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 from ..errors import DamageError
 from ..limits import STEP_MAX
-from ..record import HEADER, HEADER_SIZE, KIND_GAP, KIND_META, KIND_ROW, decode_map
+from ..record import HEADER, HEADER_SIZE, KIND_BLOB, KIND_GAP, KIND_META, KIND_ROW, decode_map
 from .format import HEADER_BYTES
 from .page import Chunk, Mark
 
-_KINDS = (KIND_ROW, KIND_META, KIND_GAP)
+_KINDS = (KIND_ROW, KIND_META, KIND_GAP, KIND_BLOB)
 _FLAGS_MAX = 7
 
 

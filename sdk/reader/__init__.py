@@ -4,7 +4,8 @@ What may live here: everything that looks at stored runs and changes nothing. It
 creates none, takes no lock and starts no thread; it treats every byte of a store as hostile and lists damage instead of
 raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`.
 
-Floors inside, from below: `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
+Floors inside, from below: `filenames`, `contents` (what stored bytes are), `blobs` (where they lie), `media` (the items
+that users get); `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
 continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `looks`, `series`,
 `sample`, `frames`; `about`, `run`, `follow`, `names`, `store`. numpy is imported only by what returns arrays, so that
 listing runs stays cheap.
@@ -12,7 +13,8 @@ listing runs stays cheap.
 
 from .about import StreamInfo
 from .gaps import Gap
+from .media import MediaItem
 from .run import Run
 from .store import Store, open_store
 
-__all__ = ["Gap", "Run", "Store", "StreamInfo", "open_store"]
+__all__ = ["Gap", "MediaItem", "Run", "Store", "StreamInfo", "open_store"]

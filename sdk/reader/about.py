@@ -95,6 +95,7 @@ class About:
     def _look(self) -> None:
         self._scan.refresh()
         self._facts.update(self._scan)
+        self._scan.blobs.lost = self._facts.lost_blobs
         self._lanes = lanes_of(self._facts.streams)
 
     @property

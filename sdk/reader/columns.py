@@ -107,7 +107,7 @@ def _collect_entry(
         if part.step >= limit or (hints is not None and not _may_hold(part, hints)):
             continue
         try:
-            values = values_of(part)
+            values = values_of(part, scan.blobs)
         except DamageError as error:
             scan.note(entry.source, entry.block, error.message)
             continue

@@ -7,6 +7,7 @@ META records are the only home of facts: `run.json` is a cache that the reader n
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from ..segment.naming import SegmentName
 from .gaps import Gap, Loss, missing
 from .scan import Scan, Source, decoded
 
+# What a GAP map that tells of a lost blob is called (docs/segment.md#gap).
+_BLOB_EPISODE = re.compile(r"blob ([0-9]{1,19})\b", re.ASCII)
 _LENGTH_AND_KIND = struct.Struct("<IB")
 
 
@@ -193,6 +196,16 @@ class Facts:
         """What GAP maps say was refused."""
         return [_told(stream, values) for (stream, _), values in self._episodes.items() if _sequences(values) is None]
 
+    @property
+    def lost_blobs(self) -> dict[tuple[int, int], str]:
+        """(stream, number) of the blobs that GAP maps tell of, and why they are not there."""
+        found = {}
+        for (stream, episode), values in self._episodes.items():
+            match = _BLOB_EPISODE.match(episode) if isinstance(episode, str) else None
+            if match is not None:
+                found[stream, int(match[1])] = _told(stream, values).reason
+        return found
+
     def missing(self, scan: Scan) -> list[Gap]:
         """What is known to have been accepted and that no readable block holds."""
         losses: dict[int, list[Loss]] = {}
@@ -212,6 +225,7 @@ def _told(stream: int, values: dict[str, Any]) -> Gap:
         _seconds(values, "start_ns"),
         _seconds(values, "end_ns"),
         str(values.get("reason") or "refused"),
+        key=key if isinstance(key := values.get("key"), str) else None,
     )
 
 

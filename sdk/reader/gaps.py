@@ -30,6 +30,7 @@ class Gap:
         reason: Why they were refused ("disk full", …) or lost ("fsync failed", …), or "missing" (sequences that no
             segment holds), or "damage" (a block that holds them cannot be read).
         first, last: The sequences, inclusive; None of refused calls, which have none.
+        key: Whose value has lost its bytes; the row is there, and `count` is 0. None: whole records are missing.
     """
 
     stream: str
@@ -41,6 +42,7 @@ class Gap:
     reason: str
     first: int | None = None
     last: int | None = None
+    key: str | None = None
 
 
 class Loss(NamedTuple):

@@ -187,7 +187,7 @@ def _pieces(scan: Scan, item: Item, parts: list[Part], selection: Selection) -> 
         if not selection.first_step <= part.step < item.limit or not _listed(part.step, selection):
             continue
         try:
-            values = values_of(part)
+            values = values_of(part, scan.blobs)
         except DamageError as error:
             scan.note(item.entry.source, item.entry.block, error.message)
             continue

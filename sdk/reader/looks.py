@@ -10,6 +10,7 @@ from ..record import Record
 from ..shapes import Group
 from .join import ALL, Item, Selection, items
 from .lanes import Lane
+from .media import with_items
 from .scan import Part, Scan, values_of
 
 if TYPE_CHECKING:
@@ -113,33 +114,40 @@ def keys_of(scan: Scan, lanes: list[Lane], blocks_max: int | None = None) -> set
 
 def last_values(scan: Scan, lanes: list[Lane]) -> dict[str, Any]:
     """For each key its value at the largest step, in the first lane that holds it; nulls do not count."""
-    best: dict[str, tuple[tuple[int, int, int, int], Any]] = {}
+    best: _Best = {}
     for item in items(scan, lanes):
         for part in scan.parts(item.entry):
             _keep_last(best, item, part)
-    return {key: value for key, (_, value) in best.items()}
+    return {
+        key: with_items(value, scan.blobs, key, rank[1], time_ns / 1e9) for key, (rank, value, time_ns) in best.items()
+    }
 
 
-def _keep_last(best: dict[str, tuple[tuple[int, int, int, int], Any]], item: Item, part: Part) -> None:
+# Key to ((lane, step, position, sequence), value, time).
+_Best = dict[str, tuple[tuple[int, int, int, int], Any, int]]
+
+
+def _keep_last(best: _Best, item: Item, part: Part) -> None:
     if isinstance(part, Group):
         record, index = _last_of_group(part, item.limit)
         if record is None:
             return
         pairs: list[tuple[str, Any]] = [(key, part.values(key)[index].item()) for key in part.keys]
         step, sequence = record
+        time_ns = int(part.times_ns()[index])
     elif part.step < item.limit:
         try:
             pairs = [(key, value) for key, value in values_of(part).items() if value is not None]
         except DamageError:
             return
-        step, sequence = part.step, part.sequence
+        step, sequence, time_ns = part.step, part.sequence, part.time_ns
     else:
         return
     rank = (-item.lane, step, item.position, sequence)
     for key, value in pairs:
         old = best.get(key)
         if old is None or rank >= old[0]:
-            best[key] = (rank, value)
+            best[key] = (rank, value, time_ns)
 
 
 def _last_of_group(group: Group, limit: int) -> tuple[tuple[int, int] | None, int]:

@@ -6,6 +6,8 @@ every call, so a run that is still growing gives what is stored by then: what wa
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from . import join, looks
 from .about import TRIES_MAX, About
 from .follow import Follower, follow_run
 from .lanes import Lane, lanes_of
+from .media import MediaList, items_in
 from .names import list_names, nearest
 from .scan import Gone
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 # Limit: as in `sample`: 8 blocks of 4 MiB are about 40 ms.
 _QUICK_BLOCKS_MAX = 8
+_PATTERN = re.compile(r"[*?\[]")
 
 
 class Run(About):
@@ -51,7 +55,8 @@ class Run(About):
         return int(steps[-1]) if len(steps) else None
 
     def keys(self, *, quick: bool = False) -> list[str]:
-        """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore.
+        """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore. `media_keys` tells
+        which of them hold media.
 
         Args:
             quick: Look at a few blocks of a long run only, as `sample` does; a rare key may not be found.
@@ -112,7 +117,8 @@ class Run(About):
     def rows(
         self, keys: Iterable[str] | None = None, stream: str | int | None = None, *, first_step: int = 0
     ) -> Iterator[dict[str, Any]]:
-        """Rows in step order: ``{"_step": int, "_timestamp": float, key: value, …}``, one per step, nulls as None.
+        """Rows in step order: ``{"_step": int, "_timestamp": float, key: value, …}``, one per step, nulls as None, media
+        as `MediaItem`s, which read their bytes when asked.
 
         Lanes are joined: at a step that several hold, the main one's values win. Memory holds a window, not the run.
         What was logged under `_step` or `_timestamp` is given as `_logged_step` and `_logged_timestamp`.
@@ -246,6 +252,42 @@ class Run(About):
         """Not served yet."""
         raise UnsupportedError("run.to_arrow() is not served yet", hint="run.to_pandas(), run.series(key)")
 
-    def media(self, key: str) -> Any:
-        """Not served yet."""
-        raise UnsupportedError(f"run.media({key!r}) is not served yet", hint="run.rows([key])")
+    def media(
+        self, key: str, stream: str | int | None = None, rank: int | None = None, *, step: int | None = None
+    ) -> MediaList:
+        """The images, tables, tensors and the like logged under a key, in order of steps; lists item by item.
+
+        Args:
+            key: A key, or a pattern of keys: "val/*".
+            stream, rank: As in `series`.
+            step: Only those of this step.
+
+        Raises:
+            NotFoundError: No such key, stream or rank, or only plain values under it.
+        """
+        from .series import read_media
+
+        keys = [key]
+        if _PATTERN.search(key):
+            names = self.keys()
+            keys = [key] if key in names else fnmatch.filter(names, key)
+            if not keys:
+                raise self._no_series(key)
+        every = stream == "all"
+        chosen = None if every else stream
+        found = self._reading(lambda: read_media(self._scan, self._chosen(chosen, rank), keys, every=every))
+        if found is None:
+            raise self._no_series(key)
+        if not found:
+            raise NotFoundError(
+                f"run {self.id} has no media under {key!r}: its values are plain", hint=f"run.series({key!r})"
+            )
+        if step is not None:
+            found[:] = [item for item in found if item.step == step]
+        return found
+
+    def media_keys(self) -> dict[str, str]:
+        """Key to kind ("image", "table", "tensor", …) of the keys whose last value is media. Reads all rows."""
+        last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
+        found = {key: items_in(value) for key, value in sorted(last.items()) if key[:1] != "_"}
+        return {key: items[0].kind for key, items in found.items() if items}

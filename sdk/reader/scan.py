@@ -18,12 +18,14 @@ import msgpack
 from ..errors import DamageError, Error
 from ..files import Buffer, Files
 from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, STEP_MAX
-from ..record import EXT_BIG_INT, KIND_ROW, Record, decode_map
+from ..record import EXT_BIG_INT, KIND_ROW, BlobRef, MediaValue, Record, StoredBlob, decode_map
 from ..rows import flatten
 from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block, Claim
 from ..segment.naming import HISTORY, parse_segment
 from ..segment.reader import Damage, SegmentReader
 from ..shapes import Group, groups
+from .blobs import Blobs
+from .media import with_items
 
 # Limit: descriptors of one scan. The usual soft limit of a process is 1024, and the user's program needs its own.
 _OPEN_MAX = 64
@@ -33,6 +35,9 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 
 # What a block of rows is made of: rows that share their keys, as arrays, or one record by itself.
 Part = Union[Group, Record]
+
+# Types of values in which media may be: all others of a row are what they are.
+_MAY_HOLD_MEDIA = frozenset({MediaValue, BlobRef, StoredBlob, list})
 
 
 class Gone(Error):
@@ -83,6 +88,7 @@ class Scan:
         sources: File name to `Source`.
         noted: Damage found while reading payloads, by (file name, offset).
         unreadable: The blocks, by (file name, offset), of which not a byte could be had.
+        blobs: Where the bytes of large values are.
         size_bytes: Bytes of all files in the directory.
         changed: Unix seconds at which a segment last changed, by the file system's clock; 0 without segments.
     """
@@ -94,6 +100,7 @@ class Scan:
         self.unreadable: set[tuple[str, int]] = set()
         self.size_bytes = 0
         self.changed = 0.0
+        self.blobs = Blobs(files, directory)
         self._files = files
         self._open: dict[str, Source] = {}
 
@@ -274,8 +281,11 @@ def decoded(payload: Buffer) -> dict[str, Any]:
         raise DamageError(f"payload of {len(payload)} bytes cannot be decoded: {error}") from error
 
 
-def values_of(record: Record) -> dict[str, Any]:
-    """The values of a ROW record, flat, as users get them: integers beyond 64 bits are int again.
+def values_of(record: Record, blobs: Blobs | None = None) -> dict[str, Any]:
+    """The values of a ROW record, flat, as users get them: integers beyond 64 bits are int again, media are items.
+
+    Args:
+        blobs: Where items find their bytes; None: media stay what they say of themselves.
 
     Raises:
         DamageError: Its payload is no map, or one whose flat names would fill the memory.
@@ -285,7 +295,10 @@ def values_of(record: Record) -> dict[str, Any]:
     except ValueError as error:
         raise DamageError(f"record {record.sequence} cannot be shown: {error}") from error
     for key, value in values.items():
-        if type(value) is msgpack.ExtType and value.code == EXT_BIG_INT:
+        kind = type(value)
+        if kind in _MAY_HOLD_MEDIA and blobs is not None:
+            values[key] = with_items(value, blobs, key, record.step, record.time_ns / 1e9)
+        elif kind is msgpack.ExtType and value.code == EXT_BIG_INT:
             try:
                 values[key] = int(value.data)
             except ValueError:  # not written by us: it stays what it is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy
 from ..ids import hex_u64
 from .columns import Column, Joined, collect, join, unite
 from .lanes import Lane
+from .media import MediaItem, MediaList, items_in, tensor_item
 from .scan import Scan
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ class Series:
         time: float64[n], Unix seconds. When the value was logged; where pieces of one row were coalesced, when the last
             of them was.
         value: float64[n], int64[n], uint64[n] (only where a value is beyond int64) or bool[n] where every value is of
-            that kind; float64[n] for a mix of integers and floats; else object[n], with str, list, bytes, arrays, or
-            int beyond 64 bits. Integers never pass through a float. NaN and infinities are values; nulls are left out.
+            that kind; float64[n] for a mix of integers and floats; else object[n], with str, list, bytes, arrays,
+            `MediaItem`s, or int beyond 64 bits. Integers never pass through a float. NaN and infinities are values; nulls are left out.
         stream: uint64[n], whose value each is; None when all are of one stream.
         others: Ids of the streams outside this series that hold the key too.
     """
@@ -43,7 +45,10 @@ class Series:
         return len(self.step)
 
     def __repr__(self) -> str:
-        return f"Series({self.key!r}, {len(self.step)} values, {self.value.dtype})"
+        held = str(self.value.dtype)
+        if held == "object" and len(self.value) and items_in(self.value[-1]):
+            held = f"media: see run.media({self.key!r})"
+        return f"Series({self.key!r}, {len(self.step)} values, {held})"
 
 
 def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
@@ -62,6 +67,27 @@ def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False)
             others.extend(hex_u64(stream) for stream in columns)
         found = True
     return _series(key, chosen, tuple(others)) if found else None
+
+
+def read_media(scan: Scan, lanes: list[Lane], keys: list[str], *, every: bool = False) -> MediaList | None:
+    """The items under some keys, in order of steps and keys; None where nobody holds any of the keys."""
+    found = [series for key in keys if (series := read_series(scan, lanes, key, every=every)) is not None]
+    if not found:
+        return None
+    items = MediaList(item for series in found for item in _items_of(series, scan))
+    items.sort(key=lambda item: item.step)  # stable: then as the keys and lists go
+    items.others = tuple(dict.fromkeys(stream for series in found for stream in series.others))
+    return items
+
+
+def _items_of(series: Series, scan: Scan) -> Iterator[MediaItem]:
+    if series.value.dtype != object:
+        return
+    for step, time, value in zip(series.step.tolist(), series.time.tolist(), series.value):
+        if isinstance(value, numpy.ndarray):
+            yield tensor_item(value, scan.blobs, series.key, step, time)
+        else:
+            yield from items_in(value)
 
 
 def _by_priority(lane: Lane, columns: dict[int, Column]) -> list[tuple[int, int, Column]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DamageError, Error
 from ..files import Buffer, Files
-from ..limits import MIB
+from ..limits import BLOB_BYTES_MAX, MIB
 from ..record import BlobRef, decode_map, encode_map
 from .format import KIND_BLOB, Block
 from .naming import MEDIA, parse_segment
@@ -27,8 +27,6 @@ from .writer import SegmentWriter
 CHUNK_BYTES = 4 * MIB
 # Limit: what a blob may say of itself.
 META_BYTES_MAX = 1 * MIB
-# Limit: one blob. Sizes come from files, so they are checked before anything is allocated.
-BLOB_BYTES_MAX = 1 << 40
 
 _META_SIZE = struct.Struct("<I")
 

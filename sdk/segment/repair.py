@@ -19,7 +19,7 @@ from .. import compression
 from ..errors import DamageError
 from ..files import Buffer, Files
 from ..ids import hex_u64
-from ..record import KIND_GAP, KIND_META, KIND_ROW, Record, decode_map, pack, walk
+from ..record import KIND_BLOB, KIND_GAP, KIND_META, KIND_ROW, Record, decode_map, pack, walk
 from . import format as segment
 from .check import MAPS, check_rows, check_segment
 from .format import KIND_ROWS, Block, FileHeader
@@ -201,4 +201,4 @@ def _is_good(record: Record) -> bool:
         decode_map(record.payload)
     except Exception:  # a value made to confuse the decoder
         return False
-    return record.kind in (KIND_ROW, KIND_META, KIND_GAP)
+    return record.kind in (KIND_ROW, KIND_META, KIND_GAP, KIND_BLOB)

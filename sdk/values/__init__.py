@@ -21,6 +21,7 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 | pathlib.Path | str |
 | UUID, numpy datetime64 | str |
 | function, class | its dotted name |
+| `Image`, `Classes`; PIL image, matplotlib figure, axes, pyplot | media (docs/media.md) |
 
 `KEY_BYTES_MAX` and `NESTING_MAX` hold for what is converted here. A dict of plain values is packed without a look at it,
 so a longer key or a deeper list is accepted as well, as far as msgpack goes (1024 levels), and is stored and read back.
@@ -28,7 +29,6 @@ so a longer key or a deeper list is accepted as well, as far as msgpack goes (10
 
 from .blobs import Blob, snapshot, stage_in
 from .convert import KNOWN_SCALARS, plain, plain_value, register_known_scalars
-
 from .media import Media
 
 __all__ = [

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..dtypes import FOREIGN_DTYPES
 from . import convert
-from .blobs import FOREIGN_DTYPES
 
 
 class Fetched(NamedTuple):

@@ -14,17 +14,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from ..dtypes import dtype_of, named_dtype
 from ..errors import UsageError
 from ..files import Buffer
 from ..limits import INLINE_TENSOR_BYTES_MAX
-from ..record import dtype_of
-
-# Types that numpy has no name for, by the size of their elements; they are stored as unsigned integers of that size.
-FOREIGN_DTYPES = {
-    "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e4m3": 1,
-    "float8_e3m4": 1, "float8_e4m3b11fnuz": 1, "float8_e8m0fnu": 1, "int4": 1, "uint4": 1, "int2": 1, "uint2": 1,
-}  # fmt: skip
-
 
 class Held(Protocol):
     """Where a blob's bytes lie; letting go of the last reference frees them.
@@ -183,12 +176,10 @@ def as_array(raw: Buffer, array: Sequence[Any]) -> Any:
         raise ValueError(f"an array of shape {shape!r}")
     if order is not None and sorted(order) != list(range(len(shape))):
         raise ValueError(f"an array whose axes have the order {order!r}")
-    if name in FOREIGN_DTYPES:
-        flat = numpy.frombuffer(raw, f"u{FOREIGN_DTYPES[name]}")
-        known = _foreign_dtype(name)
-        flat = flat if known is None else flat.view(known)
-    else:
-        flat = numpy.frombuffer(raw, dtype_of(name))
+    flat = numpy.frombuffer(raw, dtype_of(name))
+    known = named_dtype(name)
+    if known is not None:
+        flat = flat.view(known)
     result = flat.reshape(sizes)
     if order is None:
         return result
@@ -196,14 +187,3 @@ def as_array(raw: Buffer, array: Sequence[Any]) -> Any:
     for place, axis in enumerate(order):
         inverse[axis] = place
     return result.transpose(inverse)
-
-
-def _foreign_dtype(name: str) -> Any:
-    try:
-        import ml_dtypes  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        return None
-    import numpy
-
-    found = getattr(ml_dtypes, name, None)
-    return None if found is None else numpy.dtype(found)

@@ -13,10 +13,12 @@ from typing import Any
 
 import msgpack
 
+from ..dtypes import widened
 from ..limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, MEDIA_NESTING_MAX, NESTING_MAX
 from ..record import EXT_TENSOR, encode_media
 from .blobs import Blob
 from .media import Media
+from .register import Handler, handler_of
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _PLAIN_SCALARS = frozenset({bool, float, type(None)})
@@ -26,6 +28,8 @@ KNOWN_SCALARS: dict[type, Callable[[Any], object]] = {}
 
 # What stands in a record for a blob of the value under a key: its bytes, a reference, or None (there was no room).
 Put = Callable[[Blob, str], object]
+# Whether a raw array of so many bytes may be stored whole under a key.
+Admit = Callable[[str, int], bool]
 
 _on_device: list[Callable[[str], None]] = []
 
@@ -52,6 +56,7 @@ class _Sink(threading.local):
     """Where the blobs of the call that this thread is in go (None outside of `plain`), and how deep in media it is."""
 
     put: Put | None = None
+    admit: Admit | None = None
     level: int = 0
 
 
@@ -59,7 +64,7 @@ _sink = _Sink()
 
 
 def plain(
-    data: Mapping[Any, Any], *, keep_going: bool = False, put: Put | None = None
+    data: Mapping[Any, Any], *, keep_going: bool = False, put: Put | None = None, admit: Admit | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """A call's data as plain values, and what was left out.
 
@@ -67,6 +72,7 @@ def plain(
         data: What the user gave to `log`.
         keep_going: Leave out what cannot be stored instead of raising.
         put: Takes the blobs of large values; without it there may be none.
+        admit: Asked for each large array; those it does not admit are reduced to statistics.
 
     Returns:
         The plain map, and key to explanation of what is not in it.
@@ -76,11 +82,12 @@ def plain(
         ValueError: A value of a right type is out of range: beyond 64 bits, nested too deep, too large.
     """
     # A value's own code may log as well, inside of this call.
-    outer, _sink.put = _sink.put, put
+    outer = _sink.put, _sink.admit
+    _sink.put, _sink.admit = put, admit
     try:
         return _plain(data, keep_going)
     finally:
-        _sink.put = outer
+        _sink.put, _sink.admit = outer
 
 
 def _plain(data: Mapping[Any, Any], keep_going: bool) -> tuple[dict[str, Any], dict[str, str]]:
@@ -137,6 +144,9 @@ def plain_value(value: Any, key: object = "", depth: int = 0) -> Any:
         raise ValueError(f"log() value of {key!r} is nested deeper than {NESTING_MAX}")
     if kind is dict or kind is list or kind is tuple:
         return _container(value, key, depth)
+    registered = handler_of(kind)
+    if registered is not None:
+        return _registered(value, registered, key, depth)
     if isinstance(value, Media):
         return _media(value, key, depth)
     if kind is Blob:
@@ -168,17 +178,28 @@ def _name(key: object) -> str:
     return key if type(key) is str else str(key)
 
 
+def _registered(value: Any, handler: Handler, key: object, depth: int) -> Any:
+    """What the handler of somebody else's type gives."""
+    given = handler(value)
+    if handler_of(type(given)) is handler:
+        raise TypeError(
+            f"log() value of {key!r}: the handler of {_type_name(value)} (register_value) returned a {_type_name(given)}, "
+            "which is for itself to convert"
+        )
+    return plain_value(given, key, depth + 1)
+
+
 def _media(value: Media, key: object, depth: int) -> Any:
     """A media value described, and packed as an extension."""
     if _sink.put is None:
         raise TypeError(f"log() value of {key!r} is a {type(value).__name__}, which can be logged and stands nowhere else")
     if _sink.level >= MEDIA_NESTING_MAX:
         raise ValueError(f"log() value of {key!r} holds media inside of one another, more than {MEDIA_NESTING_MAX}")
+    if value.broken is not None:
+        raise ValueError(f"log() value of {key!r}: the {type(value).__name__} could not be made: {value.broken}")
     _sink.level += 1
     try:
-        if value.broken is not None:
-        raise ValueError(f"log() value of {key!r} is a {type(value).__name__} that could not be made: {value.broken}")
-    described = {name: plain_value(part, key, depth + 1) for name, part in value.describe().items()}
+        described = {name: plain_value(part, key, depth + 1) for name, part in value.describe().items()}
     finally:
         _sink.level -= 1
     return encode_media({"_type": value._type, **described})
@@ -281,26 +302,46 @@ def _from_numpy(value: Any, key: object) -> Any:
             item = float(item)
         return plain_value(item, key)
     if isinstance(value, numpy.ndarray):
-        return _from_array(value, key)
+        return _from_fetched(value, key)
     return _UNKNOWN
+
+
+def _from_fetched(value: Any, key: object) -> Any:
+    from .arrays import fetch_array
+
+    fetched = fetch_array(value, str(key))
+    return _UNKNOWN if fetched is None else _from_array(fetched.array, key, fetched.dtype)
 
 
 def _from_array(array: Any, key: object, dtype_name: str | None = None) -> Any:
     if array.dtype.hasobject:
         raise TypeError(f"log() value of {key!r} is an array of Python objects (dtype {array.dtype}), expected numbers")
-    if array.size == 1 and dtype_name is None:
-        return plain_value(array.reshape(()).item() if array.dtype.kind not in "mM" else str(array.reshape(())), key)
+    if array.size == 1:
+        one = widened(array, dtype_name).reshape(())
+        return plain_value(one.item() if array.dtype.kind not in "mM" else str(one), key)
     if array.dtype.kind in "US":
         return array.tolist()
     if array.nbytes > INLINE_TENSOR_BYTES_MAX:
-        raise ValueError(
-            f"log() value of {key!r} is an array of {array.nbytes} bytes (shape {array.shape}, dtype {array.dtype}); arrays "
-            f"beyond {INLINE_TENSOR_BYTES_MAX} bytes are not stored yet: log a statistic of it"
-        )
+        return _from_large_array(array, key, dtype_name)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     name = dtype_name or little.dtype.str
     packed = msgpack.packb([name, list(array.shape), little.tobytes()])
     return msgpack.ExtType(EXT_TENSOR, packed)
+
+
+def _from_large_array(array: Any, key: object, dtype_name: str | None) -> Any:
+    """An array that is stored apart, or, beyond its key's budget, statistics of it."""
+    if array.dtype.fields is not None:
+        raise TypeError(f"log() value of {key!r} is an array with named fields (dtype {array.dtype}), expected numbers")
+    if _sink.put is None:
+        raise ValueError(
+            f"value of {key!r} is an array of {array.nbytes} bytes (shape {array.shape}, dtype {array.dtype}), at most "
+            f"{INLINE_TENSOR_BYTES_MAX} stand here; log() takes larger ones"
+        )
+    from .tensor import ReducedTensor, Tensor
+
+    is_admitted = _sink.admit is None or _sink.admit(str(key), array.nbytes)
+    return _media((Tensor if is_admitted else ReducedTensor)(array, dtype_name), key, 0)
 
 
 def _from_torch(value: Any, key: object) -> Any:
@@ -308,30 +349,17 @@ def _from_torch(value: Any, key: object) -> Any:
 
     if not isinstance(value, torch.Tensor):
         return str(value) if isinstance(value, (torch.device, torch.dtype)) else _UNKNOWN
-    if value.device.type != "cpu":
-        tell_device(key, value.device)
     if value.numel() == 1:
+        if value.device.type != "cpu":
+            tell_device(key, value.device)
         return plain_value(value.item(), key)
-    tensor = value.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return _from_array(tensor.view(torch.int16).numpy().view("<u2"), key, "bfloat16")
-    return _from_array(tensor.numpy(), key)
+    return _from_fetched(value, key)
 
 
 def _from_jax(value: Any, key: object) -> Any:
     if not hasattr(value, "dtype") or not hasattr(value, "__array__"):
         return _UNKNOWN
-    platform = getattr(getattr(value, "device", None), "platform", "cpu")
-    if platform != "cpu":
-        tell_device(key, platform)
-    if value.size == 1:
-        return plain_value(value.reshape(()).item(), key)
-    import numpy
-
-    array = numpy.asarray(value)
-    if array.dtype.name == "bfloat16":
-        return _from_array(array.view("<u2"), key, "bfloat16")
-    return _from_array(array, key)
+    return _from_fetched(value, key)
 
 
 def _from_tensorflow(value: Any, key: object) -> Any:
@@ -354,6 +382,24 @@ def _from_picture(value: Any, key: object) -> Any:
     return _media(Image(value), key, 0)
 
 
+def _from_plotly(value: Any, key: object) -> Any:
+    """A figure, as a `Plotly`."""
+    from .interactive import Plotly, is_plotly
+
+    if _sink.put is None or not is_plotly(value):
+        return _UNKNOWN
+    return _media(Plotly(value), key, 0)
+
+
+def _from_pandas(value: Any, key: object) -> Any:
+    """A frame, as a `Table`."""
+    if _sink.put is None or not isinstance(value, sys.modules["pandas"].DataFrame):
+        return _UNKNOWN
+    from .table import Table
+
+    return _media(Table(dataframe=value), key, 0)
+
+
 def tell_device(key: object, device: object) -> None:
     for callback in _on_device:
         callback(
@@ -368,6 +414,8 @@ _HANDLERS: dict[str, Callable[[Any, object], Any]] = {
     "jax": _from_jax,
     "jaxlib": _from_jax,
     "tensorflow": _from_tensorflow,
+    "pandas": _from_pandas,
     "PIL": _from_picture,
     "matplotlib": _from_picture,
+    "plotly": _from_plotly,
 }

@@ -41,14 +41,14 @@ class Media:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _going_on(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = going_on(cls.__init__)  # type: ignore[method-assign]
 
     def describe(self) -> dict[str, Any]:
         """What is stored: str to plain values, `Blob`s, other media, and lists and maps of these. "_type" is added."""
         raise NotImplementedError
 
 
-def _going_on(init: Callable[..., None]) -> Callable[..., None]:
+def going_on(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def init_or_break(self: Media, *args: Any, **kwargs: Any) -> None:
         try:
@@ -59,3 +59,8 @@ def _going_on(init: Callable[..., None]) -> Callable[..., None]:
             self.broken = self.broken or error
 
     return init_or_break
+
+
+def known(**facts: Any) -> dict[str, Any]:
+    """Those of the facts that are not None."""
+    return {name: value for name, value in facts.items() if value is not None}

@@ -26,10 +26,11 @@ _GUESSED = {1: "L", 3: "RGB", 4: "RGBA"}
 _PIL_MODES = frozenset({"1", "L", "P", "LA", "RGB", "YCbCr", "HSV", "RGBA", "CMYK", "I", "F", "I;16"})
 _PIL_CONVERSIONS = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "I;16B": "I", "I;16L": "I", "I;16N": "I"}
 
-# PIL's name of a format to the end of its files' names: what may be stored as it is.
+# PIL's name of a format to the end of its files' names: what may be stored as it is. AVIF stands last: PIL tries one after
+# the other, and an older one stops with KeyError at a format that it does not know.
 _FILES = {
     "PNG": "png", "JPEG": "jpg", "MPO": "jpg", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tiff", "ICO": "ico",
-    "PPM": "ppm", "AVIF": "avif", "JPEG2000": "jp2",
+    "PPM": "ppm", "JPEG2000": "jp2", "AVIF": "avif",
 }  # fmt: skip
 
 # How torchvision.utils.make_grid lays out a batch.
@@ -85,7 +86,7 @@ def from_array(fetched: Fetched, to: str, mode: str | None, normalize: bool, wha
     """
     if mode is not None and mode not in MODES:
         raise ValueError(f"{what} mode is {mode!r}, expected one of {', '.join(MODES)} for an array")
-    _check_dtype(fetched, what)
+    check_dtype(fetched, what)
     array, layout, channels = _shaped(fetched, None if mode is None else MODES[mode], what)
     if mode == "I;16" and array.dtype.str != "<u2":
         raise ValueError(f"{what} mode is 'I;16' for an array of dtype {array.dtype}, expected uint16")
@@ -99,7 +100,7 @@ def from_array(fetched: Fetched, to: str, mode: str | None, normalize: bool, wha
         "media": "image-file", "to": to, "layout": layout, "mode": mode or _GUESSED[channels], "normalize": bool(normalize),
     }  # fmt: skip
     blob = snapshot(array, meta, dtype=fetched.dtype)
-    _check_numbers(blob, fetched.dtype or array.dtype.name, what)
+    check_numbers(blob, fetched.dtype or array.dtype.name, what)
     return Picture(blob, to, width, height)
 
 
@@ -135,7 +136,7 @@ def grid_size(count: int, height: int, width: int) -> tuple[int, int]:
     return rows * (height + GRID_PADDING) + GRID_PADDING, columns * (width + GRID_PADDING) + GRID_PADDING
 
 
-def _check_dtype(fetched: Fetched, what: str) -> None:
+def check_dtype(fetched: Fetched, what: str) -> None:
     dtype = fetched.dtype or fetched.array.dtype
     if fetched.dtype not in (None, "bfloat16") or fetched.array.dtype.kind not in "buif":
         raise TypeError(f"{what} is given an array of dtype {dtype}, expected bool, integers or floats")
@@ -188,7 +189,7 @@ def _warn_of_alpha(to: str, mode: str, what: str) -> None:
         warnings.warn(f"{what}: jpg has no transparency, so the alpha channel will be left away", stacklevel=6)
 
 
-def _check_numbers(blob: Blob, dtype: str, what: str) -> None:
+def check_numbers(blob: Blob, dtype: str, what: str) -> None:
     """Refuses NaN. Of the copy: it lies in the cache, in one piece, and nobody else changes it."""
     import numpy
 
@@ -239,7 +240,7 @@ def from_pil(image: Any, to: str, what: str) -> Picture:
         if isinstance(image.info.get("transparency"), (int, bytes)):
             meta["transparency"] = image.info["transparency"]
     blob = snapshot(array, meta)
-    _check_numbers(blob, array.dtype.name, what)
+    check_numbers(blob, array.dtype.name, what)
     return Picture(blob, to, width, height)
 
 

@@ -8,8 +8,7 @@ import pytest
 import sdk
 from sdk import _compat, _greeting
 
-MEDIA = ("Video", "Audio", "Histogram", "Table", "EvalTable", "JoinedTable", "Html", "Object3D", "Molecule", "Plotly",
-         "Graph")  # fmt: skip
+MEDIA = ("Histogram", "Table", "EvalTable", "JoinedTable")
 PLOTS = ("line", "scatter", "bar", "histogram", "line_series", "pr_curve", "roc_curve", "confusion_matrix")
 
 
@@ -53,11 +52,9 @@ def test_charts_raise(world: Any, name: str) -> None:
 
 def test_more_charts_raise(world: Any) -> None:
     """And those of the module."""
-    for call in (lambda: sdk.plot_table("a", None, {}), lambda: sdk.visualize("a", None), lambda: sdk.box3d()):
+    for call in (lambda: sdk.plot_table("a", None, {}), lambda: sdk.visualize("a", None)):
         with pytest.raises(sdk.UnsupportedError):
             call()
-    with pytest.raises(sdk.UnsupportedError):
-        sdk.Object3D.from_numpy(1)
 
 
 def test_artifacts_are_harmless_and_downloads_are_not(

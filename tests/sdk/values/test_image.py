@@ -355,7 +355,7 @@ def test_files_are_stored_as_they_are(tmp_path: pathlib.Path, png: bytes) -> Non
 def test_formats_of_files(kind: str) -> None:
     """Told by the content."""
     buffer = io.BytesIO()
-    PIL.Image.fromarray(COLOR).save(buffer, kind)
+    PIL.Image.new("RGB", (16, 16)).save(buffer, kind)
     assert sdk.Image(buffer).format == {"JPEG": "jpg"}.get(kind, kind.lower())
 
 
@@ -486,7 +486,7 @@ def test_a_run_that_goes_on_leaves_out_what_could_not_be_made(world: Any, capsys
     sdk.log({"bad": broken, "list": [sdk.Image(COLOR), broken], "loss": 1})
     assert world.rows == [{"loss": 1}]
     sdk.finish()
-    assert "'bad' is a Image that could not be made: " in capsys.readouterr().err
+    assert "'bad': the Image could not be made: " in capsys.readouterr().err
     sdk.init()
     with pytest.raises(FileNotFoundError):
         sdk.Image("/nowhere/a.png")

@@ -1,0 +1,156 @@
+"""What stored bytes are: a file's, an array's, rows'. Pure but for the encoders, which make files of what is still raw.
+
+The bytes and everything they say of themselves are somebody else's: what does not make sense is a `DamageError`, whatever
+error the library that met it raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..dtypes import widened
+from ..errors import DamageError, Error, UsageError
+from ..files import Buffer
+from ..record import StoredBlob
+
+# The formats that encoders write: stored bytes of such an "encoding" are a file.
+ENCODED_FILES = frozenset({"png", "jpg", "bmp", "webp", "gif", "mp4", "webm", "wav", "flac", "ogg"})
+
+
+@contextlib.contextmanager
+def believing_nothing(what: str) -> Iterator[None]:
+    """Whatever a decoder raises of made-up bytes becomes a `DamageError`; our own errors stay what they are."""
+    try:
+        yield
+    except (Error, MemoryError):
+        raise
+    except Exception as error:
+        raise DamageError(f"cannot decode {what}: {error}") from error
+
+
+def is_file(meta: Mapping[str, Any]) -> bool:
+    """Whether stored bytes are those of the file that a user expects, so that they can be copied as they are."""
+    encoding = meta.get("encoding")
+    return encoding in ENCODED_FILES or (encoding is None and "array" not in meta and meta.get("to") is None)
+
+
+def raw_of(stored: StoredBlob) -> StoredBlob:
+    """The bytes before they were packed; those that became a file stay one."""
+    data, meta = stored
+    if meta.get("encoding") is None or meta["encoding"] in ENCODED_FILES:
+        return stored
+    from ..encoders import decode
+
+    with believing_nothing("a blob"):
+        return StoredBlob(decode(data, meta), {name: value for name, value in meta.items() if name != "encoding"})
+
+
+def file_of(stored: StoredBlob) -> Buffer:
+    """The file: as it was given, or encoded now where that has not happened yet; arrays without a format as .npy.
+
+    Raises:
+        EncoderMissing: The package that makes such files is not installed.
+        DamageError: The bytes are not what they say.
+    """
+    stored = raw_of(stored)
+    data, meta = stored
+    if is_file(meta):
+        return data
+    if meta.get("to") in ENCODED_FILES:
+        return _encoded(stored).data
+    if "array" in meta:
+        return npy(array_of(stored))
+    return data
+
+
+def _encoded(stored: StoredBlob) -> StoredBlob:
+    from ..encoders import encode
+
+    with believing_nothing("a blob"):
+        encoded = encode(*stored)
+    if encoded is None:
+        raise DamageError(f"nothing can make a {stored.meta.get('to')!r} file of a blob that says it is one")
+    return StoredBlob(encoded.data, encoded.meta)
+
+
+def array_of(stored: StoredBlob) -> Any:
+    """The values: as they were logged, or, of what is a file, those in it.
+
+    Types that numpy has no name for come as those of ml_dtypes where it is installed, else widened to float32, exactly.
+
+    Raises:
+        UsageError: There is no array in it.
+        EncoderMissing, DamageError: As `file_of`.
+    """
+    stored = raw_of(stored)
+    if stored.meta.get("encoding") is None and stored.meta.get("to") in ENCODED_FILES:
+        stored = _encoded(stored)  # so that the answer does not change when it is encoded
+    data, meta = stored
+    if meta.get("encoding") in ENCODED_FILES or "array" not in meta:
+        from ..encoders import to_array
+
+        with believing_nothing("a file"):
+            return to_array(data, meta)
+    from ..values.blobs import as_array
+
+    with believing_nothing("an array"):
+        array = as_array(data, meta["array"])
+        name = meta["array"][0]
+        return widened(array, name) if array.dtype.kind == "u" else array
+
+
+def described(meta: Mapping[str, Any]) -> tuple[str, tuple[int, ...]] | None:
+    """The (dtype, shape) that an array was logged with; None of what never was one, or does not make sense."""
+    array = meta.get("array")
+    if type(array) is not list or len(array) != 3 or type(array[0]) is not str or type(array[1]) is not list:
+        return None
+    return array[0], tuple(size for size in array[1] if type(size) is int)
+
+
+# Formats of pictures that Pillow may take stored bytes for: what `Image` stores, and none that is a program.
+_PICTURES = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "ICO", "PPM", "AVIF", "JPEG2000")
+# Limit: of a picture, 4 GiB of RGBA.
+_PIXELS_MAX = 1 << 30
+
+
+def open_image(data: Buffer) -> Any:
+    """A PIL.Image, loaded.
+
+    Raises:
+        DamageError: These bytes are no picture, or one too large to be true.
+    """
+    import warnings
+
+    from PIL import Image
+
+    with believing_nothing("an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(data), formats=_PICTURES)
+        if image.width * image.height > _PIXELS_MAX:
+            raise DamageError(f"an image of {image.width}×{image.height} pixels, expected at most {_PIXELS_MAX:,}")
+        image.load()
+        return image
+
+
+def npy(array: Any) -> bytes:
+    """An array as a .npy file; types of ml_dtypes, which such a file cannot name, as float32."""
+    import numpy
+
+    if array.dtype.kind == "V":
+        array = array.astype(numpy.float32)
+    out = io.BytesIO()
+    numpy.save(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def as_json(value: Any) -> bytes:
+    """JSON text of plain values; arrays as lists, other things as their text."""
+    return json.dumps(value, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
