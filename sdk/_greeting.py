@@ -21,6 +21,9 @@ _INDENT = "       "
 _BARS = "▁▂▃▄▅▆▇█"
 # What replaces characters that the terminal's encoding does not have.
 _ASCII = str.maketrans({**dict(zip(_BARS, "_.,-=+*#")), "→": "->", "·": "|", "…": "...", "–": "-"})
+# What `finish` did not get stored.
+_WAITING = "still in shared memory, as the disk refused: the next daemon stores that, or stepd repair --rings"
+_LOST = "lost: the disk refused, and there is no shared memory to wait in"
 SPARK_POINTS = 16
 SERIES_MAX = 5
 
@@ -161,7 +164,7 @@ def stored_text(counts: Any, size: int) -> list[str]:
     if counts.refused:
         reasons = counts.refused_reasons or {"journal, spool and disk were full": counts.refused}
         why = ", ".join(reasons) if len(reasons) == 1 else ", ".join(f"{why} ({n:,})" for why, n in reasons.items())
-        lines.append(f"! {count(counts.refused, 'record')} dropped: {why}; the gap is in the data (stepd show)")
+        lines.append(f"! {count(counts.refused, 'record')} dropped: {why}; {_where_gap(counts)}")
     if counts.stored < counts.accepted:
         waiting = counts.accepted - counts.stored
         lines.append(f"! {count(waiting, 'record')} {_WAITING if counts.ended_in == 'ring' else _LOST}")
@@ -184,6 +187,13 @@ def _where(counts: Any) -> str:
     if counts.ended_in == "spool":
         return "in the run's spool (no daemon served yet), readable now"
     return "on disk (fsync)" if counts.synced else "on disk, fsync follows"
+
+
+def _where_gap(counts: Any) -> str:
+    """Where what tells of the refused calls is."""
+    if counts.ended_in == "nowhere":
+        return "nothing but this line tells of it"
+    return "the gap is stored with what waits" if counts.ended_in == "ring" else "the gap is in the data (stepd show)"
 
 
 def choose_keys(keys: Iterable[str], defined: Mapping[str, Any]) -> list[str]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import clock, platform
 from ._aside import holds_records, keep_ring
 from .budget import Budget, Keeper
-from .errors import DamageError, Error
+from .errors import DamageError, Error, StoreError
 from .files import Buffer, Files, sync_names
 from .ids import hex_u64, random_u64
 from .journal.announcements import ArenaReader, announcements
@@ -40,8 +40,16 @@ BLOCK_BYTES = BLOCK_STORED_BYTES_MAX // 4
 _MEASURE_SECONDS = 0.01
 
 
-def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) -> int:
+def drain_orphans(
+    files: Files,
+    store: StoreIdentity,
+    shared_memory_dir: str,
+    trouble: Callable[[str, object], None] = lambda path, error: None,
+) -> int:
     """Takes over the rings of this store's dead processes without a daemon, each into a segment of its own.
+
+    Args:
+        trouble: Gets the path of each ring that could not be drained, and why.
 
     Returns:
         How many rings were drained. One that cannot be drained now stays for the next daemon.
@@ -53,8 +61,8 @@ def drain_orphans(files: Files, store: StoreIdentity, shared_memory_dir: str) ->
             continue
         try:
             drained_count += _drain_one(files, store, path, lock.descriptor)
-        except (OSError, Error, KeyError, ValueError):
-            continue
+        except (OSError, Error, KeyError, ValueError) as error:
+            trouble(path, error)
         finally:
             lock.release()
     return drained_count
@@ -85,11 +93,11 @@ def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -
             spool.append(stream, span, [records], BATCH_HAS_PIECES | BATCH_HAS_META)
     for gap in drained.gaps:
         spool.append_gap(stream, gap)
-    if spool.seal(sync=True) and spool.media_is_safe:
-        remove_arena(path)
-        os.unlink(path)
-        return True
-    return False
+    if not spool.seal(sync=True) or not spool.media_is_safe:
+        raise StoreError(f"what it holds is written to {store.path!r} but cannot be forced to the disk; it stays as well")
+    remove_arena(path)
+    os.unlink(path)
+    return True
 
 
 def _save_blobs(files: Files, spool: Spool, arena: ArenaReader, stream: int, piece: Piece) -> None:

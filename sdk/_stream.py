@@ -34,6 +34,7 @@ from .record import KIND_ROW, encode_map, walk
 from .segment.naming import run_path
 from .settings import Settings
 from .transport import request
+from .values.budget import TensorBudget
 from .values.convert import on_device_value
 
 _META_SECONDS_MAX = 2.0
@@ -133,7 +134,8 @@ class Stream:
         arena = Arena(base, ring.path, self._number) if ring.path is not None else None
         if self._stages:
             values.stage_in(arena.take if arena is not None else None)
-        return Large(self._number, arena, self.settings.overflow_bytes_max, lambda: on_full == "block")
+        budget = TensorBudget(self.settings.tensor_bytes_per_minute_max, self._notice)
+        return Large(self._number, arena, self.settings.overflow_bytes_max, lambda: on_full == "block", budget)
 
     def _make_sender(self) -> Sender:
         from . import __version__
@@ -207,7 +209,7 @@ class Stream:
             return Receipt(self.journal.mark()[1] - 1, 0, 0, 0, {}, 0, False, 0.0, 0.0, 0, "later")
         begun = clock.monotonic()
         self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}; init() starts another run")
-        left_out = self.journal.left_out()
+        left_out = self._left_out()
         if left_out:
             self.append_meta({"misuse": left_out})
         end = {"end": {"state": state, "exit_code": exit_code, "time_ns": clock.wall_ns()}}
@@ -243,6 +245,12 @@ class Stream:
         self._let_go(is_stored=is_stored)
         _live.discard(self)
         return self._receipt
+
+    def _left_out(self) -> dict[str, str]:
+        """Key to what is not stored of it, or not whole."""
+        large = self.journal.large
+        reduced = large.budget.told() if large is not None and large.budget is not None else {}
+        return {**reduced, **self.journal.left_out()}
 
     def _let_go(self, *, is_stored: bool) -> None:
         """Removes ring and arena when all that was in them is stored; else leaves them to whoever drains them."""

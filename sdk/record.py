@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -40,6 +40,7 @@ FLAG_MARKED = 4  # misuse="warn" left at least one key out
 EXT_TENSOR = 1  # msgpack array [dtype name, shape, raw little-endian bytes in C order]
 EXT_BLOB = 3  # msgpack array [stream, number, size]: bytes that are stored apart; or map of meta and data: a small one
 EXT_MEDIA = 4  # msgpack map: what a value that is more than plain data says of itself
+EXT_CELL = 5  # msgpack integer: inside the rows of a table, the media value of that index (docs/media.md#tables)
 EXT_BIG_INT = 2  # decimal text of an integer beyond 64 bits, inside a tensor-free value
 
 
@@ -137,6 +138,33 @@ def decode_map(payload: Buffer, *, tensors: bool = True) -> dict[str, Any]:
         raise DamageError(f"payload of {len(payload)} bytes is not a msgpack map: {error}") from error
     if type(value) is not dict:
         raise DamageError(f"payload holds {type(value).__name__}, expected a map")
+    return value
+
+
+def decode_rows(payload: Buffer, cells: Sequence[Any]) -> list[Any]:
+    """The rows of a part of a table.
+
+    Args:
+        cells: What the extension `EXT_CELL` refers to.
+
+    Raises:
+        DamageError: It is not a msgpack array, or refers to a cell that there is not.
+    """
+
+    def extension(code: int, data: bytes) -> object:
+        if code != EXT_CELL:
+            return _extension(0, code, data)
+        index = msgpack.unpackb(data)
+        if type(index) is not int or not 0 <= index < len(cells):
+            raise ValueError(f"media cell {index!r} of {len(cells)}")
+        return cells[index]
+
+    try:
+        value: object = _unpack(payload, ext_hook=extension)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise DamageError(f"payload of {len(payload)} bytes is no rows of a table: {error}") from error
+    if type(value) is not list:
+        raise DamageError(f"payload holds {type(value).__name__}, expected the rows of a table")
     return value
 
 

@@ -75,6 +75,7 @@ class CapturedReceipt(NamedTuple):
     cost_seconds: float = 0.0
     calls: int = 0
     ended_in: str = "written"
+    facts_lost: int = 0
     refused_reasons: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 

@@ -22,7 +22,7 @@ from sdk.files.failing import FailingFiles as FailingFiles
 from sdk.location import StoreIdentity, make_store
 from sdk.record import FLAG_COMMIT, KIND_ROW, Record, encode_map, pack, walk
 from sdk.segment.format import KIND_ROWS, Block
-from sdk.segment.naming import parse_segment, run_path
+from sdk.segment.naming import HISTORY, parse_segment, run_path
 from sdk.segment.reader import SegmentReader
 from sdk.transport import endpoint_path, lock_path, stopped_path
 
@@ -102,7 +102,8 @@ class Held:
         self.first_maps: list[dict[str, Any]] = []
         self.numbers: list[int] = []
         for name, _, _ in DISK.entries(self.directory):
-            if parse_segment(name) is not None:
+            parsed = parse_segment(name)
+            if parsed is not None and parsed.holds == HISTORY:
                 self._read(name)
 
     def _read(self, name: str) -> None:

@@ -15,12 +15,15 @@ from daemon.commands.verify import chosen_runs
 from daemon.store.recovery import Judge, lock_identity, mend_segments, ring_is_locked
 from daemon.store.repair import Step, repair_run
 from sdk import platform
+from sdk._greeting import count
 from sdk._spool import drain_orphans
 from sdk.errors import Error, StoreError
 from sdk.files import DISK
 from sdk.location import StoreIdentity, read_store
 from sdk.reader import Run
+from sdk.reader.waiting import waiting_rings
 from sdk.segment.reader import SegmentReader
+from sdk.segment.repair import Repaired
 from sdk.settings import Settings
 from sdk.transport import lock_path
 
@@ -40,7 +43,7 @@ def command(
     """Rewrite damaged segments: what is good is copied, what is not becomes a gap, the old file moves to aside/.
 
     Without RUN: of the whole store. Nothing is deleted, a second repair finds nothing to do. Exit code 1: something could
-    not be repaired.
+    not be repaired, or there was nothing in a damaged segment that could be saved.
     """
     store = open_store_of(ctx, directory)
     identity = read_store(store.path)
@@ -50,11 +53,9 @@ def command(
             hint="STEPD_TRUST_STORE=1 stepd repair …",
         )
     with _alone(store.path) as alone:
-        if rings:
-            _drain(identity, alone=alone, dry_run=dry_run)
+        failed = _drain(identity, alone=alone, dry_run=dry_run) if rings else 0
         chosen = chosen_runs(store, runs)  # after the rings, which may hold the only records of a run
         dead = _mended(identity, alone=alone, dry_run=dry_run)
-        failed = 0
         with progress(sum(run.size_bytes for run in chosen), "looking") as note:
             steps = [
                 (run, step)
@@ -70,10 +71,13 @@ def command(
                 )
             ]
         for run, step in steps:
-            failed += step.why is not None
+            failed += step.why is not None or (step.repaired is not None and _is_all_lost(step.repaired))
             _print(run, step, alone=alone)
     if not steps:
         click.echo("nothing is damaged")
+    elif dry_run:
+        would = sum(step.why is None for _, step in steps)
+        click.echo(f"{count(would, 'segment')} of {count(len(steps), 'damaged segment')} would be repaired")
     ctx.exit(1 if failed else 0)
 
 
@@ -88,12 +92,30 @@ def _alone(store: str) -> Iterator[bool]:
             lock.release()
 
 
-def _drain(store: StoreIdentity, *, alone: bool, dry_run: bool) -> None:
+def _drain(store: StoreIdentity, *, alone: bool, dry_run: bool) -> int:
+    """Drains the rings of dead trainers; how many could not be drained."""
+    base, failed = Settings().shared_memory_dir, 0
+
+    def tell(path: str, error: object) -> None:
+        nonlocal failed
+        failed += 1
+        click.echo(f"cannot store what is left in {clean(path)}, it stays there: {clean(str(error))}")
+
     if not alone:
         click.echo("a daemon serves this store: it stores by itself what dead trainers left in shared memory")
-    elif not dry_run:
-        count = drain_orphans(DISK, store, Settings().shared_memory_dir)
-        click.echo(f"stored what {count} dead trainer{'' if count == 1 else 's'} left in shared memory")
+    elif dry_run:
+        found = waiting_rings(store.path, base)
+        records = count(sum(ring.records for ring in found), "record")
+        click.echo(f"would store {records} that {count(len(found), 'dead trainer')} left in shared memory")
+    else:
+        drained = drain_orphans(DISK, store, base, tell)
+        click.echo(f"stored what {count(drained, 'dead trainer')} left in shared memory")
+    return failed
+
+
+def _is_all_lost(done: Repaired) -> bool:
+    """Whether nothing could be saved of what was there."""
+    return bool(done.lost) and not done.records
 
 
 def _mended(store: StoreIdentity, *, alone: bool, dry_run: bool) -> Callable[[str], bool]:
@@ -128,7 +150,8 @@ def _print(run: Run, step: Step, *, alone: bool) -> None:
     if step.repaired is not None:
         done = step.repaired
         moved = f", the old file is {clean(done.aside)}" if done.aside else ""
-        click.echo(f"  repaired: {done.records:,} records saved, {done.lost:,} lost{moved}")
+        what = "nothing could be saved" if _is_all_lost(done) else "repaired"
+        click.echo(f"  {what}: {done.records:,} records saved, {done.lost:,} lost{moved}")
     elif step.why is not None:
         again = shlex.join(["stepd", "repair", name])
         cure = f"stepd stop && {again}" if not alone else f"{again} on the writer's machine, or with --force"

@@ -11,7 +11,10 @@ import click
 from daemon.commands.common import json_option, open_store_of, print_json, value_text, when_text, write_table
 from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, size
+from daemon.commands.verify import waiting_text
 from sdk.reader import Gap, Run
+from sdk.reader.waiting import waiting_rings
+from sdk.settings import Settings
 
 
 @click.command("show")
@@ -21,7 +24,9 @@ from sdk.reader import Gap, Run
 @click.pass_context
 def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) -> None:
     """Facts, config, summary, streams, gaps and keys of a run."""
-    found = open_store_of(ctx, directory).run(run)
+    store = open_store_of(ctx, directory)
+    found = store.run(run)
+    rings = [ring for ring in waiting_rings(store.path, Settings().shared_memory_dir) if ring.run == found.id]
     # First what reads all values: it finds the damage that is listed below.
     summary, keys = found.summary, found.keys()
     gaps = found.gaps
@@ -36,6 +41,7 @@ def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) 
                 "streams": [stream._asdict() for stream in found.streams],
                 "gaps": [dataclasses.asdict(gap) for gap in gaps],
                 "damage": [damage._asdict() for damage in found.damage],
+                "rings": [ring._asdict() for ring in rings],
             }
         )
         return
@@ -45,6 +51,10 @@ def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) 
     _print_keys(keys)
     _print_streams(found)
     _print_trouble(found, gaps)
+    if rings:
+        click.echo("\nnot stored yet")
+    for ring in rings:
+        click.echo(f"  {waiting_text(ring)}")
 
 
 def _print_head(run: Run) -> None:

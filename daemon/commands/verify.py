@@ -14,6 +14,8 @@ from sdk._greeting import count
 from sdk.files import DISK
 from sdk.reader import Gap, Run, Store
 from sdk.reader.verify import Verified, verify_run
+from sdk.reader.waiting import Waiting, waiting_rings
+from sdk.settings import Settings
 
 
 @click.command("verify")
@@ -25,6 +27,8 @@ from sdk.reader.verify import Verified, verify_run
 def command(ctx: click.Context, runs: tuple[str, ...], every: bool, as_json: bool, directory: str | None) -> None:
     """Read every block: headers, chains, checksums, each record, indexes and seals. Changes nothing.
 
+    Also names what dead processes of this machine left in shared memory and nobody has stored yet.
+
     Exit code 0: all that is there is good (records may be missing and accounted for: gaps); 1: there is damage. A run
     that is being logged is fine; what its writer is in the middle of is no damage.
     """
@@ -35,12 +39,18 @@ def command(ctx: click.Context, runs: tuple[str, ...], every: bool, as_json: boo
     begun = clock.monotonic()
     with progress(sum(run.size_bytes for run in chosen), "verifying") as note:
         found = [(run, verify_run(DISK, run.directory, note)) for run in chosen]
+    rings = waiting_rings(store.path, Settings().shared_memory_dir)
+    if runs:
+        rings = [ring for ring in rings if ring.run in {run.id for run in chosen}]
     seconds = clock.monotonic() - begun
     if as_json:
-        print_json({"runs": [_facts(run, verified) for run, verified in found], "seconds": seconds})
+        waiting = [ring._asdict() for ring in rings]
+        print_json({"runs": [_facts(run, verified) for run, verified in found], "rings": waiting, "seconds": seconds})
     else:
         for run, verified in found:
             _print(run, verified)
+        for ring in rings:
+            click.echo(f"waiting for run {clean(ring.run)}: {waiting_text(ring)}")
         _print_sum([verified for _, verified in found], seconds)
     ctx.exit(1 if any(verified.findings for _, verified in found) else 0)
 
@@ -77,6 +87,16 @@ def gap_text(gap: Gap) -> str:
     steps = steps_text(gap.step_min, gap.step_max)
     records = f"{gap.count:,} record{'' if gap.count == 1 else 's'}"
     return f"{records} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
+
+
+def waiting_text(ring: Waiting) -> str:
+    """What a dead process left in its ring, in words."""
+    ended = f", which ended as {clean(ring.state)!r}," if ring.state is not None else ""
+    refused = f", and {count(ring.refused, 'refused call')}" if ring.refused else ""
+    return (
+        f"{count(ring.records, 'record')} of stream {ring.stream}{ended} in shared memory{refused}. "
+        "Try: stepd start, or stepd repair --rings"
+    )
 
 
 def _print_sum(all_verified: list[Verified], seconds: float) -> None:

@@ -262,7 +262,8 @@ def open_journal(
         bind_now()
         call = Call(large) if large is not None else None
         put = call.put if call is not None else None
-        plain, bad = values.plain(data_, keep_going=misuse == "warn", put=put)
+        admit = large.budget.admit if large is not None and large.budget is not None else None
+        plain, bad = values.plain(data_, keep_going=misuse == "warn", put=put, admit=admit)
         payloads = [encode_map(plain)]
         if len(payloads[0]) > record_max - HEADER_SIZE:
             payloads = split(flatten(plain), record_max - HEADER_SIZE, capacity, put, bad.__setitem__)

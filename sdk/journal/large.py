@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..limits import INLINE_TENSOR_BYTES_MAX, KIB
 from ..record import BlobRef, StoredBlob, encode_blob_ref, encode_inline_blob, encode_map
 from ..values.blobs import Blob, Heap
+from ..values.budget import TensorBudget
 from .arena import Arena
 from .page import Mark
 
@@ -120,16 +121,19 @@ class Large:
         pending: Those that were announced and are not stored, oldest first; the sender removes them.
         count: How many records were placed for them, announcements and GAPs.
         private_bytes: Of pending blobs in private memory.
+        budget: Says which raw tensors are stored whole; None: all.
     """
 
     def __init__(
-        self, stream: int, arena: Arena | None, overflow_bytes_max: int, is_blocking: Callable[[], bool] = lambda: False
-    ) -> None:
+        self, stream: int, arena: Arena | None, overflow_bytes_max: int, is_blocking: Callable[[], bool] = lambda: False,
+        budget: TensorBudget | None = None,
+    ) -> None:  # fmt: skip
         """`is_blocking` tells whether a call waits for room instead of dropping a value."""
         self.stream = stream
         self.arena = arena
         self._overflow_bytes_max = overflow_bytes_max
         self._is_blocking = is_blocking
+        self.budget = budget
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self.pending: deque[Pending] = deque()

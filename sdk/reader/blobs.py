@@ -160,24 +160,25 @@ class Blobs:
     def _copies(self, ref: BlobRef) -> list[list[list[Place]]]:
         """The complete copies: for each chunk in order where it lies, those of one file first.
 
-        Each is a size: an encoded copy has another one than the raw.
+        An encoded copy has another size than the raw one.
         """
-        found: dict[tuple[str, int], None] = {}
+        first: list[Place] = []
         by_chunk: dict[tuple[int, int], list[Place]] = {}
         for place in self._places.get((ref.stream, ref.number), ()):
             if place.source not in self._sources:
                 continue
             by_chunk.setdefault((place.size, place.offset), []).append(place)
             if place.offset == 0:
-                found[place.source, place.size] = None
+                first.append(place)
         copies = []
-        for source, size in found:
+        for begin in first:
             # Why counted first: the size is somebody's word, and a list for a tebibyte would be long.
-            if -(-max(size, 1) // CHUNK_BYTES) > len(by_chunk):
+            if -(-max(begin.size, 1) // CHUNK_BYTES) > len(by_chunk):
                 continue
-            chunks = [by_chunk.get((size, offset), []) for offset in offsets(size)]
-            if all(chunks):
-                copies.append([sorted(places, key=lambda place: place.source != source) for places in chunks])
+            rest = [by_chunk.get((begin.size, offset), []) for offset in offsets(begin.size) if offset]
+            if all(rest):
+                source = begin.source
+                copies.append([[begin], *(sorted(places, key=lambda place: place.source != source) for places in rest)])
         return copies
 
     def chunk(self, place: Place, key: tuple[int, int], opened: dict[str, File]) -> Chunk:
@@ -193,7 +194,7 @@ class Blobs:
         seed = self._sources[place.source].seed
         block = parse_block_header(file.read(place.at, BLOCK_HEADER_SIZE), place.at, seed)
         where = f"the block at {place.at} of {place.source!r}"
-        if block is None or block.kind != KIND_BLOB or block.stored_size > _PAYLOAD_BYTES_MAX:
+        if block is None or block.kind != KIND_BLOB or max(block.stored_size, block.raw_size) > _PAYLOAD_BYTES_MAX:
             raise DamageError(f"{where} is none of a blob")
         if (block.stream, block.first, block.step_min, block.step_max) != (*key, place.offset, place.size):
             raise DamageError(f"{where} is of another blob")
@@ -281,7 +282,8 @@ class Chunks(Iterator[memoryview]):
             assert first is not None
             return first
         if "encoding" in self.meta:
-            places = places[:1]  # another file's may be encoded otherwise
+            source = self._copy[0][0].source
+            places = [place for place in places if place.source == source]  # another file's may be encoded otherwise
         trouble: Exception | None = None
         for place in places:
             try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..dtypes import widened
-from ..errors import DamageError, Error, UsageError
+from ..errors import DamageError, Error
 from ..files import Buffer
 from ..record import StoredBlob
 
@@ -80,10 +80,9 @@ def _encoded(stored: StoredBlob) -> StoredBlob:
 def array_of(stored: StoredBlob) -> Any:
     """The values: as they were logged, or, of what is a file, those in it.
 
-    Types that numpy has no name for come as those of ml_dtypes where it is installed, else widened to float32, exactly.
+    Types that numpy has no name for come as those of ml_dtypes where it is installed, else widened, exactly.
 
     Raises:
-        UsageError: There is no array in it.
         EncoderMissing, DamageError: As `file_of`.
     """
     stored = raw_of(stored)
@@ -140,7 +139,7 @@ def npy(array: Any) -> bytes:
     """An array as a .npy file; types of ml_dtypes, which such a file cannot name, as float32."""
     import numpy
 
-    if array.dtype.kind == "V":
+    if array.dtype.isbuiltin != 1 and array.dtype.kind not in "USmM":
         array = array.astype(numpy.float32)
     out = io.BytesIO()
     numpy.save(out, array, allow_pickle=False)

@@ -53,11 +53,11 @@ class Video(Media):
         format: str | None = None,
     ) -> None:
         self._caption = None if caption is None else str(caption)
-        data = _file_of(data_or_path)
-        if data is not None:
+        file = _file_of(data_or_path, format)
+        if file is not None:
             if fps:
                 warnings.warn(f"{_WHAT}: fps changes nothing for a file, which has its own", stacklevel=3)
-            self._format = _format_of_file(data_or_path, data, format)
+            data, self._format = file
             self._blob = snapshot(data, {"media": self._type, "format": self._format})
             self._facts: dict[str, Any] = {}
             return
@@ -87,31 +87,29 @@ def grid_of(count: int) -> tuple[int, int]:
     return rows, places // rows
 
 
-def _file_of(given: Any) -> bytes | None:
+def _file_of(given: Any, format: str | None) -> tuple[bytes, str] | None:
+    """The content of a file and what it is: by its first bytes; where they are not known, by its name or `format`."""
     if sources.is_path(given):
+        said = _checked((sources.name_of(given) or "").rpartition(".")[2].lower())
         data = sources.read_path(given, _WHAT)
     else:
         read = sources.read_given(given)
         if read is None:
             return None
         data = read
+        if format is None:
+            raise ValueError(f"{_WHAT} needs a format when it is given bytes: one of {', '.join(Video.EXTS)}")
+        said = _checked(format)
     if not data:
         raise ValueError(f"{_WHAT} is given an empty file")
-    return data
-
-
-def _format_of_file(given: Any, data: bytes, format: str | None) -> str:
-    """By its first bytes; where they are not known, by its name or what the user says."""
-    if sources.is_path(given):
-        said = (sources.name_of(given) or "").rpartition(".")[2].lower()
-    elif format is None:
-        raise ValueError(f"{_WHAT} needs a format when it is given bytes: one of {', '.join(Video.EXTS)}")
-    else:
-        said = format
-    if said not in Video.EXTS:
-        raise ValueError(f"{_WHAT} is given a file of format {said!r}, expected one of {', '.join(Video.EXTS)}")
     found = sources.format_of(data)
-    return found if found in Video.EXTS else said
+    return data, found if found in Video.EXTS else said
+
+
+def _checked(format: str) -> str:
+    if format not in Video.EXTS:
+        raise ValueError(f"{_WHAT} is given a file of format {format!r}, expected one of {', '.join(Video.EXTS)}")
+    return format
 
 
 def _format_of_frames(format: str | None) -> str:

@@ -166,7 +166,9 @@ def test_a_full_disk_is_counted_and_recovers(store: Path, monkeypatch: pytest.Mo
 
 
 def test_a_run_that_ends_while_its_ring_is_full(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call is accepted or refused in the receipt, although the record of the run's end finds no room either."""
+    """Every call is accepted or refused in the receipt, and the run's end and last facts have room that no row takes: what
+    was in the ring is stored later, and is that of a run that finished.
+    """
     for name, value in {
         "AUTOSTART": "0",
         "SPOOL_BYTES_MAX": "0",
@@ -180,17 +182,20 @@ def test_a_run_that_ends_while_its_ring_is_full(store: Path, monkeypatch: pytest
         for n in range(8000):
             run.log({"x": n})
         stream = run._stream
+        run.summary["best"] = 3
         run.finish()
         receipt = stream._receipt
         assert receipt is not None
         assert receipt.refused > 0
         assert receipt.accepted + receipt.refused == 8000
+        assert (receipt.stored, receipt.ended_in, receipt.facts_lost) == (0, "ring", 0)
 
     assert Trainer(body).wait() == 0
     start_daemon(store)
     until_drained(store)
     found = sdk.open_store(store).run("r")
     assert len(found.series("x")) + sum(gap.count for gap in found.gaps) == 8000
+    assert (found.state, found.summary["best"]) == ("finished", 3)
 
 
 def test_shared_memory_is_missing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

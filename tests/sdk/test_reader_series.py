@@ -300,8 +300,6 @@ def test_what_is_not_served_says_so(store: str) -> None:
     run = opened(store)
     with pytest.raises(UnsupportedError, match="to_pandas"):
         run.to_arrow()
-    with pytest.raises(UnsupportedError, match="rows"):
-        run.media("samples")
 
 
 def test_to_pandas_without_pandas(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -474,6 +474,7 @@ def test_a_full_spool_keeps_records_in_the_ring(world: World) -> None:
     world.tick(2.0)
     assert world.stored == 0
     assert any("spool_bytes_max" in text for text in world.said)
+    assert not any("nothing is lost" in text for text in world.said), "it did not go to the spool"
     world.serve()
     world.until(lambda: world.stored == 20, "the daemon's ack", 0.05)
     assert world.held.sequences(STREAM) == all_of(world)
@@ -635,6 +636,20 @@ def test_the_end_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -
     world.log(10)
     state = world.finish()
     assert (state.stored, state.ended_in) == (0, "ring")
+
+
+def test_facts_that_waited_for_room_are_stored_at_the_end(world: World) -> None:
+    """The last spooling makes room for them, and for the gap: nothing is left behind when the disk takes records."""
+    while not world.journal.refusals().refused:
+        world.log()
+    rows = world.journal.mark()[1] - 1
+    for n in range(3):
+        world.sender.pending_meta.append({"summary": {"n": n, "text": "x" * 10_000}})
+    state = world.finish()
+    assert not world.sender.pending_meta
+    assert (state.stored, state.ended_in) == (rows + 3 + 1, "spool")
+    assert world.journal.refusals().is_told
+    assert world.held.sequences(STREAM) == list(range(1, rows + 5))
 
 
 @pytest.mark.parametrize("broken", ["receive", "send", "wait", "__init__"])
