@@ -29,17 +29,12 @@ if TYPE_CHECKING:
     from ._compat import AlertLevel as AlertLevel
     from ._compat import Artifact as Artifact
     from ._compat import ArtifactTTL as ArtifactTTL
-    from ._compat import EvalTable as EvalTable
-    from ._compat import Histogram as Histogram
-    from ._compat import JoinedTable as JoinedTable
-    from ._compat import Table as Table
     from ._compat import agent as agent
     from ._compat import api as api
     from ._compat import controller as controller
     from ._compat import ensure_configured as ensure_configured
     from ._compat import login as login
     from ._compat import patched as patched
-    from ._compat import plot_table as plot_table
     from ._compat import require as require
     from ._compat import setup as setup
     from ._compat import sweep as sweep
@@ -48,7 +43,6 @@ if TYPE_CHECKING:
     from ._compat import termlog as termlog
     from ._compat import termsetup as termsetup
     from ._compat import termwarn as termwarn
-    from ._compat import visualize as visualize
     from ._config import Config as Config
     from ._globals import alert as alert
     from ._globals import define_metric as define_metric
@@ -76,6 +70,8 @@ if TYPE_CHECKING:
     from .errors import StoreError as StoreError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import UsageError as UsageError
+    from .plot import plot_table as plot_table
+    from .plot import visualize as visualize
     from .query import Api as Api
     from .reader import open_store as open_store
     from .settings import Settings as Settings
@@ -83,6 +79,7 @@ if TYPE_CHECKING:
     from .values.audio import Audio as Audio
     from .values.embedding import Embedding as Embedding
     from .values.graph import Graph as Graph
+    from .values.histogram import Histogram as Histogram
     from .values.html import Html as Html
     from .values.image import Image as Image
     from .values.interactive import Plotly as Plotly
@@ -90,6 +87,9 @@ if TYPE_CHECKING:
     from .values.object3d import Object3D as Object3D
     from .values.object3d import box3d as box3d
     from .values.register import register_value as register_value
+    from .values.table import EvalTable as EvalTable
+    from .values.table import JoinedTable as JoinedTable
+    from .values.table import Table as Table
     from .values.video import Video as Video
 
     log: Callable[..., None]
@@ -105,9 +105,8 @@ run: Run | None = None
 _HOMES = {
     "": "data_types plot testing",
     "_api": "_attach attach finish init join",
-    "_compat": "AlertLevel Artifact ArtifactTTL EvalTable Histogram JoinedTable Table agent api controller "
-    "ensure_configured login patched plot_table require setup sweep teardown termerror termlog termsetup "
-    "termwarn visualize",
+    "_compat": "AlertLevel Artifact ArtifactTTL agent api controller ensure_configured login patched require setup sweep "
+    "teardown termerror termlog termsetup termwarn",
     "_config": "Config",
     "_globals": "alert config define_metric link_model log log_artifact log_code log_model mark_preempting pin_config_keys "
     "restore save summary unwatch use_artifact use_model watch",
@@ -116,6 +115,7 @@ _HOMES = {
     "_summary": "Summary",
     "errors": "AuthenticationError CommError ConfigError DamageError Error NotFoundError StoreError UnsupportedError "
     "UsageError",
+    "plot": "plot_table visualize",
     "query": "Api",
     "reader": "open_store",
     "settings": "Settings",
@@ -123,11 +123,13 @@ _HOMES = {
     "values.audio": "Audio",
     "values.embedding": "Embedding",
     "values.graph": "Graph",
+    "values.histogram": "Histogram",
     "values.html": "Html",
     "values.interactive": "Plotly",
     "values.molecule": "Molecule",
     "values.object3d": "Object3D box3d",
     "values.register": "register_value",
+    "values.table": "EvalTable JoinedTable Table",
     "values.video": "Video",
     "values.image": "Image",
 }

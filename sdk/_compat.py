@@ -1,9 +1,8 @@
 """Names that exist so that scripts written for W&B run: what stepd does not do, and says so.
 
-Three kinds, and nothing that pretends. Harmless ones take any arguments, return something usable and say once per process
+Two kinds, and nothing that pretends. Harmless ones take any arguments, return something usable and say once per process
 that nothing happened. Those whose result a script would go on with (a download, a sweep) raise `UnsupportedError` with
-the cure. Values that cannot be stored yet raise it when they are made, where the traceback shows the user's own line;
-in a disabled run and under misuse="warn" they are empty objects instead, so that a long job goes on.
+the cure.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from . import _greeting
 from .errors import UnsupportedError
-from .values.media import goes_on
 
-_MEDIA_VERSION = "0.2"
+if TYPE_CHECKING:
+    from .values.chart import CustomChart
+
 _REQUIREMENTS = frozenset({"service", "core", "legacy-service", "report-editing:v0", "nexus"})
 
 patched: dict[str, list[Any]] = {"tensorboard": [], "keras": [], "gym": []}
@@ -32,96 +32,6 @@ def harmless(name: str, why: str) -> None:
 def unsupported(name: str, cure: str) -> UnsupportedError:
     """The error for a call whose result a script would go on with."""
     return UnsupportedError(f"{name} is not supported by stepd", hint=cure)
-
-
-# -- values ----------------------------------------------------------------------------------------------------------
-
-
-class Media:
-    """A value that stepd stores from version 0.2 on.
-
-    Raises:
-        UnsupportedError: When it is made, unless the run is disabled or misuse is "warn": then `log` leaves it out.
-    """
-
-    _stepd_media = True
-    _cure = "log numbers now; save the file yourself below run.dir; or STEPD_MISUSE=warn to go on without it"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if not goes_on():
-            raise UnsupportedError(
-                f"sdk.{type(self).__name__} values are stored from version {_MEDIA_VERSION} on; this version stores numbers, "
-                "texts, lists, dicts and small arrays",
-                hint=self._cure,
-            )
-
-    @classmethod
-    def _made(cls, *args: Any, **kwargs: Any) -> Media:
-        return cls(*args, **kwargs)
-
-
-class Histogram(Media):
-    """A distribution. See `Media`."""
-
-    _cure = 'log counts and edges as a dict of lists: log({"h": {"counts": counts.tolist(), "edges": edges.tolist()}})'
-
-
-class Table(Media):
-    """Rows of named columns. See `Media`."""
-
-    _cure = 'log the rows as a list of lists: log({"rows": data}); or STEPD_MISUSE=warn to go on without it'
-    MAX_ROWS = 10_000
-    MAX_ARTIFACT_ROWS = 200_000
-
-    def __init__(self, columns: Any = None, data: Any = None, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        self.columns = list(columns or ["Input", "Output", "Expected"])
-        self.data = [list(row) for row in data] if isinstance(data, Sequence) else []
-
-    def add_data(self, *row: Any) -> None:
-        """Appends a row."""
-        self.data.append(list(row))
-
-    def add_row(self, *row: Any) -> None:
-        """As `add_data`."""
-        self.add_data(*row)
-
-    def add_column(self, name: str, data: Sequence[Any], optional: bool = False) -> None:
-        """Appends a column."""
-        self.columns.append(name)
-        for row, value in zip(self.data, data):
-            row.append(value)
-
-    def get_column(self, name: str, convert_to: str | None = None) -> list[Any]:
-        """The values of a column."""
-        index = self.columns.index(name)
-        return [row[index] for row in self.data]
-
-
-class EvalTable(Table):
-    """See `Table`."""
-
-
-class JoinedTable(Media):
-    """See `Media`."""
-
-
-class CustomChart(Media):
-    """What the functions of `sdk.plot` return. See `Media`."""
-
-    _cure = "log the numbers and draw them with `stepd plot`, or with matplotlib into run.dir"
-
-
-def plot_table(
-    vega_spec_name: str, data_table: Any, fields: Any, string_fields: Any = None, split_table: bool = False
-) -> CustomChart:
-    """A custom chart. See `Media`."""
-    return CustomChart()
-
-
-def visualize(id: str, table: Any) -> CustomChart:
-    """A custom chart. See `Media`."""
-    return CustomChart()
 
 
 # -- artifacts -------------------------------------------------------------------------------------------------------
@@ -421,4 +331,6 @@ class RunCompat:
 
     def plot_table(self, *args: Any, **kwargs: Any) -> CustomChart:
         """As `sdk.plot_table`."""
+        from .plot import plot_table
+
         return plot_table(*args, **kwargs)

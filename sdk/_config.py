@@ -187,7 +187,7 @@ def config_value(value: Any, key: object = "", inside: tuple[int, ...] = ()) -> 
     Raises:
         TypeError: A media value.
     """
-    if isinstance(value, Media) or getattr(type(value), "_stepd_media", False):
+    if isinstance(value, Media):
         raise TypeError(f"config {key!r} is {type(value).__name__}: media are logged, not configured")
     if len(inside) > NESTING_MAX or id(value) in inside:
         return "…"

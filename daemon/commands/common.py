@@ -20,7 +20,8 @@ import click
 from daemon.commands.service import clean, store_path
 from sdk import clock
 from sdk.errors import NotFoundError
-from sdk.reader import Run, Store
+from sdk.reader import MediaItem, Run, Store
+from sdk.reader.media import items_in
 from sdk.reader.names import list_names, nearest
 from sdk.reader.times import ago
 
@@ -48,7 +49,8 @@ def print_json(document: Any) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """A value of the reader as JSON text: bytes as base64, arrays as lists, other keys and values as their text.
+    """A value of the reader as JSON text: bytes as base64, arrays as lists, media as what they say of themselves without
+    their bytes, other keys and values as their text.
 
     Floats are written so that reading them gives the same bits; NaN, Infinity and -Infinity as such.
     """
@@ -63,6 +65,8 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, MediaItem):
+        return value.as_plain()
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if hasattr(value, "tolist"):
@@ -71,6 +75,8 @@ def _plain(value: Any) -> Any:
 
 
 def _text_keys(value: Any) -> Any:
+    if isinstance(value, MediaItem):
+        value = value.as_plain()
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(key): _text_keys(inner) for key, inner in value.items()}
     return [_text_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -83,8 +89,11 @@ def value_text(value: Any) -> str:
     """A logged or configured value on one line."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, (str, bool, int)) or value is None:
+    if isinstance(value, (str, bool, int, MediaItem)) or value is None:
         return _cut(clean(value))
+    items = items_in(value)
+    if items:
+        return _cut(clean(f"{len(items)} media: {items[0]}{', …' if len(items) > 1 else ''}"))
     return _cut(clean(to_json(value)))
 
 

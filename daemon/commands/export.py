@@ -1,4 +1,4 @@
-"""`stepd export`: all rows of a run as JSON lines or CSV."""
+"""`stepd export`: all rows of a run as JSON lines or CSV, and what was logged beside numbers as files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 
 from daemon.commands.common import open_store_of, to_json
+from daemon.commands.media_files import PATH, MediaFiles
 from daemon.commands.service import clean, clean_lines, directory_option
 from sdk.reader import Run
 from sdk.reader.join import LOGGED, STEP, TIMESTAMP
@@ -26,13 +27,15 @@ _PROGRESS_RECORDS_MIN = 50_000
 @click.argument("run", default="latest")
 @click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 @click.option("-o", "--output", default="-", metavar="FILE", help="Default: standard output.")
+@click.option("--no-media", is_flag=True, help="Write no files of images, tables and the like.")
 @directory_option
 @click.pass_context
-def command(ctx: click.Context, run: str, kind: str, output: str, directory: str | None) -> None:
+def command(ctx: click.Context, run: str, kind: str, output: str, no_media: bool, directory: str | None) -> None:
     """Every row once, in step order. Rows of several processes are joined by step, rank 0 first.
 
     jsonl: floats come back with the same bits; NaN and Infinity are written as such. csv: one column per key, nothing
-    where a row does not hold it, nested values as JSON.
+    where a row does not hold it, nested values as JSON. Images, videos, tables and the like are written beside FILE, into
+    NAME_media; a row holds their path. To standard output they are only described.
     """
     found = open_store_of(ctx, directory).run(run)
     if output == "-":
@@ -40,11 +43,16 @@ def command(ctx: click.Context, run: str, kind: str, output: str, directory: str
             _write(found, kind, found.rows(), _Screen(file) if _is_terminal() else file)
         return
     try:
-        with _complete_file(output) as file:
-            count = _write(found, kind, _with_progress(found), file)
+        with _complete_file(output) as file, MediaFiles(output) as media:
+            rows = _with_progress(found)
+            count = _write(found, kind, rows if no_media else map(media.with_paths, rows), file)
     except (OSError, ValueError) as error:
         raise click.FileError(clean(output), f"cannot write the export: {getattr(error, 'strerror', error)}") from error
     click.echo(clean(f"exported {count:,} rows of {found.id} to {output}"), err=True)
+    if media.count:
+        click.echo(clean(f"and {media.count:,} media files into {media.directory}"), err=True)
+    if media.failed:
+        click.echo(clean(f"stepd: {media.failed:,} media could not be written; their rows say why"), err=True)
     others = len(found.streams) - 1
     if others > 0:
         click.echo(
@@ -140,4 +148,6 @@ def _cell(value: Any) -> Any:
     """What csv writes of a value: numbers with all their digits, null as nothing, the rest as JSON."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, dict) and isinstance(value.get(PATH), str):
+        return value[PATH]  # of one image or the like, whose caption and so on are in the other formats
     return to_json(value)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from daemon.commands.common import open_store_of, progress
-from daemon.commands.service import clean, directory_option
+from daemon.commands.service import clean, directory_option, shared_memory_dir
 from daemon.commands.verify import chosen_runs
 from daemon.store.recovery import Judge, lock_identity, mend_segments, ring_is_locked
 from daemon.store.repair import Step, repair_run
@@ -24,7 +24,6 @@ from sdk.reader import Run
 from sdk.reader.waiting import waiting_rings
 from sdk.segment.reader import SegmentReader
 from sdk.segment.repair import Repaired
-from sdk.settings import Settings
 from sdk.transport import lock_path
 
 
@@ -94,7 +93,7 @@ def _alone(store: str) -> Iterator[bool]:
 
 def _drain(store: StoreIdentity, *, alone: bool, dry_run: bool) -> int:
     """Drains the rings of dead trainers; how many could not be drained."""
-    base, failed = Settings().shared_memory_dir, 0
+    base, failed = shared_memory_dir(), 0
 
     def tell(path: str, error: object) -> None:
         nonlocal failed
@@ -122,7 +121,7 @@ def _mended(store: StoreIdentity, *, alone: bool, dry_run: bool) -> Callable[[st
     """Seals what the dead of this machine left open; gives what says of a segment whether its writer is dead."""
     if not alone:
         return lambda path: False
-    is_alive = ring_is_locked(Settings().shared_memory_dir, platform.store_digest(store.path))
+    is_alive = ring_is_locked(shared_memory_dir(), platform.store_digest(store.path))
     judge = Judge(lambda writer: False, lock_identity(lock_path(store.path)), is_alive)
     if not dry_run:
         for _ in mend_segments(DISK, store.path, judge):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import click
 
-from daemon.commands.service import START_SECONDS, budget_options, directory_option, set_budgets, store_path
+from daemon.commands.service import (
+    START_SECONDS,
+    budget_options,
+    directory_option,
+    set_budgets,
+    shared_memory_dir,
+    store_path,
+)
 from daemon.commands.stop import stop
 from sdk import _spawn
 from sdk.errors import Error
@@ -24,8 +30,7 @@ def command(ctx: click.Context, /, directory: str | None, **budgets: int | None)
     path = make_store(store_path(ctx, directory)).path
     before = _budgets(path)
     stop(path)
-    shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
-    status = _spawn.ensure(path, timeout=START_SECONDS, shared_memory_dir=shared)
+    status = _spawn.ensure(path, timeout=START_SECONDS, shared_memory_dir=shared_memory_dir())
     set_budgets(path, {**before, **{name: size for name, size in budgets.items() if size is not None}})
     click.echo(f"serving {path} (pid {status['pid']})")
 

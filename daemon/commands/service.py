@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from sdk.location import find_store
-from sdk.settings import parse_bytes
+from sdk.settings import Settings, parse_bytes
 from sdk.transport import request
 
 START_SECONDS = 15.0
@@ -49,6 +50,11 @@ def set_budgets(store: str, budgets: Mapping[str, int | None]) -> None:
 def store_path(ctx: click.Context, directory: str | None) -> str:
     """The store that was asked for, or the default one."""
     return find_store(directory or ctx.obj).path
+
+
+def shared_memory_dir() -> str:
+    """Where the trainers of this user's environment have their rings."""
+    return os.environ.get("STEPD_SHARED_MEMORY_DIR") or Settings.shared_memory_dir
 
 
 def clean(text: object) -> str:

@@ -1,32 +1,73 @@
-"""`stepd show`: everything that is known about one run."""
+"""`stepd show`: everything that is known about one run; with keys, what was logged under them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from daemon.commands import values
 from daemon.commands.common import json_option, open_store_of, print_json, value_text, when_text, write_table
 from daemon.commands.runs import facts
-from daemon.commands.service import clean, directory_option, duration, size
+from daemon.commands.service import clean, directory_option, duration, shared_memory_dir, size
 from daemon.commands.verify import waiting_text
-from sdk.reader import Gap, Run
+from sdk.errors import NotFoundError
+from sdk.reader import Gap, Run, Store
+from sdk.reader.media import items_in
 from sdk.reader.waiting import waiting_rings
-from sdk.settings import Settings
 
 
 @click.command("show")
-@click.argument("run", default="latest")
+@click.argument("words", nargs=-1, metavar="[RUN] [KEY]...")
+@click.option("--step", type=click.IntRange(min=0), help="With a KEY: only what was logged at this step.")
+@click.option("-o", "--output", metavar="FILE|DIR", help="With a KEY: write the images, tables, … there.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @json_option
 @directory_option
 @click.pass_context
-def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) -> None:
-    """Facts, config, summary, streams, gaps and keys of a run."""
+def command(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    step: int | None,
+    output: str | None,
+    overwrite: bool,
+    as_json: bool,
+    directory: str | None,
+) -> None:
+    """Facts, config, summary, streams, gaps and keys of a run.
+
+    With a KEY, or a pattern of keys ("val/*"): what was logged under it. -o writes images, videos, tables and the like as
+    files: one of them to FILE, several into DIR, under names made of key, step and index; "-o -" writes one to standard
+    output.
+    """
     store = open_store_of(ctx, directory)
-    found = store.run(run)
-    rings = [ring for ring in waiting_rings(store.path, Settings().shared_memory_dir) if ring.run == found.id]
+    found, keys = _run_and_keys(store, words)
+    if keys:
+        values.show_keys(found, keys, step, output, overwrite=overwrite, as_json=as_json)
+        return
+    if step is not None or output is not None:
+        raise click.UsageError("--step and -o need a KEY", ctx)
+    _show_run(store, found, as_json)
+
+
+def _run_and_keys(store: Store, words: Sequence[str]) -> tuple[Run, list[str]]:
+    """The run that the first word names and the keys after it; the latest run where the first word is a key of it."""
+    if not words:
+        return store.run("latest"), []
+    try:
+        found = store.run(words[0])
+    except NotFoundError:
+        latest = store.run("latest")
+        if values.matching(latest, words[0]):
+            return latest, list(words)
+        raise
+    return found, list(words[1:])
+
+
+def _show_run(store: Store, found: Run, as_json: bool) -> None:
+    rings = [ring for ring in waiting_rings(store.path, shared_memory_dir()) if ring.run == found.id]
     # First what reads all values: it finds the damage that is listed below.
     summary, keys = found.summary, found.keys()
     gaps = found.gaps
@@ -38,6 +79,7 @@ def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) 
                 "metrics": found.metrics,
                 "misuse": found.misuse,
                 "keys": keys,
+                "media": {key: items[0].kind for key in keys if (items := items_in(summary.get(key)))},
                 "streams": [stream._asdict() for stream in found.streams],
                 "gaps": [dataclasses.asdict(gap) for gap in gaps],
                 "damage": [damage._asdict() for damage in found.damage],
@@ -48,7 +90,7 @@ def command(ctx: click.Context, run: str, as_json: bool, directory: str | None) 
     _print_head(found)
     _print_map("config", found.config)
     _print_map("summary", summary)
-    _print_keys(keys)
+    _print_keys(keys, summary)
     _print_streams(found)
     _print_trouble(found, gaps)
     if rings:
@@ -79,12 +121,13 @@ def _print_map(title: str, values: Mapping[str, Any]) -> None:
         click.echo(f"  {clean(key):<{width}}  {value_text(values[key])}")
 
 
-def _print_keys(keys: Iterable[str]) -> None:
-    """The keys in sections: the text before the last slash."""
+def _print_keys(keys: Iterable[str], summary: Mapping[str, Any]) -> None:
+    """The keys in sections: the text before the last slash. Those of media say which."""
     sections: dict[str, list[str]] = {}
     for key in keys:
         section, _, name = key.rpartition("/")
-        sections.setdefault(section, []).append(name)
+        items = items_in(summary.get(key))
+        sections.setdefault(section, []).append(f"{name} ({items[0].kind})" if items else name)
     if sections:
         click.echo("\nkeys")
     for section in sorted(sections):
@@ -117,7 +160,8 @@ def _print_trouble(run: Run, gaps: list[Gap]) -> None:
     for gap in gaps:
         steps = f"step {gap.step_min}" if gap.step_min == gap.step_max else f"steps {gap.step_min}–{gap.step_max}"
         when = f", {when_text(gap.start)}" if gap.start else ""
-        click.echo(f"  {gap.count:,} records ({steps}) of stream {gap.stream}: {clean(gap.reason)}{when}")
+        what = f"{gap.count:,} records" if gap.key is None else f"the bytes of {clean(repr(gap.key))}"
+        click.echo(f"  {what} ({steps}) of stream {gap.stream}: {clean(gap.reason)}{when}")
     if run.damage:
         click.echo("\ndamage")
     for damage in run.damage:

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 import click
 
-from daemon.commands.service import START_SECONDS, budget_options, directory_option, set_budgets, store_path
+from daemon.commands.service import (
+    START_SECONDS,
+    budget_options,
+    directory_option,
+    set_budgets,
+    shared_memory_dir,
+    store_path,
+)
 from sdk import _spawn
 from sdk.location import DIRECTORY, make_store
 
@@ -28,8 +35,7 @@ def command(ctx: click.Context, /, foreground: bool, here: bool, directory: str 
         _serve_here(ctx, store.path, budgets)
         return
     running = _spawn.is_serving(store.path)
-    shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
-    status = _spawn.ensure(store.path, timeout=START_SECONDS, shared_memory_dir=shared)
+    status = _spawn.ensure(store.path, timeout=START_SECONDS, shared_memory_dir=shared_memory_dir())
     set_budgets(store.path, budgets)
     click.echo(f"{'already serving' if running else 'serving'} {store.path} (pid {status['pid']})")
 
@@ -44,12 +50,11 @@ def _serve_here(ctx: click.Context, path: str, budgets: Mapping[str, int | None]
         return
     os.umask(0o077)
     log_to(None)
-    shared = os.environ.get("STEPD_SHARED_MEMORY_DIR", "/dev/shm")
     try:
         chosen = budgets_from(os.environ) | {name: size for name, size in budgets.items() if size is not None}
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from error
-    ctx.exit(serve(path, DaemonSettings(persistent=True, shared_memory_dir=shared, **chosen)))
+    ctx.exit(serve(path, DaemonSettings(persistent=True, shared_memory_dir=shared_memory_dir(), **chosen)))
 
 
 def _ignore_in_git(path: str) -> None:

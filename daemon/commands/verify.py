@@ -8,14 +8,13 @@ from typing import Any
 import click
 
 from daemon.commands.common import json_option, open_store_of, print_json, progress
-from daemon.commands.service import clean, directory_option, size
+from daemon.commands.service import clean, directory_option, shared_memory_dir, size
 from sdk import clock
 from sdk._greeting import count
 from sdk.files import DISK
 from sdk.reader import Gap, Run, Store
 from sdk.reader.verify import Verified, verify_run
 from sdk.reader.waiting import Waiting, waiting_rings
-from sdk.settings import Settings
 
 
 @click.command("verify")
@@ -39,7 +38,7 @@ def command(ctx: click.Context, runs: tuple[str, ...], every: bool, as_json: boo
     begun = clock.monotonic()
     with progress(sum(run.size_bytes for run in chosen), "verifying") as note:
         found = [(run, verify_run(DISK, run.directory, note)) for run in chosen]
-    rings = waiting_rings(store.path, Settings().shared_memory_dir)
+    rings = waiting_rings(store.path, shared_memory_dir())
     if runs:
         rings = [ring for ring in rings if ring.run in {run.id for run in chosen}]
     seconds = clock.monotonic() - begun

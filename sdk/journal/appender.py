@@ -28,7 +28,7 @@ import msgpack
 
 from .. import clock, values
 from ..errors import UsageError
-from ..limits import BATCH_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX
+from ..limits import BATCH_BYTES_MAX, MIB, STEP_GIVEN_MAX
 from ..record import (
     FLAG_COMMIT,
     FLAG_LATE,
@@ -48,7 +48,7 @@ from .format import WORD_HEAD
 from .handle import ChildMaker, Journal
 from .large import Call, Large
 from .page import Mark, Refusals
-from .ring import Ring
+from .ring import Ring, reserved_bytes
 from .split import split
 from .steps import StepError, check_step
 
@@ -58,10 +58,6 @@ _BOUNDARY_BYTES = MIB // 2
 _RECORD_SHARE = 8
 # ... and a batch holds any record, however large a ring somebody chose.
 _RECORD_BYTES_MAX = BATCH_BYTES_MAX // 2
-# Limit: what rows leave free for the stream's last facts. How a run ended is some 100 bytes, and a run that ends while its
-# disk is full must not look crashed when its ring is drained.
-_RESERVED_SHARE = 16
-_RESERVED_BYTES_MAX = 16 * KIB
 _FIRST_WORD = KIND_ROW << KIND_SHIFT
 _COMMIT_WORD = _FIRST_WORD | FLAG_COMMIT << FLAGS_SHIFT
 
@@ -80,11 +76,6 @@ class Prepared(NamedTuple):
     payloads: list[bytes]
     flags: int
     large: Call | None
-
-
-def reserved_bytes(capacity: int) -> int:
-    """What rows leave free of a ring, for the facts that come when no more rows can."""
-    return min(capacity // _RESERVED_SHARE, _RESERVED_BYTES_MAX)
 
 
 def _measures(capacity: int) -> tuple[int, int, int]:

@@ -41,6 +41,10 @@ SHARE_MAX = 8
 # Limit: one ring, as a share of the size: Docker's 64 MB give 2 MiB.
 SHARE_RING = 32
 VOLATILE_CAPACITY = 4 << 20
+# Limit: what rows leave free for the stream's last facts. How a run ended is some 100 bytes, and a run that ends while its
+# disk is full must not look crashed when its ring is drained.
+RESERVED_BYTES_MAX = 16 << 10
+_RESERVED_SHARE = 16
 # Limit: what is copied of a file that is called a ring; no machine's shared memory gives one a larger window.
 RING_BYTES_MAX = 4 << 30
 
@@ -209,6 +213,11 @@ class Ring:
                 forget_lock(self._descriptor)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def reserved_bytes(capacity: int) -> int:
+    """What rows leave free of a ring, for the facts that come when no more rows can."""
+    return min(capacity // _RESERVED_SHARE, RESERVED_BYTES_MAX)
 
 
 def fitting_capacity(wanted: int, size: int, used: int) -> int:

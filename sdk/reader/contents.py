@@ -19,6 +19,7 @@ from ..record import StoredBlob
 
 # The formats that encoders write: stored bytes of such an "encoding" are a file.
 ENCODED_FILES = frozenset({"png", "jpg", "bmp", "webp", "gif", "mp4", "webm", "wav", "flac", "ogg"})
+_FINAL = ENCODED_FILES | {"histogram"}
 
 
 @contextlib.contextmanager
@@ -39,9 +40,9 @@ def is_file(meta: Mapping[str, Any]) -> bool:
 
 
 def raw_of(stored: StoredBlob) -> StoredBlob:
-    """The bytes before they were packed; those that became a file stay one."""
+    """The bytes before they were packed; those that became something else (a file, a histogram) stay that."""
     data, meta = stored
-    if meta.get("encoding") is None or meta["encoding"] in ENCODED_FILES:
+    if meta.get("encoding") is None or meta["encoding"] in _FINAL:
         return stored
     from ..encoders import decode
 

@@ -103,6 +103,10 @@ class MediaItem:
     def _item(self, found: Any, name: str) -> MediaItem:
         return MediaItem(self._blobs, _as_media(found), self.key + name, self.step, self.time, self.index)
 
+    def as_plain(self) -> dict[str, Any]:
+        """The map as plain values, for JSON: media inside likewise, without the blobs."""
+        return {name: _plain(part) for name, part in self.value.items() if not _is_blob(part)}
+
     @property
     def format(self) -> str | None:
         """Of its file: "png", "mp4", "table.json"; None where nothing says."""
@@ -226,22 +230,18 @@ class MediaItem:
         target = os.fspath(path)
         if os.path.isdir(target):
             target = os.path.join(target, self.file_name)
-        if not overwrite and os.path.lexists(target):
-            raise FileExistsError(f"{target!r} exists")
-        draft = os.path.join(os.path.dirname(target), f".stepd-{os.urandom(8).hex()}")
-        try:
-            with open(draft, "xb") as file, contextlib.closing(self._portions()) as portions:
-                file.writelines(portions)
-            if overwrite:
-                os.replace(draft, target)
-            else:
-                # Race: somebody may have made it since. A link never replaces anything.
-                os.link(draft, target)
-                os.unlink(draft)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
-            raise
+        # In the place itself where nothing may be replaced: O_EXCL also refuses a link that leads elsewhere.
+        draft = f"{target}.{os.urandom(4).hex()}.tmp" if overwrite else target
+        with open(draft, "xb") as file:
+            try:
+                with contextlib.closing(self._portions()) as portions:
+                    file.writelines(portions)
+                if overwrite:
+                    os.replace(draft, target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(draft)
+                raise
         return target
 
     def _portions(self) -> Generator[Buffer]:
@@ -258,7 +258,7 @@ class MediaItem:
     # -- tables, histograms, tensors -------------------------------------------------------------------------------------
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[Any]:
         """The names of a table's columns.
 
         Raises:
@@ -266,7 +266,7 @@ class MediaItem:
         """
         self._only("table", "columns")
         columns = self._map.get("columns")
-        return [str(column) for column in columns] if isinstance(columns, list) else []
+        return list(columns) if isinstance(columns, list) else []
 
     @property
     def rows(self) -> list[list[Any]]:
@@ -284,9 +284,17 @@ class MediaItem:
             return [[self._inside(cell) for cell in row] for row in rows]
 
     @property
-    def data(self) -> list[list[Any]]:
-        """See `rows`."""
-        return self.rows
+    def data(self) -> Any:
+        """`rows` of a table; of what was stored apart because it was large alone (kind "value") the map that it is.
+
+        Raises:
+            UsageError: It is neither.
+            NotFoundError, DamageError: As `bytes`.
+        """
+        if self.kind != _VALUE:
+            return self.rows
+        with believing_nothing("a value"):
+            return self._inside(decode_map(raw_of(self._stored()).data))
 
     def to_pandas(self) -> Any:
         """A table as a pandas.DataFrame.
@@ -328,9 +336,9 @@ class MediaItem:
             NotFoundError, DamageError: As `bytes`.
         """
         self._only("tensor", "statistics")
-        told = self._map.get("statistics")
-        if isinstance(told, dict):
-            return dict(told)
+        for told in (self._map.get("statistics"), self._meta().get("statistics")):
+            if isinstance(told, dict):
+                return dict(told)
         from ..values.tensor import tensor_statistics
 
         return tensor_statistics(self.to_numpy(), self._map.get("dtype"))
@@ -456,6 +464,18 @@ def items_in(value: Any) -> list[MediaItem]:
     return sorted(found, key=lambda item: item.index)
 
 
+def _is_blob(part: Any) -> bool:
+    return isinstance(part, MediaItem) and part.kind == _BLOB
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MediaItem):
+        return value.as_plain()
+    if type(value) is list:
+        return [_plain(part) for part in value if not _is_blob(part)]
+    return {key: _plain(part) for key, part in value.items()} if type(value) is dict else value
+
+
 def tensor_item(array: Any, blobs: Blobs, key: str, step: int, time: float) -> MediaItem:
     """An item for an array that stands in its row."""
     meta = {"media": "tensor", "array": [array.dtype.str, list(array.shape), None], "to": "tensor"}
@@ -487,6 +507,16 @@ def _tensor_file(item: MediaItem) -> bytes:
     return npy(item.to_numpy())
 
 
+def _points_file(item: MediaItem) -> bytes:
+    stored = raw_of(item._stored())
+    if "array" not in stored.meta:
+        return bytes(stored.data)  # a file that the user gave
+    from ..values.object3d import pts_json
+
+    with believing_nothing("a point cloud"):
+        return pts_json(item._map, array_of(stored))
+
+
 def _chart_file(item: MediaItem) -> bytes:
     value = item.value
     table = value.get("table")
@@ -498,6 +528,7 @@ def _chart_file(item: MediaItem) -> bytes:
 # Kinds whose file is made of what they hold, whatever way it is stored.
 _MADE: dict[str, Callable[[MediaItem], bytes]] = {
     "table": _table_file, "histogram": _histogram_file, "tensor": _tensor_file, "chart": _chart_file,
+    "object3d": _points_file,
 }  # fmt: skip
 
 

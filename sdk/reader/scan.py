@@ -231,6 +231,7 @@ class Scan:
     def note(self, source: Source, block: Block, reason: str) -> None:
         """Remembers that a block cannot be read."""
         path = os.path.join(self.directory, source.name)
+        reason = reason.replace(f" of {path!r}", "")  # the path stands beside it
         self.noted[source.name, block.offset] = Damage(path, block.offset, block.end, reason)
 
     def damage(self) -> list[Damage]:

@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..files import Buffer
 from ..limits import INLINE_TENSOR_BYTES_MAX
 
+
 class Held(Protocol):
     """Where a blob's bytes lie; letting go of the last reference frees them.
 

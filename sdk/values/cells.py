@@ -14,6 +14,7 @@ from ..errors import Error
 from ..limits import INLINE_TENSOR_BYTES_MAX, NESTING_MAX
 from .convert import plain_value
 from .media import Media
+from .register import handler_of
 
 NONE, NUMBER, ANY = "none", "number", "any"
 
@@ -52,6 +53,9 @@ def cell(value: Any, column: object, depth: int = 0) -> Any:
         return {str(name): cell(one, column, depth + 1) for name, one in value.items()}
     if kind.__module__.startswith("pandas.") and kind.__name__ in ("NAType", "NaTType"):
         return None
+    handler = handler_of(kind)
+    if handler is not None:
+        return cell(handler(value), column, depth + 1)
     found = _from_picture(value)
     if found is None and not _is_scalar(value):
         found = _from_array(value, column)
@@ -116,7 +120,7 @@ def kind_of(value: Any) -> str:
         return value._type
     if hasattr(value, "isoformat") or type(value).__name__ == "datetime64":
         return "timestamp"
-    if hasattr(value, "dtype") and getattr(value, "shape", ()):
+    if hasattr(value, "dtype") and value.shape:
         return "array"
     plain = plain_value(value)
     found = PLAIN.get(type(plain))
@@ -140,34 +144,32 @@ class Column:
     def __init__(self, kinds: frozenset[str] | None, optional: bool) -> None:
         self.kinds = kinds
         self.optional = optional
-        self.types = frozenset(kind for kind, name in PLAIN.items() if kind is not float and self._fits({name}))
+        self.types = frozenset(kind for kind, name in PLAIN.items() if self._fits({name}))
 
     def _fits(self, found: Collection[str]) -> bool:
         if self.kinds is None:
             return True
         return all((kind == NONE and self.optional) or kind in self.kinds for kind in found)
 
-    def admitting(self, values: Collection[Any]) -> Column:
-        """This column with further cells, or itself where that changes nothing.
+    def admitting(self, values: Collection[Any], exact: set[type]) -> Column:
+        """This column with further cells, or itself where that changes nothing; `exact` are the types of the cells.
 
         Raises:
             TypeError: Their kinds do not fit. It says only what was found and expected.
         """
-        exact = set(map(type, values))
-        if exact <= self.types:
+        if self.kinds is None or exact <= self.types:
             return self
         found = _kinds(values, exact)
-        if not self._admits(found) or (not self.kinds and NUMBER in found):
-            # Missing text is a float's NaN. Why for the first numbers too: they may be missing text.
-            found = _kinds(value if value.__class__ is not float or value == value else None for value in values)
+        if self.optional and not self.kinds and found <= {NUMBER, NONE} and all(map(_is_missing, values)):
+            found = {NONE}  # a NaN alone does not tell of what it is one
+        if not self._admits(found):
+            found = {NONE if _is_missing(value) else kind_of(value) for value in values}
         if not self._admits(found):
             raise TypeError(f"{', '.join(sorted(found))}, expected {self.name}{' or None' if self.optional else ''}")
-        if self.kinds is None or found - {NONE} <= self.kinds:
-            return self
-        return Column(frozenset(found - {NONE}), self.optional)
+        return self if found - {NONE} <= self.kinds else Column(frozenset(found - {NONE}), self.optional)
 
     def _admits(self, found: set[str]) -> bool:
-        if self.kinds is None or self.kinds:
+        if self.kinds:
             return self._fits(found)
         return len(found - {NONE}) <= 1 and (NONE not in found or self.optional)
 
@@ -177,10 +179,14 @@ class Column:
         return ANY if self.kinds is None else "|".join(sorted(self.kinds)) or NONE
 
 
-def _kinds(values: Iterable[Any], exact: set[type] | None = None) -> set[str]:
-    if exact is not None and exact <= PLAIN.keys():
+def _kinds(values: Iterable[Any], exact: set[type]) -> set[str]:
+    if exact <= PLAIN.keys():
         return {PLAIN[kind] for kind in exact}
     return {kind_of(value) for value in values}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (value.__class__ is float and value != value)
 
 
 def kinds_of_dtype(dtype: Any) -> frozenset[str] | None:

@@ -16,14 +16,14 @@ _CHANNELS = (1, 3, 4)
 
 
 class _Columns(Media):
-    """Plain values that are too many for a record: as those that `log` is given."""
+    """The labels: they may be too many for a record, and are stored as a plain value of `log` that is."""
 
     _type: ClassVar[str] = "value"
 
     def __init__(self, columns: dict[str, Any]) -> None:
         import msgpack
 
-        self._blob = snapshot(msgpack.packb(columns, unicode_errors="surrogatepass"), {"media": self._type})
+        self._blob = snapshot(msgpack.packb({"labels": columns}, unicode_errors="surrogatepass"), {"media": self._type})
 
     def describe(self) -> dict[str, Any]:
         return {"data": self._blob}

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from . import sources
 from .arrays import Fetched, fetch_array
 from .blobs import Blob, snapshot
-from .convert import plain_value
 from .media import Media, known
 from .pixels import check_dtype
 
@@ -153,9 +152,9 @@ def _scene(scene: Mapping[str, Any]) -> tuple[Blob, dict[str, Any]]:
             raise ValueError(f"{_WHAT} points differ in length: {error}") from None
     if not fetched.array.size:
         fetched = Fetched(numpy.zeros((0, 3), "f4"), None, False)
-    # Plain now: what they were made of may change before they are logged.
+    # Copied now: what they were made of may change before they are logged.
     boxes = [_box(box, index) for index, box in enumerate(scene.get("boxes", ()))]
-    vectors = [plain_value(_mapping(vector, "vector", index)) for index, vector in enumerate(scene.get("vectors", ()))]
+    vectors = [_mapping(vector, "vector", index) for index, vector in enumerate(scene.get("vectors", ()))]
     blob = _points(fetched)
     facts = {"format": "pts.json", "points": len(fetched.array), "type": kind, "boxes": boxes, "vectors": vectors}
     return blob, facts
@@ -179,10 +178,12 @@ def _mapping(given: Any, what: str, index: int) -> Mapping[str, Any]:
 
 
 def _listed(value: Any) -> Any:
-    """Arrays as lists: they are read as JSON."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
+    """A copy in which arrays are lists: they are read as JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_listed(part) for part in value]
+    if isinstance(value, Mapping):
+        return {name: _listed(part) for name, part in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _box(given: Any, index: int) -> Any:
@@ -192,11 +193,13 @@ def _box(given: Any, index: int) -> Any:
         raise ValueError(
             f'{_WHAT} box {index} has "corners" {repr(corners)[:80]}, expected 8 points of x, y, z; box3d() makes them'
         )
-    return plain_value(box)
+    return box
 
 
 def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, numbers.Real) for part in value)
+    return (
+        isinstance(value, list) and len(value) == 3 and all(isinstance(part, (float, numbers.Real)) for part in value)
+    )
 
 
 def box3d(

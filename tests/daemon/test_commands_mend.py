@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,10 @@ from click.testing import CliRunner, Result
 from daemon.cli import cli
 from sdk import platform
 from sdk.files import DISK
+from sdk.journal.appender import open_journal
+from sdk.journal.format import CAPACITY_MIN
+from sdk.journal.ring import Ring
+from sdk.location import read_store
 from sdk.reader import open_store
 from sdk.segment.format import BLOCK_HEADER_SIZE, KIND_ROWS
 from sdk.segment.naming import ASIDE, RUNS
@@ -74,6 +79,46 @@ def test_verify_says_which_steps(store: str) -> None:
     assert (bad["id"], bad["damage"][0]["records"], bad["damage"][0]["step_max"]) == ("a41f", 52, 49)
 
 
+def test_show_names_a_damaged_file_once(store: str) -> None:
+    """Its path, the bytes, and what is wrong with them."""
+    path = spoil(store)
+    (line,) = [line for line in stepd(store, "show", "a41f").output.splitlines() if "crc is" in line]
+    assert line.count(os.path.basename(path)) == 1
+
+
+def test_what_waits_in_shared_memory(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show and verify name what a dead process left, of this run only, and how it ended; a living one's ring is its own."""
+    base = tmp_path / "memory"
+    base.mkdir(mode=0o700)
+    monkeypatch.setenv("STEPD_SHARED_MEMORY_DIR", str(base))
+    identity = {"run": "a41f", "store": read_store(store).id}
+    ring, _ = Ring.create(str(base), platform.store_digest(store), 5, CAPACITY_MIN, identity)
+    journal = open_journal(ring)
+    while not journal.refusals().refused:
+        journal.log({"loss": 0.5})
+    journal.close_log("over")
+    journal.append_meta({"end": {"state": "failed"}})
+    assert "shared memory" not in stepd(store, "show", "a41f").output
+    ring.abandon()
+    rows = journal.mark()[1] - 2
+    text = (
+        f"{rows:,} records of stream 0000000000000005, which ended as 'failed', in shared memory, and 1 refused call."
+    )
+    for words in (("show", "a41f"), ("verify", "a41f"), ("verify",)):
+        assert text in stepd(store, *words).output, words
+    assert "shared memory" not in stepd(store, "show", "b7c2").output + stepd(store, "verify", "b7c2").output
+    (found,) = json.loads(stepd(store, "show", "a41f", "--json").stdout)["rings"]
+    assert (found["run"], found["records"], found["refused"], found["path"]) == ("a41f", rows, 1, ring.path)
+    result = stepd(store, "repair", "--rings", "--dry-run")
+    assert f"would store {rows:,} records that 1 dead trainer left" in result.output
+    with monkeypatch.context() as patch:
+        patch.setattr(DISK, "create", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        refused = stepd(store, "repair", "--rings")
+    assert (refused.exit_code, f"cannot store what is left in {ring.path}" in refused.output) == (1, True)
+    assert stepd(store, "repair", "--rings").exit_code == 0
+    assert "shared memory" not in stepd(store, "show", "a41f").output
+
+
 def test_misuse(store: str) -> None:
     """--all beside runs is exit code 2, an unknown run 1."""
     assert stepd(store, "verify", "--all", "a41f").exit_code == 2
@@ -82,15 +127,17 @@ def test_misuse(store: str) -> None:
 
 
 def test_repair(store: str) -> None:
-    """A dry run changes nothing; then the gap stays, the damage goes, the old file is kept, and nothing is left to do."""
+    """A dry run changes nothing and counts; then the gap stays, the damage goes, the old file is kept, and nothing is left to
+    do. Exit code 1, as all that was in the block is lost.
+    """
     path = spoil(store)
     before = Path(path).read_bytes()
     result = stepd(store, "repair", "--dry-run")
-    assert (result.exit_code, "would be repaired" in result.output) == (0, True)
+    assert (result.exit_code, "1 segment of 1 damaged segment would be repaired" in result.output) == (0, True)
     assert Path(path).read_bytes() == before
     result = stepd(store, "repair")
-    assert result.exit_code == 0
-    assert "repaired: 0 records saved, 52 lost, the old file is " in result.output
+    assert result.exit_code == 1
+    assert "nothing could be saved: 0 records saved, 52 lost, the old file is " in result.output
     kept = os.path.join(os.path.dirname(path), ASIDE, os.path.basename(path))
     assert Path(kept).read_bytes() == before
     verified = stepd(store, "verify")
@@ -109,7 +156,7 @@ def test_an_open_segment_is_repaired_only_when_its_writer_is_dead(store: str) ->
     result = stepd(store, "repair", "open")
     assert result.exit_code == 1
     assert "its writer may still live. Try: stepd repair open on the writer's machine, or with --force" in result.output
-    assert stepd(store, "repair", "open", "--force").exit_code == 0
+    assert "nothing could be saved" in stepd(store, "repair", "open", "--force").output
     assert stepd(store, "verify", "open").exit_code == 0
 
 

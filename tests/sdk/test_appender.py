@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from sdk import clock, values
 from sdk.errors import UsageError
 from sdk.journal import appender
-from sdk.journal.appender import open_journal, reserved_bytes
+from sdk.journal.appender import open_journal
 from sdk.journal.drain import drain
 from sdk.journal.format import (
     CAPACITY_MIN,
@@ -43,7 +43,7 @@ from sdk.journal.format import (
     WORD_REPORTED,
 )
 from sdk.journal.handle import Journal
-from sdk.journal.ring import Ring
+from sdk.journal.ring import Ring, reserved_bytes
 from sdk.journal.steps import check_step
 from sdk.limits import BATCH_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX, STEP_MAX
 from sdk.record import (

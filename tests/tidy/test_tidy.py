@@ -69,6 +69,12 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "open os.path.exists os.path.isfile os.path.realpath os.replace os.unlink",
         "writes where its user says",
     ),
+    "daemon/commands/media_files.py": (
+        "os.makedirs os.path.lexists os.path.realpath os.rename shutil.rmtree",
+        "likewise",
+    ),
+    "daemon/commands/values.py": ("os.makedirs os.path.isdir", "likewise"),
+    "sdk/reader/media.py": ("open os.path.isdir os.replace os.unlink", "saves a value where its user says"),
     "daemon/server.py": ("logging.handlers.RotatingFileHandler", "its log is logging's own file"),
     "sdk/_spawn.py": (
         "os.path.exists os.open os.unlink",

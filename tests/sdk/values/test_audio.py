@@ -72,7 +72,13 @@ def test_files_are_stored_as_they_are(tmp_path: pathlib.Path, kind: str) -> None
     path = tmp_path / "a.bin"
     path.write_bytes(FILES[kind])
     with open(path, "rb") as file:
-        sounds = [sdk.Audio(str(path)), sdk.Audio(path), sdk.Audio(FILES[kind]), sdk.Audio(io.BytesIO(FILES[kind])), sdk.Audio(file)]
+        sounds = [
+            sdk.Audio(str(path)),
+            sdk.Audio(path),
+            sdk.Audio(FILES[kind]),
+            sdk.Audio(io.BytesIO(FILES[kind])),
+            sdk.Audio(file),
+        ]
     path.write_bytes(b"changed")
     for audio in sounds:
         described = audio.describe()

@@ -79,7 +79,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     chem.rdmolfiles = types.SimpleNamespace(MolToPDBBlock=lambda mol: "ATOM")
     chem.SDMolSupplier = Supplier
     chem.MolFromMolFile = lambda path: None if "bad" in path else Mol()
-    chem.MolFromSmiles = lambda text, sanitize: Mol() if text == "CC" and not made.append(("smiles", sanitize)) else None
+    chem.MolFromSmiles = lambda text, sanitize: (
+        Mol() if text == "CC" and not made.append(("smiles", sanitize)) else None
+    )
     chem.AddHs = lambda mol: mol
     all_chem.EmbedMolecule = lambda mol: made.append("embed")
     all_chem.MMFFOptimizeMolecule = lambda mol, maxIters: made.append(maxIters)  # noqa: N803 - rdkit's name
@@ -94,7 +96,10 @@ def test_rdkit(calls: list[Any], tmp_path: pathlib.Path) -> None:
     mol = sys.modules["rdkit.Chem"].rdchem.Mol()
     assert content_of(sdk.Molecule.from_rdkit(mol, "c"), "pdb") == b"ATOM"
     assert calls == ["embed", 200]
-    assert content_of(sdk.Molecule.from_smiles("CC", sanitize=False, mmff_optimize_molecule_max_iterations=7), "pdb") == b"ATOM"
+    assert (
+        content_of(sdk.Molecule.from_smiles("CC", sanitize=False, mmff_optimize_molecule_max_iterations=7), "pdb")
+        == b"ATOM"
+    )
     assert calls[2:] == [("smiles", False), "embed", 7]
     for given in ("a.mol", tmp_path / "a.sdf"):
         sdk.Molecule.from_rdkit(given, convert_to_3d_and_optimize=False)

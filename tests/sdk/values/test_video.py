@@ -47,7 +47,8 @@ def test_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "grid"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 4)), (4, (2, 2)), (5, (2, 4)), (8, (2, 4)), (9, (2, 8)), (16, (4, 4))]
+    ("count", "grid"),
+    [(1, (1, 1)), (2, (1, 2)), (3, (1, 4)), (4, (2, 2)), (5, (2, 4)), (8, (2, 4)), (9, (2, 8)), (16, (4, 4))],
 )
 def test_a_batch_is_a_grid(count: int, grid: tuple[int, int]) -> None:
     """As many rows and columns as W&B makes, and all videos have a place."""
@@ -181,4 +182,4 @@ def test_logged(world: Any, tmp_path: pathlib.Path) -> None:
     sdk.finish()
     sdk.init(misuse="warn")
     sdk.log({"v": sdk.Video("/nowhere/a.mp4"), "loss": 1})
-    assert world.rows.runs[1].rows == [{"loss": 1}]
+    assert world.rows.runs[1].rows() == [{"loss": 1}]
