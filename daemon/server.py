@@ -24,7 +24,9 @@ from daemon.lifecycle import Leaving, on_termination, take_store
 from daemon.settings import DaemonSettings, budgets_from
 from daemon.stats import Stats
 from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked
+from daemon.store.rewrite import has_media
 from daemon.store.run_writer import RunWriter
+from daemon.workers import Worker
 from sdk import __version__, clock, platform
 from sdk.budget import Budget, explain
 from sdk.errors import Error, StoreError
@@ -39,6 +41,8 @@ LOG_FILE = "daemon.log"
 _LOG_BYTES_MAX = 1 << 20
 # A thread switch of the default 5 ms would let the syncer's few microseconds of Python hold up a whole tick.
 _SWITCH_SECONDS = 0.0002
+# What a worker gets to end by itself when we leave; killed it loses nothing.
+_WORKER_END_SECONDS = 0.5
 _IMPORTED_EARLY = ("numpy", "psutil")
 _GC_THRESHOLDS = (200_000, 20, 20)
 
@@ -69,6 +73,9 @@ class Server:
             self._lock_identity,
             ring_is_locked(settings.shared_memory_dir, self._digest),
         )
+        self._encoder = Worker("daemon.encode", [store.path], _log.warning)
+        self._encoded: dict[str, Any] = {}
+        self._is_media_known = False
         self._mending: Iterator[Mended | None] | None = None
         self._looked_at = 0.0
         self._trouble = ""
@@ -102,6 +109,7 @@ class Server:
         # Rings are looked at once more, then we are gone.
         if self._store_is_there():
             self._ingest.look_for_dead(clock.monotonic())
+        self._encoder.end(_WORKER_END_SECONDS)
         self._ingest.close()
 
     def open(self) -> None:
@@ -146,7 +154,21 @@ class Server:
         except (OSError, StoreError) as error:
             # The next look may find it well: a file system that is away for minutes, a mode that somebody changed.
             self._say_once(f"cannot look around: {error}")
-        self._leaving.note(now, living_trainers=self._living)
+        self._look_for_media(now)
+        self._leaving.note(now, living_trainers=self._living or self._encoder.is_running)
+
+    def _look_for_media(self, now: float) -> None:
+        """Has encoded what was sealed since, and at first what an earlier daemon left."""
+        if not self._settings.encode or self._mending is not None:
+            return
+        try:
+            if not self._is_media_known:
+                self._encoder.wanted = has_media(self._files, self._store.path)
+                self._is_media_known = True
+        except OSError:
+            return
+        self._encoder.wanted |= self._ingest.take_sealed_media()
+        self._encoder.look(now)
 
     def _say_once(self, text: str) -> None:
         """What would be the same at every look stands in the log once."""
@@ -218,6 +240,7 @@ class Server:
             "flush": self._flush,
             "settle": self._settle,
             "budget": self._budget,
+            "encoded": self._note_encoded,
         }
         handler = verbs.get(message.verb)
         if handler is None:
@@ -252,6 +275,11 @@ class Server:
             raise Error(f"budgets are {', '.join(Budget._fields)} in bytes, not {arguments!r}")
         self._ingest.budget.budget = self._ingest.budget.budget._replace(**arguments)
         return self.status()
+
+    def _note_encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The encoding worker tells how far it is."""
+        self._encoded = {name: arguments.get(name) for name in ("blobs", "failed", "missing", "errors")}
+        return {}
 
     def status(self) -> dict[str, Any]:
         """What `stepd status --json` prints; docs/wire.md#control lists the fields."""
@@ -299,6 +327,7 @@ class Server:
             "warnings": self._warnings(),
             "memory_bytes": psutil.Process().memory_info().rss,
             "last_error": stats.last_error,
+            "encoding": {"running": self._encoder.is_running, **self._encoded},
         }
 
     def _refused_reasons(self, refused: dict[int, int]) -> dict[str, int]:

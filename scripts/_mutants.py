@@ -244,8 +244,8 @@ MUTANTS = (
     Mutant(
         "a ring is removed at the end although not all of it is stored",
         "sdk/_stream.py",
-        "        if result.stored >= last:\n",
-        "        if True:\n",
+        "self._let_go(is_stored=is_stored)",
+        "self._let_go(is_stored=True)",
         ("tests/end_to_end/test_away.py", "tests/end_to_end/test_bad_luck.py"),
     ),
     Mutant(
@@ -266,9 +266,16 @@ MUTANTS = (
     Mutant(
         "log() may overwrite what waits",
         "sdk/journal/appender.py",
-        "            room_until = released + capacity\n",
+        "            room_until = released + capacity - reserved\n",
         "            room_until = released + capacity + 8\n",
         ("tests/sdk/test_appender.py",),
+    ),
+    Mutant(
+        "rows take the room of the run's end",
+        "sdk/journal/appender.py",
+        "    mask, record_max, reserved = _measures(capacity)\n    pack_words",
+        "    mask, record_max, reserved = _measures(capacity)\n    reserved = 0\n    pack_words",
+        ("tests/end_to_end/test_bad_luck.py",),
     ),
     Mutant(
         "room is given to log() before the ring says so",

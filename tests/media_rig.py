@@ -46,7 +46,9 @@ class MediaBuilder:
             self._open.append_map(segment.KIND_META, {"run": self.run.id, "writer": {"kind": "daemon"}})
         return self._open
 
-    def store(self, data: bytes, meta: dict[str, Any], *, number: int | None = None, size: int | None = None) -> BlobRef:
+    def store(
+        self, data: bytes, meta: dict[str, Any], *, number: int | None = None, size: int | None = None
+    ) -> BlobRef:
         """Appends a blob to the segment; what a row says of it."""
         self.count = self.count + 1 if number is None else self.count
         number = self.count if number is None else number

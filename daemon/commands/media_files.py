@@ -16,6 +16,7 @@ import click
 
 from daemon.commands.service import clean
 from sdk.errors import Error
+from sdk.limits import NESTING_MAX
 from sdk.reader import MediaItem
 from sdk.reader.filenames import Names
 
@@ -47,12 +48,14 @@ class MediaFiles:
         """
         return {key: self._saved(value) for key, value in row.items()}
 
-    def _saved(self, value: Any) -> Any:
+    def _saved(self, value: Any, depth: int = 0) -> Any:
         if isinstance(value, MediaItem):
             return self._save(value)
+        if depth > NESTING_MAX:  # the reader looks no deeper for media
+            return value
         if type(value) is list and any(isinstance(part, (MediaItem, list, dict)) for part in value):
-            return [self._saved(part) for part in value]
-        return {key: self._saved(part) for key, part in value.items()} if type(value) is dict else value
+            return [self._saved(part, depth + 1) for part in value]
+        return {key: self._saved(part, depth + 1) for key, part in value.items()} if type(value) is dict else value
 
     def _save(self, item: MediaItem) -> dict[str, Any]:
         if not self.count and not self.failed:

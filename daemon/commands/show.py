@@ -15,7 +15,7 @@ from daemon.commands.service import clean, directory_option, duration, shared_me
 from daemon.commands.verify import waiting_text
 from sdk.errors import NotFoundError
 from sdk.reader import Gap, Run, Store
-from sdk.reader.media import items_in
+from sdk.reader.media import kind_of
 from sdk.reader.waiting import waiting_rings
 
 
@@ -79,7 +79,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
                 "metrics": found.metrics,
                 "misuse": found.misuse,
                 "keys": keys,
-                "media": {key: items[0].kind for key in keys if (items := items_in(summary.get(key)))},
+                "media": {key: kind for key in keys if (kind := kind_of(summary.get(key))) is not None},
                 "streams": [stream._asdict() for stream in found.streams],
                 "gaps": [dataclasses.asdict(gap) for gap in gaps],
                 "damage": [damage._asdict() for damage in found.damage],
@@ -126,8 +126,8 @@ def _print_keys(keys: Iterable[str], summary: Mapping[str, Any]) -> None:
     sections: dict[str, list[str]] = {}
     for key in keys:
         section, _, name = key.rpartition("/")
-        items = items_in(summary.get(key))
-        sections.setdefault(section, []).append(f"{name} ({items[0].kind})" if items else name)
+        kind = kind_of(summary.get(key))
+        sections.setdefault(section, []).append(name if kind is None else f"{name} ({kind})")
     if sections:
         click.echo("\nkeys")
     for section in sorted(sections):

@@ -131,7 +131,7 @@ def _print_inside(item: MediaItem) -> None:
             rows = [[value_text(cell) for cell in row] for row in item.rows[:_LISTED_MAX]]
             click.echo()
             width = len(item.columns)
-            write_table([str(name) for name in item.columns], [row for row in rows if len(row) == width])
+            write_table([clean(name) for name in item.columns], [row for row in rows if len(row) == width])
         elif item.kind == "tensor":
             for name, value in item.statistics.items():
                 click.echo(f"  {clean(name):<10} {value_text(value)}")

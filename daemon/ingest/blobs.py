@@ -21,6 +21,8 @@ from sdk.wire.messages import BATCH_HAS_BLOBS
 
 # Limit: what one stream may copy in one tick: 16 MiB take about 20 ms, for which no other stream waits longer.
 TICK_BYTES = 16 * MIB
+
+
 class Unreadable(Exception):
     """The arena is not there for us."""
 

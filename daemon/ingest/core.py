@@ -161,6 +161,11 @@ class Ingest:
         (run, stream), is_dead = self.writing.ended.popitem()
         return run, stream, is_dead
 
+    def take_sealed_media(self) -> bool:
+        """Whether media segments were sealed since the last call, by us or by a trainer."""
+        sealed, self.writing.media_sealed = self.writing.media_sealed, False
+        return sealed
+
     def refused_by_stream(self) -> dict[int, int]:
         """Refused counts of living trainers."""
         return self.dead.refused_by_stream()

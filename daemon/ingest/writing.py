@@ -35,6 +35,7 @@ class Writing:
         ended: (run, stream) of the streams that were forgotten, and whether their trainers are dead; the server looks at what
             they wrote themselves, and removes them here.
         pause_until: After the disk refused, when it is asked again.
+        media_sealed: There may be sealed segments with blobs that nobody encoded yet.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Writing:
         self.writers: dict[str, RunWriter] = {}
         self.ended: dict[tuple[str, int], bool] = {}
         self.pause_until = 0.0
+        self.media_sealed = False
 
     def writer(self, run: str) -> RunWriter:
         """The writer of a run."""
@@ -70,6 +72,7 @@ class Writing:
         writer = self.writers.get(run)
         if writer is not None and not self._streams.serves(run):
             writer.roll()
+            self.media_sealed |= writer.has_media
             if writer.is_done:
                 del self.writers[run]
 
@@ -94,7 +97,11 @@ class Writing:
             parts = state.waiting[: first_block(state.waiting)]
             try:
                 at_once = reason is Reason.DRAIN
-                if not self._blobs.store(stream, state, parts, self.writer(state.run), at_once=at_once):
+                writer = self.writer(state.run)
+                media = writer.media.number
+                stored = self._blobs.store(stream, state, parts, writer, at_once=at_once)
+                self.media_sealed |= writer.media.number != media
+                if not stored:
                     return
                 payload = coalesce(parts)
                 self._append(stream, state.run, payload)

@@ -122,6 +122,11 @@ class RunWriter:
         return {self.history.writer, self.media.writer}
 
     @property
+    def has_media(self) -> bool:
+        """Whether it ever wrote a blob."""
+        return self.media.number > 0
+
+    @property
     def dirty(self) -> bool:
         """Whether something was written since the syncer was last asked."""
         return self.history.dirty or self.media.dirty

@@ -34,9 +34,7 @@ _PICTURES = frozenset({"png", "jpg", "bmp", "webp"})
 _SOUNDS = frozenset({"wav", "flac", "ogg"})
 _VIDEOS = frozenset({"mp4", "webm", "gif"})
 # Files that are compressed already; lz4 of them is a waste.
-_COMPRESSED = frozenset(
-    "png jpg jpeg gif webp avif jp2 mp4 webm ogg opus mp3 m4a aac flac glb mmtf npz zip gz".split()
-)
+_COMPRESSED = frozenset("png jpg jpeg gif webp avif jp2 mp4 webm ogg opus mp3 m4a aac flac glb mmtf npz zip gz".split())
 
 
 class Encoded(NamedTuple):
@@ -140,7 +138,7 @@ def to_array(data: Buffer, meta: Mapping[str, Any]) -> Any:
         DamageError: No file that we know, or one too large to be true.
     """
     kind = meta.get("encoding") or meta.get("format")
-    if kind in _VIDEOS:
+    if kind in _VIDEOS and meta.get("media") not in ("image-file", "mask"):
         from .video import to_array as video_array
 
         return video_array(data, str(kind))

@@ -19,7 +19,14 @@ _WAV = {"uint8": "PCM_U8", "int16": "PCM_16", "int32": "PCM_32", "float32": "FLO
 # FLAC holds at most 24 bits.
 _FLAC = {"uint8": "PCM_16", "int16": "PCM_16"}
 # libsndfile's name to the type in which its samples are given back whole.
-_READ = {"PCM_U8": "int16", "PCM_S8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32", "DOUBLE": "float64"}
+_READ = {
+    "PCM_U8": "int16",
+    "PCM_S8": "int16",
+    "PCM_16": "int16",
+    "PCM_24": "int32",
+    "PCM_32": "int32",
+    "DOUBLE": "float64",
+}
 
 
 def encode(raw: Buffer, meta: Mapping[str, Any]) -> Encoded:
@@ -56,7 +63,9 @@ def to_array(data: Buffer) -> Any:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.frames * file.channels > SAMPLES_MAX:
-                raise DamageError(f"a sound of {file.frames} × {file.channels} samples, expected at most {SAMPLES_MAX:,}")
+                raise DamageError(
+                    f"a sound of {file.frames} × {file.channels} samples, expected at most {SAMPLES_MAX:,}"
+                )
             samples = file.read(dtype=_READ.get(file.subtype, "float32"))
             subtype = file.subtype
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:

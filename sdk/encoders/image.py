@@ -160,7 +160,9 @@ def open_picture(data: Buffer) -> Any:
             warnings.simplefilter("ignore", image.DecompressionBombWarning)
             picture = image.open(io.BytesIO(data), formats=_READ)
             if picture.width * picture.height > PIXELS_MAX:
-                raise DamageError(f"a picture of {picture.width}×{picture.height}, expected at most {PIXELS_MAX:,} pixels")
+                raise DamageError(
+                    f"a picture of {picture.width}×{picture.height}, expected at most {PIXELS_MAX:,} pixels"
+                )
             picture.load()
     except DamageError:
         raise

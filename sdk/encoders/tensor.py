@@ -38,7 +38,7 @@ def shuffle(raw: Buffer, size: int) -> memoryview:
     """The bytes of elements of `size` bytes, regrouped."""
     import numpy
 
-    return numpy.ascontiguousarray(numpy.frombuffer(raw, "u1").reshape(-1, size).T).reshape(-1).data
+    return memoryview(numpy.ascontiguousarray(numpy.frombuffer(raw, "u1").reshape(-1, size).T).reshape(-1))
 
 
 def unshuffle(raw: Buffer, meta: Mapping[str, Any]) -> Buffer:
@@ -54,4 +54,4 @@ def unshuffle(raw: Buffer, meta: Mapping[str, Any]) -> Buffer:
         grouped = numpy.frombuffer(raw, "u1").reshape(size, -1)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DamageError(f"a regrouped tensor of {len(raw)} bytes whose type does not fit: {error}") from error
-    return numpy.ascontiguousarray(grouped.T).reshape(-1).data.toreadonly()
+    return memoryview(numpy.ascontiguousarray(grouped.T).reshape(-1)).toreadonly()

@@ -19,7 +19,10 @@ FRAMES_BYTES_MAX = 4 << 30
 # Codecs by preference, with their options. Visually lossless; slower presets save little on videos of this length.
 _CODECS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "mp4": (("libx264", {"crf": "18", "preset": "veryfast"}), ("mpeg4", {"qscale": "2"})),
-    "webm": (("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6"}), ("libvpx", {"crf": "10"})),
+    "webm": (
+        ("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6"}),
+        ("libvpx", {"crf": "10"}),
+    ),
 }
 
 

@@ -36,13 +36,17 @@ def believing_nothing(what: str) -> Iterator[None]:
 def is_file(meta: Mapping[str, Any]) -> bool:
     """Whether stored bytes are those of the file that a user expects, so that they can be copied as they are."""
     encoding = meta.get("encoding")
-    return encoding in ENCODED_FILES or (encoding is None and "array" not in meta and meta.get("to") is None)
+    return _is_in(encoding, ENCODED_FILES) or (encoding is None and "array" not in meta and meta.get("to") is None)
+
+
+def _is_in(name: object, names: frozenset[str]) -> bool:
+    return isinstance(name, str) and name in names  # what is said may be anything
 
 
 def raw_of(stored: StoredBlob) -> StoredBlob:
     """The bytes before they were packed; those that became something else (a file, a histogram) stay that."""
     data, meta = stored
-    if meta.get("encoding") is None or meta["encoding"] in _FINAL:
+    if meta.get("encoding") is None or _is_in(meta["encoding"], _FINAL):
         return stored
     from ..encoders import decode
 
@@ -61,7 +65,7 @@ def file_of(stored: StoredBlob) -> Buffer:
     data, meta = stored
     if is_file(meta):
         return data
-    if meta.get("to") in ENCODED_FILES:
+    if _is_in(meta.get("to"), ENCODED_FILES):
         return _encoded(stored).data
     if "array" in meta:
         return npy(array_of(stored))
@@ -87,10 +91,12 @@ def array_of(stored: StoredBlob) -> Any:
         EncoderMissing, DamageError: As `file_of`.
     """
     stored = raw_of(stored)
-    if stored.meta.get("encoding") is None and stored.meta.get("to") in ENCODED_FILES:
+    if stored.meta.get("encoding") is None and _is_in(stored.meta.get("to"), ENCODED_FILES):
+        if _is_plain_picture(stored.meta):
+            return _picture(stored)
         stored = _encoded(stored)  # so that the answer does not change when it is encoded
     data, meta = stored
-    if meta.get("encoding") in ENCODED_FILES or "array" not in meta:
+    if _is_in(meta.get("encoding"), ENCODED_FILES) or "array" not in meta:
         from ..encoders import to_array
 
         with believing_nothing("a file"):
@@ -103,37 +109,28 @@ def array_of(stored: StoredBlob) -> Any:
         return widened(array, name) if array.dtype.kind == "u" else array
 
 
+def _is_plain_picture(meta: Mapping[str, Any]) -> bool:
+    """Whether its file would hold the array as it is, so that it need not be made to look into it."""
+    told = described(meta)
+    modes, layouts = ("L", "LA", "RGB", "RGBA"), ("HW", "HWC", "CHW")
+    plain = meta.get("mode") in modes and meta.get("layout") in layouts
+    return plain and meta.get("to") == "png" and told is not None and told[0] == "|u1"
+
+
+def _picture(stored: StoredBlob) -> Any:
+    from ..encoders.image import in_rows
+    from ..values.blobs import as_array
+
+    with believing_nothing("a picture"):
+        return in_rows(as_array(stored.data, stored.meta["array"]), stored.meta["layout"])
+
+
 def described(meta: Mapping[str, Any]) -> tuple[str, tuple[int, ...]] | None:
     """The (dtype, shape) that an array was logged with; None of what never was one, or does not make sense."""
     array = meta.get("array")
     if type(array) is not list or len(array) != 3 or type(array[0]) is not str or type(array[1]) is not list:
         return None
     return array[0], tuple(size for size in array[1] if type(size) is int)
-
-
-# Formats of pictures that Pillow may take stored bytes for: what `Image` stores, and none that is a program.
-_PICTURES = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "ICO", "PPM", "AVIF", "JPEG2000")
-# Limit: of a picture, 4 GiB of RGBA.
-_PIXELS_MAX = 1 << 30
-
-
-def open_image(data: Buffer) -> Any:
-    """A PIL.Image, loaded.
-
-    Raises:
-        DamageError: These bytes are no picture, or one too large to be true.
-    """
-    import warnings
-
-    from PIL import Image
-
-    with believing_nothing("an image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(data), formats=_PICTURES)
-        if image.width * image.height > _PIXELS_MAX:
-            raise DamageError(f"an image of {image.width}×{image.height} pixels, expected at most {_PIXELS_MAX:,}")
-        image.load()
-        return image
 
 
 def npy(array: Any) -> bytes:

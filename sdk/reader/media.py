@@ -16,7 +16,7 @@ from ..limits import NESTING_MAX
 from ..record import BlobRef, MediaValue, StoredBlob, decode_map
 from . import filenames
 from .blobs import Blobs
-from .contents import array_of, as_json, believing_nothing, described, file_of, is_file, npy, open_image, raw_of
+from .contents import array_of, as_json, believing_nothing, described, file_of, is_file, npy, raw_of
 
 # What a record's "_type" is called here; others are called what they call themselves.
 KINDS = {
@@ -211,7 +211,9 @@ class MediaItem:
         """
         if self.kind not in ("image", "mask"):
             raise self._no("picture", ".bytes(), .to_numpy()")
-        return open_image(file_of(self._stored()))
+        from ..encoders.image import open_picture
+
+        return open_picture(file_of(self._stored()))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> str:
         """Writes its file; it appears when it is complete.
@@ -247,7 +249,7 @@ class MediaItem:
     def _portions(self) -> Generator[Buffer]:
         """Its file; what is stored as one comes in portions, so that a film needs no memory."""
         blob = self._main()
-        if self.kind not in _MADE and isinstance(blob, BlobRef):
+        if self.kind != "table" and isinstance(blob, BlobRef):
             meta, portions = self._blobs.stream(blob)
             with contextlib.closing(portions):
                 if is_file(meta):
@@ -468,12 +470,22 @@ def _is_blob(part: Any) -> bool:
     return isinstance(part, MediaItem) and part.kind == _BLOB
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, MediaItem):
         return value.as_plain()
+    if depth > NESTING_MAX:
+        return value
     if type(value) is list:
-        return [_plain(part) for part in value if not _is_blob(part)]
-    return {key: _plain(part) for key, part in value.items()} if type(value) is dict else value
+        return [_plain(part, depth + 1) for part in value if not _is_blob(part)]
+    return {key: _plain(part, depth + 1) for key, part in value.items()} if type(value) is dict else value
+
+
+def kind_of(value: Any) -> str | None:
+    """The kind of the first item in a value of a row, also of an array that stands there itself; None of plain values."""
+    items = items_in(value)
+    if items:
+        return items[0].kind
+    return "tensor" if hasattr(value, "dtype") and hasattr(value, "tobytes") else None
 
 
 def tensor_item(array: Any, blobs: Blobs, key: str, step: int, time: float) -> MediaItem:
@@ -539,9 +551,11 @@ def _integer(values: dict[str, Any], name: str) -> int:
 
 def _dtype_name(name: str) -> str:
     """numpy's long name: "float32" for "<f4"."""
-    with contextlib.suppress(ValueError, TypeError):
-        from ..dtypes import dtype_of
+    from ..dtypes import FOREIGN_DTYPES, dtype_of
 
+    with contextlib.suppress(ValueError, TypeError):
+        if name in FOREIGN_DTYPES:
+            return name
         return str(dtype_of(name).name)
     return name[:_TEXT_CHARACTERS_MAX]
 

@@ -17,7 +17,7 @@ from . import join, looks
 from .about import TRIES_MAX, About
 from .follow import Follower, follow_run
 from .lanes import Lane, lanes_of
-from .media import MediaList, items_in
+from .media import MediaList, kind_of
 from .names import list_names, nearest
 from .scan import Gone
 
@@ -289,5 +289,5 @@ class Run(About):
     def media_keys(self) -> dict[str, str]:
         """Key to kind ("image", "table", "tensor", …) of the keys whose last value is media. Reads all rows."""
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
-        found = {key: items_in(value) for key, value in sorted(last.items()) if key[:1] != "_"}
-        return {key: items[0].kind for key, items in found.items() if items}
+        found = {key: kind_of(value) for key, value in sorted(last.items()) if key[:1] != "_"}
+        return {key: kind for key, kind in found.items() if kind is not None}

@@ -57,6 +57,6 @@ class TensorBudget:
     def told(self) -> dict[str, str]:
         """Key to what a receipt says of it."""
         return {
-            key: f"{count} tensors beyond tensor_bytes_per_minute_max are kept as statistics"
+            key: f"whole {count} times: beyond tensor_bytes_per_minute_max; statistics are kept"
             for key, count in self.reduced.items()
         }
