@@ -19,6 +19,7 @@ COMMANDS = {
     "export": ("Move", "All rows of a run as JSON lines or CSV."),
     "verify": ("Mend", "Read every block and say what is damaged or missing."),
     "repair": ("Mend", "Save what can be saved of damaged segments."),
+    "compact": ("Mend", "Encode and join large values, and remove old ones."),
     "du": ("Mend", "How much of the disk each run takes."),
     "rm": ("Mend", "Move a run to the trash, where it stays for seven days."),
     "start": ("Daemon", "Start the daemon of the store, unless one serves it."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sdk.budget import Budget
 from sdk.limits import FREE_BYTES_MIN, KIB, MIB
@@ -51,7 +52,7 @@ class DaemonSettings:
         return Budget(self.store_bytes_max, self.run_bytes_max, self.free_bytes_min)
 
 
-def budgets_from(environ: Mapping[str, str]) -> dict[str, int]:
+def budgets_from(environ: Mapping[str, str]) -> dict[str, Any]:
     """The budgets that `STEPD_STORE_BYTES_MAX`, `STEPD_RUN_BYTES_MAX` and `STEPD_FREE_BYTES_MIN` set.
 
     Raises:

@@ -64,15 +64,17 @@ def widened(array: Any, name: str | None) -> Any:
     """An array of a foreign type as float32 or (u)int8, exactly; any other array as it is.
 
     Args:
-        array: The stored integers, or an array of ml_dtypes' type.
+        array: The stored integers, an array of ml_dtypes' type, or what this function gave.
         name: The foreign type's; None for one of numpy's own.
     """
     if name not in FOREIGN_DTYPES:
         return array
     import numpy
 
-    if array.dtype.kind not in "ui" or array.dtype.isbuiltin != 1:
+    if array.dtype.isbuiltin != 1:
         array = array.view(f"u{array.dtype.itemsize}")
+    elif array.dtype.kind == "f":
+        return array
     if name == "bfloat16":  # the upper half of a float32
         return (array.astype("<u4") << 16).view("<f4")
     if name in ("uint4", "uint2"):

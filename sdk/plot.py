@@ -182,7 +182,9 @@ def roc_curve(
         rows += [[name, f, t] for f, t in zip(false.round(3).tolist(), true.round(3).tolist())]
     table = Table(columns=["class", "fpr", "tpr"], data=_thinned(rows))
     texts = {"title": title, "x-axis-title": "False positive rate", "y-axis-title": "True positive rate"}
-    return CustomChart("wandb/area-under-curve/v0", table, {"x": "fpr", "y": "tpr", "class": "class"}, texts, split_table)
+    return CustomChart(
+        "wandb/area-under-curve/v0", table, {"x": "fpr", "y": "tpr", "class": "class"}, texts, split_table
+    )
 
 
 def _classifier(
@@ -249,7 +251,9 @@ def confusion_matrix(
     predicted = (numpy.argmax(numpy.asarray(probs), axis=1) if preds is None else numpy.asarray(preds)).tolist()
     truth = numpy.asarray(y_true).tolist()
     if len(predicted) != len(truth):
-        raise ValueError(f"confusion_matrix() has {len(predicted)} predictions for {len(truth)} samples, expected as many")
+        raise ValueError(
+            f"confusion_matrix() has {len(predicted)} predictions for {len(truth)} samples, expected as many"
+        )
     if class_names is None:
         classes: list[Any] = sorted({*predicted, *truth})
         names = [f"Class_{place}" for place in range(1, len(classes) + 1)]
@@ -258,7 +262,9 @@ def confusion_matrix(
         classes = list(range(len(names)))
         for what, given in (("preds", predicted), ("y_true", truth)):
             if len(set(given)) > len(names):
-                raise ValueError(f"confusion_matrix() {what} has {len(set(given))} classes, and there are {len(names)} names")
+                raise ValueError(
+                    f"confusion_matrix() {what} has {len(set(given))} classes, and there are {len(names)} names"
+                )
     counts = _curves.confusion(truth, predicted, classes)
     rows = [[names[i], names[j], counts[i][j]] for i in range(len(names)) for j in range(len(names))]
     table = Table(columns=["Actual", "Predicted", "nPredictions"], data=rows)

@@ -116,17 +116,18 @@ def map_encoder() -> Callable[[dict[str, Any]], bytes]:
     return pack
 
 
-def decode_map(payload: Buffer, *, tensors: bool = True) -> dict[str, Any]:
+def decode_map(payload: Buffer, *, tensors: bool = True, bytes_max: int = MAP_BYTES_MAX) -> dict[str, Any]:
     """The map in a payload. Nested maps may have any scalar keys; `sdk.rows.flatten` makes names of them.
 
     Args:
         tensors: False leaves tensors packed (`msgpack.ExtType`), so that `encode_map` takes the map again.
+        bytes_max: More than these are not looked at.
 
     Raises:
         DamageError: It is not one msgpack map within the limits of `docs/journal.md`.
     """
-    if len(payload) > MAP_BYTES_MAX:
-        raise DamageError(f"map of {len(payload)} bytes, expected at most {MAP_BYTES_MAX}")
+    if len(payload) > bytes_max:
+        raise DamageError(f"map of {len(payload)} bytes, expected at most {bytes_max}")
     unpack = _unpack if tensors else _unpack_keeping_tensors
     try:
         try:

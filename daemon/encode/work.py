@@ -181,11 +181,8 @@ def _rewrite(
 def _next_sources(segments: list[MediaSegment]) -> list[MediaSegment]:
     """What is rewritten next: raw segments, as many as fit; or small encoded ones to be joined; or nothing."""
     wanted = [segment for segment in segments if wants_work(segment)]
-    if not wanted and len(segments) > _SEGMENTS_MAX:
-        wanted = sorted(segments, key=lambda segment: segment.size)[: len(segments) - _SEGMENTS_MAX + 1]
-        if sum(segment.size for segment in wanted) > _SOURCES_BYTES_MAX:
-            return []
-        return wanted
+    if not wanted:
+        return joinable(segments)
     chosen: list[MediaSegment] = []
     size = 0
     for segment in wanted:
@@ -194,6 +191,14 @@ def _next_sources(segments: list[MediaSegment]) -> list[MediaSegment]:
         chosen.append(segment)
         size += segment.size
     return chosen
+
+
+def joinable(segments: list[MediaSegment]) -> list[MediaSegment]:
+    """The smallest segments of a run, where there are more than a finished run should have and one file can hold them."""
+    if len(segments) <= _SEGMENTS_MAX:
+        return []
+    chosen = sorted(segments, key=lambda segment: segment.size)[: len(segments) - _SEGMENTS_MAX + 1]
+    return chosen if sum(segment.size for segment in chosen) <= _SOURCES_BYTES_MAX else []
 
 
 def _run_of(files: Files, path: str) -> str:

@@ -82,6 +82,15 @@ class Blobs:
             return bool(self.meta(ref))
         return False
 
+    def removal(self, ref: BlobRef) -> str | None:
+        """Why and when a blob's bytes were removed on purpose; None: they were not."""
+        with contextlib.suppress(NotFoundError, DamageError):
+            chunks = self._begin(ref.stream, ref.number, ref.size)
+            chunks.close()
+            text = chunks.meta.get(REMOVED)
+            return str(text) if text is not None else None
+        return None
+
     def read(self, ref: BlobRef) -> StoredBlob:
         """The stored bytes of a blob and what they say of themselves; one that shares another's bytes has those.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import Error, NotFoundError, UsageError
 from ..files import Buffer
-from ..limits import NESTING_MAX
+from ..limits import MAP_BYTES_MAX, NESTING_MAX
 from ..record import BlobRef, MediaValue, StoredBlob, decode_map
 from . import filenames
 from .blobs import Blobs
@@ -26,6 +26,8 @@ KINDS = {
 }  # fmt: skip
 _BLOB = "blob"
 _VALUE = "value"
+# Limit: of a value that somebody asks for by name; what is larger than `MAP_BYTES_MAX` stays an item in rows and series.
+_VALUE_BYTES_MAX = 1 << 30
 _TEXT_CHARACTERS_MAX = 60
 _Bytes = bytes  # a method has that name
 
@@ -287,7 +289,7 @@ class MediaItem:
 
     @property
     def data(self) -> Any:
-        """`rows` of a table; of what was stored apart because it was large alone (kind "value") the map that it is.
+        """`rows` of a table; of what was stored apart because it was large alone (kind "value") the value that it is.
 
         Raises:
             UsageError: It is neither.
@@ -296,7 +298,7 @@ class MediaItem:
         if self.kind != _VALUE:
             return self.rows
         with believing_nothing("a value"):
-            return self._inside(decode_map(raw_of(self._stored()).data))
+            return self._inside(_only_value(self._stored(), _VALUE_BYTES_MAX))
 
     def to_pandas(self) -> Any:
         """A table as a pandas.DataFrame.
@@ -430,14 +432,19 @@ def with_items(value: Any, blobs: Blobs, key: str, step: int, time: float) -> An
         return MediaItem(blobs, _as_media(found), key + name, step, time, count - 1)
 
     if type(value) is MediaValue and value["_type"] == _VALUE:
-        with contextlib.suppress(Error, ValueError, StopIteration):
-            stored = _only_blob(value, blobs)
-            value = next(iter(decode_map(raw_of(stored).data).values()))
+        with contextlib.suppress(Error, ValueError):
+            value = _only_value(_only_blob(value, blobs), MAP_BYTES_MAX)
     return _map_media(value, change)
 
 
 def _as_media(found: MediaValue | BlobRef | StoredBlob) -> MediaValue:
     return found if isinstance(found, MediaValue) else MediaValue({"_type": _BLOB, "data": found})
+
+
+def _only_value(stored: StoredBlob, bytes_max: int) -> Any:
+    """The value in the map of one key that was stored apart."""
+    (value,) = decode_map(raw_of(stored).data, bytes_max=bytes_max).values()
+    return value
 
 
 def _only_blob(value: MediaValue, blobs: Blobs) -> StoredBlob:

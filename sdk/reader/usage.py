@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import Error
 from ..files import Files
 from ..segment.format import KIND_META
-from ..segment.naming import ASIDE, RUNS, TRASH, parse_segment
+from ..segment.naming import ASIDE, MEDIA, RUNS, TRASH, parse_segment
 from ..segment.reader import SegmentReader
 
 
@@ -17,7 +17,8 @@ class RunUse(NamedTuple):
     """Bytes of one run.
 
     Attributes:
-        segments: What daemons (and repairs) wrote.
+        segments: What daemons (and repairs) wrote of rows.
+        media: Large values, whoever wrote them.
         spools: What trainers wrote themselves.
         aside: Torn tails and damaged segments that were kept.
         other: The rest.
@@ -25,13 +26,14 @@ class RunUse(NamedTuple):
 
     directory: str
     segments: int
+    media: int
     spools: int
     aside: int
     other: int
 
     @property
     def total(self) -> int:
-        return self.segments + self.spools + self.aside + self.other
+        return self.segments + self.media + self.spools + self.aside + self.other
 
 
 class StoreUse(NamedTuple):
@@ -61,17 +63,20 @@ def store_use(files: Files, path: str) -> StoreUse:
 
 def run_use(files: Files, directory: str) -> RunUse:
     """Looks at one run's directory."""
-    segments = spools = other = 0
+    segments = media = spools = other = 0
     for name, size, _ in files.entries(directory):
         if name == ASIDE:
             continue
-        if parse_segment(name) is None:
+        parsed = parse_segment(name)
+        if parsed is None:
             other += size
+        elif parsed.holds == MEDIA:
+            media += size
         elif _is_spool(files, os.path.join(directory, name)):
             spools += size
         else:
             segments += size
-    return RunUse(directory, segments, spools, _tree(files, os.path.join(directory, ASIDE)), other)
+    return RunUse(directory, segments, media, spools, _tree(files, os.path.join(directory, ASIDE)), other)
 
 
 def _is_spool(files: Files, path: str) -> bool:

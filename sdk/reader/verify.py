@@ -11,9 +11,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..files import Files
-from ..segment.check import Checked, Finding, check_segment
+from ..ids import hex_u64
+from ..journal.announcements import Announcement, announcements
+from ..record import Record, pack
+from ..segment.check import Announced, Checked, Finding, check_segment
 from ..segment.format import BLOCKS_OFFSET, KIND_ROWS
 from ..segment.naming import parse_segment
+from .blobs import Blobs
 from .facts import Facts
 from .gaps import Gap, broken_chains
 from .scan import Scan
@@ -46,11 +50,16 @@ def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambd
         note: Hears how many more bytes were looked at.
     """
     segments, notes = [], []
+    announced: list[Announcement] = []
+
+    def heard(stream: int, record: Record) -> None:
+        announced.extend(announcements(stream, pack(record)))
+
     for name, size, _ in files.entries(directory):
         if parse_segment(name) is None:
             continue
         path = os.path.join(directory, name)
-        checked = _checked(files, path, note)
+        checked = _checked(files, path, note, heard)
         if checked is None:
             continue
         if not checked.is_file:
@@ -72,16 +81,29 @@ def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambd
         chains = [Finding(d.path, d.start, d.end, d.reason) for d in broken_chains(scan, facts.replaced)]
     finally:
         scan.close()
-    return Verified(segments, chains, gaps, notes)
+    return Verified(segments, chains + _missing_blobs(files, directory, announced, gaps), gaps, notes)
 
 
-def _checked(files: Files, path: str, note: Callable[[int], None]) -> Checked | None:
+def _missing_blobs(files: Files, directory: str, announced: list[Announcement], gaps: list[Gap]) -> list[Finding]:
+    """Large values whose rows are there and whose bytes are not, but for those of which a gap or a tombstone tells."""
+    blobs = Blobs(files, directory)
+    told = {(gap.key, gap.step_min) for gap in gaps if gap.key is not None}
+    found = []
+    for one in dict.fromkeys((one.ref, one.key, one.step) for one in announced):
+        ref, key, step = one
+        if (key, step) not in told and not blobs.find(ref) and blobs.removal(ref) is None:
+            text = f"the {ref.size} bytes of {key!r} at step {step} (blob {ref.number} of stream {hex_u64(ref.stream)}) are missing"
+            found.append(Finding(directory, 0, 0, text))
+    return found
+
+
+def _checked(files: Files, path: str, note: Callable[[int], None], heard: Announced) -> Checked | None:
     """None: it was replaced meanwhile."""
     try:
-        checked = check_segment(files, path, note)
+        checked = check_segment(files, path, note, heard)
         if checked.findings and not checked.sealed:
             # Race: its writer was in the middle of a block or of sealing.
-            checked = check_segment(files, path)
+            checked = check_segment(files, path, announced=heard)
     except FileNotFoundError:
         return None
     return checked

@@ -17,7 +17,8 @@ from ..limits import STEP_MAX
 from ..record import FLAG_COMMIT, decode_map
 from ..shapes import Group, groups
 from . import format as segment
-from .format import ALIGNMENT, FILE_HEADER_SIZE, KIND_ROWS, SEAL_SIZE, Block
+from .blobs import parse_chunk, ref_of
+from .format import ALIGNMENT, FILE_HEADER_SIZE, KIND_BLOB, KIND_ROWS, SEAL_SIZE, Block
 from .reader import SegmentReader, checksum_trouble
 
 MAPS = (segment.KIND_META, segment.KIND_CHECKPOINT, segment.KIND_GAP, segment.KIND_KEYS, segment.KIND_INDEX)
@@ -59,7 +60,16 @@ class Checked(NamedTuple):
     is_file: bool = True
 
 
-def check_segment(files: Files, path: str, note: Callable[[int], None] = lambda size: None) -> Checked:
+# Hears of each record that announces a blob: stream, and the record.
+Announced = Callable[[int, record.Record], None]
+
+
+def check_segment(
+    files: Files,
+    path: str,
+    note: Callable[[int], None] = lambda size: None,
+    announced: Announced = lambda stream, record: None,
+) -> Checked:
     """Reads all of a segment.
 
     Args:
@@ -84,7 +94,7 @@ def check_segment(files: Files, path: str, note: Callable[[int], None] = lambda 
         records = 0
         blocks = reader.blocks + ([reader.index] if reader.index is not None else [])
         for block in blocks:
-            broken, good = _block(reader, block)
+            broken, good = _block(reader, block, announced)
             found += broken
             records += good
             note(block.end - block.offset)
@@ -109,7 +119,7 @@ def _ends(reader: SegmentReader) -> Iterator[Finding]:
         yield Finding(reader.path, reader.seal.size, reader.seal.size, "the index or the trailer is damaged")
 
 
-def _block(reader: SegmentReader, block: Block) -> tuple[list[Finding], int]:
+def _block(reader: SegmentReader, block: Block, announced: Announced) -> tuple[list[Finding], int]:
     """(what is wrong with a block, how many of its sequences can be read)."""
     found = []
 
@@ -133,7 +143,10 @@ def _block(reader: SegmentReader, block: Block) -> tuple[list[Finding], int]:
     try:
         payload = compression.decompress(block.codec, stored, block.raw_size)
         if block.kind == KIND_ROWS:
-            check_rows(block, payload)
+            check_rows(block, payload, announced)
+        elif block.kind == KIND_BLOB:
+            ref_of(block)
+            parse_chunk(block, payload)
         elif block.kind in MAPS:
             decode_map(payload)
         elif not block.kind & segment.KIND_SKIPPABLE:
@@ -144,13 +157,13 @@ def _block(reader: SegmentReader, block: Block) -> tuple[list[Finding], int]:
     return found, sequences
 
 
-def check_rows(block: Block, payload: Buffer) -> None:
+def check_rows(block: Block, payload: Buffer, announced: Announced = lambda stream, record: None) -> None:
     """Every record of a block of rows against the block's header.
 
     Raises:
         DamageError: One cannot be decoded, or the header says something else.
     """
-    seen = _Seen(block)
+    seen = _Seen(block, announced)
     try:
         for part in groups(payload):
             seen.add(part)
@@ -164,8 +177,9 @@ def check_rows(block: Block, payload: Buffer) -> None:
 class _Seen:
     """What the records of one block say, to be compared with its header."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, announced: Announced) -> None:
         self.block = block
+        self._announced = announced
         self.count, self.last, self.flags = 0, block.first - 1, 0
         self.low, self.high = STEP_MAX + 1, -1
 
@@ -181,6 +195,8 @@ class _Seen:
             self._rows(part.step, part.step, part.flags)
         elif part.kind in (record.KIND_META, record.KIND_GAP):
             self.flags |= segment.FLAG_HAS_META
+        elif part.kind == record.KIND_BLOB:
+            self._announced(self.block.stream, part)
         else:
             raise DamageError(f"block {self.block.number} holds a record of kind {part.kind}")
 

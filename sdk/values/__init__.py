@@ -7,7 +7,7 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 |---|---|
 | None, bool, int (64-bit), float incl. NaN and infinities, str | itself |
 | numpy, torch, jax, TensorFlow scalar or array of size 1 | bool, int, float or str |
-| numpy, torch, jax, TensorFlow array of up to 16 KiB | tensor, read as numpy array of the same dtype and shape |
+| numpy, torch, jax, TensorFlow array of up to 16 KiB | numpy array of the same dtype and shape; bfloat16, float8 as float32 |
 | list, tuple, namedtuple, range, deque, array.array | list |
 | set, frozenset | list, sorted where its elements can be ordered |
 | Mapping | map; nested keys that are not str become their text |
@@ -21,6 +21,8 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 | pathlib.Path | str |
 | UUID, numpy datetime64 | str |
 | function, class | its dotted name |
+| larger array | tensor, stored apart (docs/media.md#tensors) |
+| pandas DataFrame | `Table` |
 | `Image`, `Classes`; PIL image, matplotlib figure, axes, pyplot | media (docs/media.md) |
 
 `KEY_BYTES_MAX` and `NESTING_MAX` hold for what is converted here. A dict of plain values is packed without a look at it,

@@ -24,7 +24,10 @@ class TensorBudget:
     """
 
     def __init__(
-        self, bytes_per_minute_max: int, on_notice: Callable[[str, str], None], now: Callable[[], float] = clock.monotonic
+        self,
+        bytes_per_minute_max: int,
+        on_notice: Callable[[str, str], None],
+        now: Callable[[], float] = clock.monotonic,
     ) -> None:
         """`on_notice` gets (topic, text) once for each key that is over its budget."""
         self._rate = bytes_per_minute_max

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from ..dtypes import widened
 from ..errors import Error
 from ..limits import INLINE_TENSOR_BYTES_MAX, NESTING_MAX
 from .convert import plain_value
@@ -96,7 +97,7 @@ def _from_array(value: Any, column: object) -> Any:
     if array.dtype.hasobject or array.dtype.fields is not None:
         raise TypeError(f"Table() cell of column {column!r} is an array of dtype {array.dtype}, expected numbers")
     if array.ndim == 0 or array.dtype.kind in "US":
-        return plain_value(array, column)
+        return plain_value(widened(array, dtype), column)
     if dtype is not None or array.nbytes > INLINE_TENSOR_BYTES_MAX:
         return Tensor(array, dtype)
     return array.copy()
@@ -118,13 +119,14 @@ def kind_of(value: Any) -> str:
         return known
     if isinstance(value, Media):
         return value._type
+    if isinstance(value, (list, dict)):
+        return "list" if isinstance(value, list) else "map"
     if hasattr(value, "isoformat") or type(value).__name__ == "datetime64":
         return "timestamp"
     if hasattr(value, "dtype") and value.shape:
         return "array"
     plain = plain_value(value)
-    found = PLAIN.get(type(plain))
-    return found if found is not None else "list" if isinstance(plain, list) else "map"
+    return PLAIN.get(type(plain)) or kind_of(plain)
 
 
 # -- kinds -----------------------------------------------------------------------------------------------------------

@@ -51,7 +51,9 @@ class Histogram(Media):
             self._binned = _given(np_histogram)
             return
         if sequence is None:
-            raise ValueError("Histogram() is given nothing, expected a sequence of numbers or np_histogram=(counts, edges)")
+            raise ValueError(
+                "Histogram() is given nothing, expected a sequence of numbers or np_histogram=(counts, edges)"
+            )
         self._bins = _bin_count(num_bins)
         array, dtype = _numbers(sequence)
         if array.nbytes <= INLINE_TENSOR_BYTES_MAX:
@@ -86,7 +88,9 @@ def _bin_count(given: Any) -> int:
     try:
         number = operator.index(given)
     except TypeError:
-        raise TypeError(f"Histogram() num_bins is {given!r}, expected a whole number; edges go into np_histogram") from None
+        raise TypeError(
+            f"Histogram() num_bins is {given!r}, expected a whole number; edges go into np_histogram"
+        ) from None
     if not 1 <= number <= BINS_MAX:
         raise ValueError(f"Histogram() num_bins is {number}, expected 1 to {BINS_MAX}")
     return number

@@ -236,7 +236,9 @@ class Table(Media):
 
     def _refuse_incremental(self, what: str) -> None:
         if self.log_mode == "INCREMENTAL":
-            raise Error(f"{what}() is not supported by a table whose log_mode is 'INCREMENTAL'", hint="log_mode='MUTABLE'")
+            raise Error(
+                f"{what}() is not supported by a table whose log_mode is 'INCREMENTAL'", hint="log_mode='MUTABLE'"
+            )
 
     def _warn_if_frozen(self) -> None:
         if self._frozen is not None:
@@ -342,13 +344,7 @@ class Table(Media):
 
     def _part(self, first: int, end: int) -> Part:
         rows = self.data[first:end]
-        packer = msgpack.Packer(default=self._odd_cell, unicode_errors="surrogatepass")
-        try:
-            packed = packer.pack(rows)
-        except OverflowError:
-            raise ValueError(
-                f"Table() rows {first} to {end - 1} hold an integer of more than 64 bits, which cannot be stored"
-            ) from None
+        packed = msgpack.Packer(default=self._odd_cell, unicode_errors="surrogatepass").pack(rows)
         return Part(snapshot(packed, {"media": self._type, "format": "msgpack", "rows": len(rows)}), first, end)
 
     def _odd_cell(self, value: Any) -> Any:
@@ -356,7 +352,7 @@ class Table(Media):
         if isinstance(value, Media):
             index, _ = self._media.setdefault(id(value), (len(self._media), value))
             return msgpack.ExtType(EXT_CELL, msgpack.packb(index))
-        return plain_value(value)
+        return plain_value(value, "a cell of a table")
 
 
 class EvalTable(Table):
@@ -400,7 +396,9 @@ class JoinedTable(Media):
     _type: ClassVar[str] = "joined-table"
 
     def __init__(self, table1: Table, table2: Table, join_key: str | Sequence[str]) -> None:
-        is_pair = isinstance(join_key, (list, tuple)) and len(join_key) == 2 and all(isinstance(k, str) for k in join_key)
+        is_pair = (
+            isinstance(join_key, (list, tuple)) and len(join_key) == 2 and all(isinstance(k, str) for k in join_key)
+        )
         if not isinstance(join_key, str) and not is_pair:
             raise ValueError(f"JoinedTable() join_key is {join_key!r}, expected a str or a list of two")
         for table in (table1, table2):

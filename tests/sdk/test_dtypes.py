@@ -18,6 +18,7 @@ def test_every_code_of_a_foreign_type_is_widened_exactly(name: str) -> None:
     assert numpy.array_equal(ours, theirs, equal_nan=True)
     is_number = ~numpy.isnan(theirs)
     assert numpy.array_equal(numpy.signbit(ours[is_number]), numpy.signbit(theirs[is_number]))
+    assert numpy.array_equal(widened(widened(codes, name), name), widened(codes, name), equal_nan=True)
     assert numpy.array_equal(widened(codes.view(named_dtype(name)), name).astype("f4"), ours, equal_nan=True)
 
 

@@ -403,6 +403,85 @@ def test_a_value_too_large_for_its_row(store: str, made: MediaBuilder) -> None:
     assert run.summary["gone"].kind == "value" and not run.summary["gone"].is_stored
 
 
+def test_charts(store: str, made: MediaBuilder) -> None:
+    """A chart is what describes it, with its table as an item and in its file."""
+    table = sdk.Table(columns=["x", "y"], data=[[1, 2.0]])
+    made.log({"c": sdk.plot.line(table, "x", "y", title="t")})
+    made.seal()
+    (item,) = opened(store).media("c")
+    assert (item.kind, item.value["table"].rows, item.value["fields"]) == ("chart", [[1, 2.0]], {"x": "x", "y": "y"})
+    assert json.loads(item.bytes())["table"] == {"columns": ["x", "y"], "data": [[1, 2.0]]}
+    assert item.file_name == "c_0_0.chart.json" and item.is_stored
+
+
+def test_embeddings(store: str, made: MediaBuilder, tmp_path: Path) -> None:
+    """The matrix is the item's array and file; labels and images are parts of it."""
+    matrix = numpy.arange(12, dtype="<f4").reshape(4, 3)
+    images = numpy.arange(4 * 5 * 5, dtype="u1").reshape(4, 5, 5)
+    made.log({"e": sdk.Embedding(matrix, labels=list("abcd"), images=images)})
+    made.seal()
+    (item,) = opened(store).media("e")
+    assert numpy.array_equal(item.to_numpy(), matrix)
+    assert numpy.array_equal(numpy.load(item.save(tmp_path)), matrix)
+    assert item.value["labels"].data == {"label": list("abcd")}
+    assert numpy.array_equal(item.value["images"].to_numpy(), images)
+
+
+@pytest.mark.parametrize("format", ["gif", "mp4"])
+def test_videos(store: str, made: MediaBuilder, format: str) -> None:
+    """Frames come back as they play, the file is encoded by whoever reads it first."""
+    if format == "mp4":
+        pytest.importorskip("av")
+    frames = numpy.zeros((4, 3, 16, 32), "u1")
+    frames[:] = numpy.array([0, 60, 120, 200], "u1")[:, None, None, None]
+    made.log({"v": sdk.Video(frames, fps=4, format=format)})
+    made.seal()
+    (item,) = opened(store).media("v")
+    found = item.to_numpy()
+    assert (found.shape, found.dtype, item.format) == ((4, 16, 32, 3), numpy.uint8, format)
+    assert numpy.abs(found.astype(int) - frames.transpose(0, 2, 3, 1)).max() <= 10
+    assert len(item.bytes()) > 100 and item.file_name == f"v_0_0.{format}"
+
+
+def test_media_in_tables(store: str, made: MediaBuilder) -> None:
+    """Cells that are images are items; a table that grew is joined from its parts."""
+    table = sdk.Table(columns=["n", "x"], log_mode="INCREMENTAL")
+    for n in range(3):
+        table.add_data(n, sdk.Image(numpy.full((3, 4), n, "u1")))
+        made.log({"t": table})
+    made.seal()
+    last = opened(store).media("t")[-1]
+    assert [row[0] for row in last.rows] == [0, 1, 2]
+    assert [row[1].to_numpy()[0, 0] for row in last.rows] == [0, 1, 2]
+    assert json.loads(last.bytes())["data"][0][1].startswith("<image")
+
+
+def test_nesting_that_a_trainer_refuses(made: MediaBuilder) -> None:
+    """What a reader would not take is an error of `log()`."""
+    from sdk.values.media import Media
+
+    class Around(Media):
+        _type = "made up"
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def describe(self) -> dict[str, Any]:
+            return {"inner": self.inner}
+
+    value: Any = Tensor(numpy.arange(3))
+    for _ in range(MEDIA_NESTING_MAX - 1):
+        value = Around(value)
+    made.log({"x": value})
+    with pytest.raises(ValueError, match=f"'x' holds media inside of one another, more than {MEDIA_NESTING_MAX}"):
+        made.log({"x": Around(value)})
+    made.seal()
+    (item,) = open_store(os.path.dirname(os.path.dirname(made.run.directory))).run("a41f").media("x")
+    while "inner" in item.value:
+        item = item.value["inner"]
+    assert item.to_numpy().tolist() == [0, 1, 2]
+
+
 def read(item: MediaItem, name: str) -> Any:
     """What a method or property of that name gives."""
     found = getattr(item, name)

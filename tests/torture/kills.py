@@ -48,7 +48,9 @@ QUICK = {
 _SEGMENT_BYTES = 16 << 10
 # A trap that nobody ran into by then: it is killed wherever it is.
 _TRAP_SECONDS = 2.0
-_CASES_PER_STORE = 20
+# The same where both die: there every moment is as good as a point.
+_BOTH_TRAP_SECONDS = 0.4
+_CASES_PER_STORE = 50
 # Both killed: these need a store of their own only for so long that a successor finds the dead of several cases.
 _BOTH_PER_STORE = 5
 
@@ -405,7 +407,7 @@ def kill_one_daemon(here: World, case: int) -> None:
     point = DAEMON_POINTS[case // 2 % len(DAEMON_POINTS)] if case % 2 else None
     guest = here.trainer(f"guest{case}", case, guest_of(point, dice))
     if point is None:
-        kill_at(here.daemon(), time.monotonic() + dice.uniform(0, 0.2))
+        kill_at(here.daemon(), time.monotonic() + dice.uniform(0, 0.1))
         return
     if point.endswith(("truncate", "write_whole", "mend")):
         # These come when a torn tail is mended, so one is made.
@@ -494,7 +496,7 @@ def while_replaying(here: World, case: int, dice: random.Random) -> None:
     successor = here.daemon(Trap(dice.choice(_REPLAYING), dice.randint(1, 2)))
     if dice.random() < 0.3:
         kill_at(trainer, time.monotonic() + dice.uniform(0.05, 0.2))
-    kill_at(successor, time.monotonic() + _TRAP_SECONDS)
+    kill_at(successor, time.monotonic() + _BOTH_TRAP_SECONDS)
     kill_at(trainer, time.monotonic() + dice.choice((0.0, dice.uniform(0.0, 0.05))))
 
 
@@ -505,7 +507,7 @@ def while_draining(here: World, case: int, dice: random.Random) -> None:
     kill_at(daemon, 0)
     trainer = here.trainer(f"run{case}", case, endless)
     until(lambda: trainer.returned > 0)
-    kill_at(here.daemon(Trap(dice.choice(_DRAINING), 1)), time.monotonic() + _TRAP_SECONDS)
+    kill_at(here.daemon(Trap(dice.choice(_DRAINING), 1)), time.monotonic() + _BOTH_TRAP_SECONDS)
     kill_at(trainer, time.monotonic() + dice.choice((0.0, dice.uniform(0.0, 0.05))))
 
 
@@ -517,4 +519,4 @@ def at_points(here: World, case: int, dice: random.Random) -> None:
     daemon = here.daemon(Trap(dice.choice(DAEMON_POINTS), 1))
     trainer = here.trapped(f"run{case}", case, trap, scene)
     for process in dice.sample([trainer, daemon], 2):
-        kill_at(process, time.monotonic() + _TRAP_SECONDS)
+        kill_at(process, time.monotonic() + _BOTH_TRAP_SECONDS)

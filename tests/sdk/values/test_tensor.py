@@ -11,7 +11,7 @@ import pytest
 
 from sdk.dtypes import FOREIGN_DTYPES
 from sdk.limits import INLINE_TENSOR_BYTES_MAX
-from sdk.record import BlobRef, MediaValue, StoredBlob, decode_map, encode_blob_ref, encode_map
+from sdk.record import BlobRef, MediaValue, decode_map, encode_blob_ref, encode_map
 from sdk.testing import FakeClock, captured
 from sdk.values import Blob, plain
 from sdk.values.blobs import as_array
@@ -20,7 +20,24 @@ from sdk.values.tensor import SAMPLE_MAX, tensor_statistics
 
 COUNT = INLINE_TENSOR_BYTES_MAX + 2
 RANDOM = numpy.random.default_rng(5)
-OWN = ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16", "<M8[ns]", "<m8[s]"]
+OWN = [
+    "|b1",
+    "|i1",
+    "|u1",
+    "<i2",
+    "<u2",
+    "<i4",
+    "<u4",
+    "<i8",
+    "<u8",
+    "<f2",
+    "<f4",
+    "<f8",
+    "<c8",
+    "<c16",
+    "<M8[ns]",
+    "<m8[s]",
+]
 
 
 class Sink:
@@ -50,7 +67,12 @@ def test_every_type_of_numpy(dtype: str) -> None:
     sink = Sink()
     stored = sink.log(given)
     given[:] = 0
-    assert (type(stored), stored["_type"], stored["dtype"], stored["shape"]) == (MediaValue, "tensor", dtype, [COUNT // 2, 2])
+    assert (type(stored), stored["_type"], stored["dtype"], stored["shape"]) == (
+        MediaValue,
+        "tensor",
+        dtype,
+        [COUNT // 2, 2],
+    )
     assert sink.array(stored).dtype == dtype
     assert sink.array(stored).tobytes() == bits
     assert sink.blobs[0].meta == {"media": "tensor", "to": "tensor", "array": [dtype, [COUNT // 2, 2], None]}
@@ -186,7 +208,12 @@ def test_beyond_the_budget_statistics_are_kept() -> None:
     array = RANDOM.standard_normal(COUNT).astype("f4")
     stored = sink.log(array, admit=lambda key, size: (key, size) != ("k", array.nbytes))
     assert not sink.blobs
-    assert (stored["_type"], stored["over_budget"], stored["dtype"], stored["shape"]) == ("tensor", True, "<f4", [COUNT])
+    assert (stored["_type"], stored["over_budget"], stored["dtype"], stored["shape"]) == (
+        "tensor",
+        True,
+        "<f4",
+        [COUNT],
+    )
     assert stored["statistics"] == tensor_statistics(array)
     half = sink.log(array.astype(ml_dtypes.bfloat16), admit=lambda key, size: False)
     assert (half["dtype"], half["statistics"]["count"]) == ("bfloat16", COUNT)
