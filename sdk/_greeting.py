@@ -169,7 +169,9 @@ def stored_text(counts: Any, size: int) -> list[str]:
         waiting = counts.accepted - counts.stored
         lines.append(f"! {count(waiting, 'record')} {_WAITING if counts.ended_in == 'ring' else _LOST}")
     if counts.facts_lost:
-        lines.append(f"! {count(counts.facts_lost, 'change')} of config, summary or other facts lost: there was no room")
+        lines.append(
+            f"! {count(counts.facts_lost, 'change')} of config, summary or other facts lost: there was no room"
+        )
     if counts.late_dropped:
         lines.append(f"! {count(counts.late_dropped, 'call')} below the open step dropped, as late_steps='drop' asks")
     for key, reason in list(counts.left_out.items())[:3]:

@@ -94,7 +94,9 @@ def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -
     for gap in drained.gaps:
         spool.append_gap(stream, gap)
     if not spool.seal(sync=True) or not spool.media_is_safe:
-        raise StoreError(f"what it holds is written to {store.path!r} but cannot be forced to the disk; it stays as well")
+        raise StoreError(
+            f"what it holds is written to {store.path!r} but cannot be forced to the disk; it stays as well"
+        )
     remove_arena(path)
     os.unlink(path)
     return True

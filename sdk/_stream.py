@@ -163,7 +163,9 @@ class Stream:
             self._meta_count += 1
             return
         if len(pending) == pending.maxlen:
-            self._notice("facts", f"more than {len(pending):,} facts wait for room in the ring; the oldest are left out")
+            self._notice(
+                "facts", f"more than {len(pending):,} facts wait for room in the ring; the oldest are left out"
+            )
         pending.append(dict(facts))
 
     def first_meta(self, run_facts: Mapping[str, Any]) -> None:

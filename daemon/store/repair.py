@@ -16,7 +16,7 @@ from sdk.files import Files
 from sdk.ids import random_u64
 from sdk.reader.verify import Verified, verify_run
 from sdk.segment.format import FileHeader
-from sdk.segment.naming import SegmentName, format_segment, parse_segment
+from sdk.segment.naming import format_segment, parse_segment
 from sdk.segment.repair import Repaired, rewrite
 
 
@@ -77,7 +77,7 @@ def damaged(verified: Verified) -> dict[str, tuple[list[str], bool]]:
         # Blocks are missing between this segment and the one before, whose writer has left it: its end is gone.
         name = parse_segment(os.path.basename(finding.path))
         if name is not None:
-            before = format_segment(SegmentName(name.writer, name.number - 1))
+            before = format_segment(name._replace(number=name.number - 1))
             path = os.path.join(os.path.dirname(finding.path), before)
             found, _ = paths.get(path, ([], True))
             paths[path] = ([*found, finding.text], True)

@@ -171,7 +171,7 @@ def rewrite(
     run_id: str,
     sources: list[MediaSegment],
     transform: Transform,
-    tell: Callable[[], Mapping[str, Any]] = lambda: {},
+    tell: Callable[[], Mapping[str, Any]] = dict,
 ) -> Report:
     """Writes the blobs of `sources` again, each as `transform` says. The caller holds the right to (`hold`).
 

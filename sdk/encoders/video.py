@@ -90,7 +90,7 @@ def _video(frames: Any, fps: Fraction, to: str) -> Buffer:
     import numpy
 
     av = _av()
-    count, height, width, _ = frames.shape
+    _, height, width, _ = frames.shape
     # The usual pixels of a video share their color with three neighbours, so both sides must be even.
     padding = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
     if height % 2 or width % 2:

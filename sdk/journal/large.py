@@ -100,7 +100,6 @@ class Call:
         self.announced.append(announced)
         return encode_blob_ref(announced.ref)
 
-
     def payloads(self, row: int, now_ns: Callable[[], int]) -> list[bytes]:
         """The payloads of the records that stand before the row: announcements, then a GAP map for each dropped value."""
         gaps = [

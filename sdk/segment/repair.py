@@ -23,7 +23,7 @@ from ..record import KIND_BLOB, KIND_GAP, KIND_META, KIND_ROW, Record, decode_ma
 from . import format as segment
 from .check import MAPS, check_rows, check_segment
 from .format import KIND_ROWS, Block, FileHeader
-from .naming import ASIDE, SegmentName, format_segment, parse_segment
+from .naming import ASIDE, HISTORY, SegmentName, format_segment, parse_segment
 from .reader import SegmentReader
 from .recovery import set_aside
 from .writer import SegmentWriter, step_range
@@ -81,7 +81,9 @@ def rewrite(files: Files, path: str, run_id: str, header: FileHeader, origin: Ma
         if reader is not None:
             reader.close()
     _read_back(files, draft, copy.records)
-    target = os.path.join(directory, format_segment(SegmentName(header.writer, header.number)))
+    old = parse_segment(name)
+    holds = old.holds if old is not None else HISTORY
+    target = os.path.join(directory, format_segment(SegmentName(header.writer, header.number, holds)))
     files.rename(draft, target)
     files.sync_directory(directory)
     aside = None

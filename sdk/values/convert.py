@@ -192,7 +192,9 @@ def _registered(value: Any, handler: Handler, key: object, depth: int) -> Any:
 def _media(value: Media, key: object, depth: int) -> Any:
     """A media value described, and packed as an extension."""
     if _sink.put is None:
-        raise TypeError(f"log() value of {key!r} is a {type(value).__name__}, which can be logged and stands nowhere else")
+        raise TypeError(
+            f"log() value of {key!r} is a {type(value).__name__}, which can be logged and stands nowhere else"
+        )
     if _sink.level >= MEDIA_NESTING_MAX:
         raise ValueError(f"log() value of {key!r} holds media inside of one another, more than {MEDIA_NESTING_MAX}")
     if value.broken is not None:

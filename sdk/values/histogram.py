@@ -75,10 +75,11 @@ class Histogram(Media):
         return edges
 
     def _result(self) -> dict[str, Any]:
-        if self._binned is None:
-            assert self._blob is not None
-            return binned(self._blob.view(), self._blob.meta)
-        return self._binned
+        if self._binned is not None:
+            return self._binned
+        if self._blob is None:  # broken
+            return {"values": [], "bins": []}
+        return binned(self._blob.view(), self._blob.meta)
 
     def describe(self) -> dict[str, Any]:
         return dict(self._binned) if self._binned is not None else {"num_bins": self._bins, "data": self._blob}

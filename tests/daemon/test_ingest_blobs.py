@@ -35,10 +35,10 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def ring(rig: Rig) -> Iterator[str]:
+def ring(rig: Rig) -> str:
     """The path of a ring that is not there; its arena may be."""
     digest = platform.store_digest(rig.store.path)
-    yield os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(STREAM)}.ring")
+    return os.path.join(platform.shared_directory("/dev/shm"), f"{digest}-{hex_u64(STREAM)}.ring")
 
 
 @pytest.fixture
@@ -122,7 +122,9 @@ def test_an_arena_that_cannot_be_read(rig: Rig, ring: str) -> None:
     send(client, 1, 1, 10, MISSING)
     rig.tick(1.0)
     client.ack(2)
-    assert rig.ingest.streams[STREAM].base is not Base.FORCED, "the trainer's own segment must be forced before `synced`"
+    assert rig.ingest.streams[STREAM].base is not Base.FORCED, (
+        "the trainer's own segment must be forced before `synced`"
+    )
 
 
 def test_the_bytes_of_a_dead_trainer_that_are_nowhere(rig: Rig, ring: str) -> None:

@@ -86,7 +86,10 @@ def test_receipt(home: str) -> None:
             {"refused": 3, "refused_reasons": {"ring full": 1, "disk full": 2}},
             ["dropped: ring full (1), disk full (2);"],
         ),
-        ({"stored": 9, "ended_in": "ring"}, ["in part only", "! 1 record still in shared memory", "stepd repair --rings"]),
+        (
+            {"stored": 9, "ended_in": "ring"},
+            ["in part only", "! 1 record still in shared memory", "stepd repair --rings"],
+        ),
         ({"refused": 3, "ended_in": "ring"}, ["the gap is stored with what waits"]),
         ({"stored": 9, "ended_in": "nowhere"}, ["in part only", "! 1 record lost: the disk refused"]),
         ({"refused": 3, "ended_in": "nowhere"}, ["nothing but this line tells of it"]),

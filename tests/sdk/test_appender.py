@@ -870,10 +870,11 @@ def test_a_forked_child_goes_on_in_its_own_ring(tmp_path: Path) -> None:
         log_journal.log({"parent": 1})
     started: list[int] = []
 
-    def make(open_step: int) -> tuple[Ring, dict[str, Any], Callable[[], None]]:
+    def make(open_step: int) -> tuple[Ring, None, dict[str, Any], Callable[[], None]]:
         assert open_step == 3
         return (
             Ring.create(str(tmp_path), "d" * 16, 2, CAPACITY_MIN, {})[0],
+            None,
             {"stream": {"kind": "fork"}},
             lambda: started.append(1),
         )
@@ -909,11 +910,11 @@ def test_a_child_that_cannot_make_its_ring_writes_nothing_into_its_parents() -> 
     log_journal.log({"parent": 1})
     attempts: list[int] = []
 
-    def make(open_step: int) -> tuple[Ring, dict[str, Any], None]:
+    def make(open_step: int) -> tuple[Ring, None, dict[str, Any], None]:
         attempts.append(open_step)
         if len(attempts) < 3:
             raise KeyboardInterrupt
-        return Ring.private(2, {}, 4 * KIB), {"stream": {}}, None
+        return Ring.private(2, {}, 4 * KIB), None, {"stream": {}}, None
 
     def work() -> None:
         parents_ring = bytes(log_journal.ring.data)
@@ -951,7 +952,7 @@ def test_a_fork_while_another_thread_packs(monkeypatch: pytest.MonkeyPatch) -> N
     assert inside.wait(PATIENCE)
 
     def work() -> None:
-        log_journal.bind_child(lambda step: (Ring.private(2, {}, 4 * KIB), {}, None))
+        log_journal.bind_child(lambda step: (Ring.private(2, {}, 4 * KIB), None, {}, None))
         log_journal.log({"child": 1})
         assert [e.values for e in Reader(log_journal).take()] == [{}, {"child": 1}]
 

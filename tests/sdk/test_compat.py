@@ -17,7 +17,9 @@ def test_media_values_do_not_end_a_run_that_asked_for_that(world: Any, options: 
     table.add_data(3)
     table.add_column("c", [5, 6])
     chart = sdk.plot.line_series([0], "x")
-    sdk.log({"loss": 1, "picture": sdk.Image("x"), "table": table, "chart": chart, "bins": sdk.Histogram("x")})
+    bins = sdk.Histogram("x")
+    assert bins.histogram == bins.bins == []
+    sdk.log({"loss": 1, "picture": sdk.Image("x"), "table": table, "chart": chart, "bins": bins})
     if not run.disabled:
         assert world.rows == [{"loss": 1}]
 

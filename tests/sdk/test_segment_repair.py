@@ -30,7 +30,7 @@ from sdk.segment.writer import SegmentWriter
 from tests.serving import row
 
 OLD, NEW = SegmentName(0xABC, 2), SegmentName(0xDEF, 0)
-HEADER = FileHeader(b"s" * 16, *OLD, created_ns=10**18)
+HEADER = FileHeader(b"s" * 16, *OLD[:2], created_ns=10**18)
 ORIGIN = {"kind": "repair", "pid": 1}
 
 
@@ -58,7 +58,7 @@ def spoil(path: str, at: int, data: bytes = b"\xff\xff") -> None:
 
 
 def repaired(path: str, files: Any = DISK) -> Repaired:
-    return rewrite(files, path, "a41f", FileHeader(b"s" * 16, *NEW, created_ns=5), ORIGIN)
+    return rewrite(files, path, "a41f", FileHeader(b"s" * 16, *NEW[:2], created_ns=5), ORIGIN)
 
 
 def held(path: str) -> tuple[list[int], list[dict[str, Any]]]:

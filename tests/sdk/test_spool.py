@@ -13,7 +13,7 @@ from sdk.ids import hex_u64
 from sdk.limits import BLOCK_STORED_BYTES_MAX, REFUSED_SPOOL
 from sdk.location import StoreIdentity
 from sdk.segment.format import FLAG_HAS_META, FLAG_HAS_PIECES, KIND_GAP
-from sdk.segment.naming import parse_segment, run_path
+from sdk.segment.naming import SegmentName, parse_segment, run_path
 from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
 from sdk.wire.session import Span
 from tests.serving import RUN, FailingFiles, held, rows, temporary_store
@@ -64,7 +64,7 @@ def test_it_is_a_segment_like_any_other(bench: Bench) -> None:
     assert found.sequences(STREAM) == list(range(1, 13))
     assert found.unsealed == []
     assert found.first_maps == [{"run": RUN, "writer": ORIGIN}]
-    assert parse_segment(os.listdir(run_path(bench.store.path, RUN))[0]) == (STREAM, 0)
+    assert parse_segment(os.listdir(run_path(bench.store.path, RUN))[0]) == SegmentName(STREAM, 0)
     plain, facts, pieces = found.rows_blocks(STREAM)
     assert (plain.first, plain.last, plain.records, plain.step_min, plain.step_max, plain.flags) == (1, 5, 5, 0, 4, 0)
     assert (facts.step_min, facts.step_max, facts.flags) == (5, 8, FLAG_HAS_META)

@@ -68,7 +68,7 @@ def test_a_file_that_is_there_is_left_alone(world: World) -> None:
 def test_a_removed_file_is_made_again(world: World, lap: bool) -> None:
     """Same name, same bytes, same positions, locked; the user is told once; logging goes on."""
     if lap:
-        world.log(2700)
+        world.log(2400)
         world.journal.release(world.journal.mark())
     first = world.journal.mark()[1]
     world.log(100)

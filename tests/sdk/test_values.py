@@ -278,6 +278,23 @@ def test_torch_tensors(torch: Any) -> None:
     assert (stored(torch.device("cpu")), stored(torch.bfloat16)) == ("cpu:0", "torch.bfloat16")
 
 
+def test_large_torch_tensors_are_stored_apart(torch: Any) -> None:
+    """Bit for bit, bfloat16 under its name; one on a device is told."""
+    kept: list[values.Blob] = []
+    told: list[str] = []
+    convert.on_device_value(told.append)
+    try:
+        bits = numpy.arange(INLINE_TENSOR_BYTES_MAX, dtype="<u2").reshape(2, -1)
+        for tensor in (torch.Tensor(bits, torch.bfloat16, device="cuda"), torch.Tensor(bits.astype("f4"))):
+            plain({"k": tensor}, put=lambda blob, key: kept.append(blob))
+    finally:
+        convert._on_device.clear()
+    assert [blob.meta["array"][:2] for blob in kept] == [["bfloat16", [2, 8192]], ["<f4", [2, 8192]]]
+    assert bytes(kept[0].view()) == bits.tobytes()
+    assert bytes(kept[1].view()) == bits.astype("<f4").tobytes()
+    assert len(told) == 1
+
+
 def test_torch_subclasses_of_other_packages(torch: Any) -> None:
     """A tensor subclass defined elsewhere (MONAI, fastai, torchvision) is a tensor: a loss often is one."""
 
