@@ -23,6 +23,7 @@ from daemon.ingest import Ingest
 from daemon.lifecycle import Leaving, on_termination, take_store
 from daemon.settings import DaemonSettings, budgets_from
 from daemon.stats import Stats
+from daemon.store.budgets import keep_budgets, read_budgets
 from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked
 from daemon.store.rewrite import has_media
 from daemon.store.run_writer import RunWriter
@@ -269,11 +270,15 @@ class Server:
         return self._flush(arguments)
 
     def _budget(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Other budgets from now on; those that are not named stay."""
+        """Other budgets from now on, for the daemons that come after as well; those that are not named stay."""
         unknown = set(arguments) - set(Budget._fields)
         if unknown or not all(type(size) is int and size >= 0 for size in arguments.values()):
             raise Error(f"budgets are {', '.join(Budget._fields)} in bytes, not {arguments!r}")
         self._ingest.budget.budget = self._ingest.budget.budget._replace(**arguments)
+        try:
+            keep_budgets(self._files, self._store.path, arguments)
+        except OSError as error:
+            self._say_once(f"the budgets are forgotten when this daemon ends: {error}")
         return self.status()
 
     def _note_encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -291,9 +296,10 @@ class Server:
         refused = self._ingest.refused_by_stream()
         runs: dict[str, dict[str, Any]] = {}
         for stream, state in self._ingest.streams.items():
-            none = {"id": state.run, "streams": 0, "waiting_bytes": 0, "lag_seconds": 0.0, "refused": 0}
+            none = {"id": state.run, "streams": 0, "living": 0, "waiting_bytes": 0, "lag_seconds": 0.0, "refused": 0}
             run = runs.setdefault(state.run, none)
             run["streams"] += 1
+            run["living"] += state.lives
             run["waiting_bytes"] += state.waiting_bytes
             run["refused"] += refused.get(stream, 0)
             run["lag_seconds"] = max(run["lag_seconds"], now - state.heard if state.waiting else 0.0)
@@ -402,7 +408,7 @@ def main(arguments: list[str]) -> None:
             idle_seconds=options.idle_seconds,
             shared_memory_dir=options.shared_memory_dir,
             persistent=options.persistent,
-            **budgets_from(os.environ),
+            **(read_budgets(DISK, options.store) | budgets_from(os.environ)),
         )
         code = serve(options.store, settings)
     except (StoreError, OSError):

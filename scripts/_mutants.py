@@ -359,7 +359,7 @@ MUTANTS = (
     Mutant(
         "the spool has no bound",
         "sdk/_spool.py",
-        "        if self.bytes_written + size > self._bytes_max:\n            return REFUSED_SPOOL\n",
+        "        if bounded and self.bytes_written + size > self._bytes_max:\n            return REFUSED_SPOOL\n",
         "",
         ("tests/sdk/test_spool.py", "tests/sdk/test_sender.py"),
     ),
@@ -373,9 +373,87 @@ MUTANTS = (
     Mutant(
         "the names of a spool are not forced",
         "sdk/_spool.py",
-        "            sync_names(self._files, self._directory, RUN_LEVELS)\n",
+        "        sync_names(files, directory, RUN_LEVELS)\n",
         "",
         ("tests/sdk/test_spool.py",),
+    ),
+    # -- large values ---------------------------------------------------------------------------------------------------
+    Mutant(
+        "a slot of the arena is never given back",
+        "sdk/journal/arena.py",
+        "        self._arena.freed.append((self.place, self._size))\n",
+        "        pass\n",
+        ("tests/sdk/test_arena.py::test_what_is_let_go_is_used_again",),
+    ),
+    Mutant(
+        "bytes are let go before they are stored",
+        "sdk/journal/large.py",
+        "        while self.pending and self.pending[0].sequence < next_sequence:\n",
+        "        while self.pending:\n",
+        ("tests/sdk/test_large.py::test_what_is_not_stored_is_kept",),
+    ),
+    Mutant(
+        "a value is announced after its row",
+        "sdk/journal/appender.py",
+        """\
+        if blobs is not None:
+            place_blobs(blobs, announced, row, max(row, open_step))
+        for payload in payloads[:-1]:
+            place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
+            note_boundary(mark[0])
+        place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
+""",
+        """\
+        for payload in payloads[:-1]:
+            place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
+            note_boundary(mark[0])
+        place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
+        if blobs is not None:
+            place_blobs(blobs, announced, row, max(row, open_step))
+""",
+        ("tests/sdk/test_large.py::test_a_large_one_is_announced_before_its_row",),
+    ),
+    Mutant(
+        "a value that was dropped leaves no GAP",
+        "sdk/journal/large.py",
+        " + [encode_map(gap) for gap in gaps]\n",
+        "\n",
+        ("tests/sdk/test_large.py::test_no_room_is_a_gap",),
+    ),
+    Mutant(
+        "the largest value that a record may hold is stored apart",
+        "sdk/journal/large.py",
+        "        if blob.size <= INLINE_TENSOR_BYTES_MAX and ",
+        "        if blob.size < INLINE_TENSOR_BYTES_MAX and ",
+        ("tests/sdk/test_large.py::test_a_small_one_stands_in_the_record",),
+    ),
+    Mutant(
+        "records are sent although a value before them is in private memory only",
+        "sdk/_blobs.py",
+        "                return min(mark, pending.before)\n",
+        "                return mark\n",
+        ("tests/sdk/test_own_blobs.py",),
+    ),
+    Mutant(
+        "a row is acked before its large value is stored",
+        "daemon/ingest/writing.py",
+        "                if not stored:\n                    return\n",
+        "",
+        ("tests/daemon/test_ingest_blobs.py::test_a_large_one_takes_several_ticks",),
+    ),
+    Mutant(
+        "rows are forced before the large values that they name",
+        "daemon/ingest/forcing.py",
+        "        self._submit_lane(writer, writer.media)\n        self._submit_lane(writer, writer.history)\n",
+        "        self._submit_lane(writer, writer.history)\n        self._submit_lane(writer, writer.media)\n",
+        ("tests/daemon/test_ingest_blobs.py::test_blobs_are_handed_to_the_syncer_before_rows",),
+    ),
+    Mutant(
+        "the end of one copy completes the beginning of another",
+        "sdk/segment/blobs.py",
+        "        if chunks is None or block.step_min != CHUNK_BYTES * len(chunks):\n",
+        "        if chunks is None:\n",
+        ("tests/sdk/test_segment_blobs.py::test_a_chunk_of_another_copy_does_not_complete_one",),
     ),
     # -- the disk -------------------------------------------------------------------------------------------------------
     Mutant(

@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import click
 
 from daemon.commands.common import json_option, open_store_of, print_json, progress
-from daemon.commands.service import clean, directory_option, size
+from daemon.commands.service import clean, directory_option, shared_memory_dir, size
 from daemon.commands.verify import chosen_runs
 from daemon.encode.work import Encoding, joinable, wants_work
-from daemon.store.retention import Retention, Wish, is_unwanted, named_blobs, shared_by_kept
-from daemon.store.rewrite import digests_of, hold, remove_drafts, remove_replaced, rewrite, sealed_media
+from daemon.store.retention import Removals, Retention, Wish, lying_in, removals, uses_of
+from daemon.store.rewrite import (
+    FILE_BYTES_MAX,
+    KEPT_SECONDS,
+    MediaSegment,
+    digests_of,
+    hold,
+    remove_drafts,
+    remove_replaced,
+    rewrite,
+    sealed_media,
+)
 from sdk import clock
 from sdk._greeting import count
 from sdk.errors import Error, StoreError
 from sdk.files import DISK
 from sdk.location import StoreIdentity, read_store
 from sdk.reader import Run
+from sdk.reader.state import FAILED, FINISHED, INTERRUPTED
+from sdk.reader.waiting import waiting_rings
+from sdk.segment.naming import SegmentName
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-# Unnamed bytes of a run that has ended are removed when they are more than what is named: less is not worth the writing.
-_LIVE_RATIO = 0.5
+# Limit: files that one rewriting holds open at once; a process may usually have 1024.
+_SOURCES_MAX = 128
+
+# States of streams that said themselves that they end.
+_GOODBYES = (FINISHED, FAILED, INTERRUPTED)
 
 
 class Outcome(NamedTuple):
-    """What was done, or would be done, to one run."""
+    """What was done, or would be done, to one run.
+
+    Attributes:
+        values: Large values that were looked at; `files`: the media segments in which they are now.
+        removed, removed_bytes: What became a tombstone. `kept_shared`: what stays because others need its bytes.
+        bytes_before, bytes_after: Of its media segments, but for those that were replaced and wait to be removed.
+        trouble: What could not be done.
+    """
 
     id: str
     values: int
+    files: int
     removed: int
     removed_bytes: int
     kept_shared: int
@@ -49,7 +74,9 @@ def seconds_of(text: str) -> float:
     """
     match = _AGE.fullmatch(text.strip().lower())
     if match is None:
-        raise click.BadParameter(f"{text!r} is no age; expected a number and s, m, h, d or w, as in 30d")
+        raise click.BadParameter(
+            f"{text!r} is no age; expected a number and s, m, h, d or w, as in 30d", param_hint="--keep-media"
+        )
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -57,37 +84,38 @@ def seconds_of(text: str) -> float:
 @click.argument("runs", nargs=-1, metavar="[RUN...]")
 @click.option("--keep-media", metavar="AGE", help="Remove the bytes of large values logged longer ago, as in 30d.")
 @click.option("--key", "keys", multiple=True, metavar="GLOB", help="With --keep-media: only of keys like this.")
+@click.option("--unnamed", is_flag=True, help="Also bytes that no row names, however few, and of killed processes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
 @json_option
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, runs: tuple[str, ...], keep_media: str | None, keys: tuple[str, ...], dry_run: bool,
+    ctx: click.Context, runs: tuple[str, ...], keep_media: str | None, keys: tuple[str, ...], unnamed: bool, dry_run: bool,
     as_json: bool, directory: str | None,
 ) -> None:  # fmt: skip
     """Rewrite the large values of runs (default: all): encoded, equal ones once, in few files.
 
-    With --keep-media the bytes of older ones are removed for good; their rows stay and say so. A run that is being logged
-    keeps what its writers are in the middle of. Exit code 1: something could not be done.
+    With --keep-media the bytes of older ones are removed for good; their rows stay and say so. What younger rows, or other
+    keys, name or share is kept. Bytes that no row names are removed where they are more than half of a run's. A run that is
+    being logged keeps what its writers are in the middle of. Exit code 1: something could not be done.
     """
     if keys and keep_media is None:
         raise click.UsageError("--key needs --keep-media")
+    wish = _wish(keep_media, keys, unnamed)
     store = open_store_of(ctx, directory)
     identity = read_store(store.path)
     if not identity.writable:
-        raise StoreError(f"the store {store.path!r} is not yours alone, so nothing in it is changed")
-    cut = time.time() - seconds_of(keep_media) if keep_media is not None else 0.0
-    text = f"by retention (--keep-media {keep_media}) on {time.strftime('%Y-%m-%d')}"
-    wish = Wish(int(cut * 1e9), keys, False, text)
+        raise StoreError(
+            f"the store {store.path!r} is not yours alone, so nothing in it is changed",
+            hint="STEPD_TRUST_STORE=1 stepd compact …",
+        )
     chosen = chosen_runs(store, runs)
     lock = hold(store.path)
     if lock is None:
-        raise StoreError("another process is rewriting media of this store", hint="try again when it is done")
+        raise StoreError("another process rewrites large values of this store", hint="try again in a minute")
     try:
         with progress(sum(run.size_bytes for run in chosen), "compacting") as note:
-            outcomes = [
-                outcome for run in chosen if (outcome := _compact(identity, run, wish, dry_run, note)) is not None
-            ]
+            outcomes = [done for run in chosen if (done := _compact(identity, run, wish, dry_run, note)) is not None]
     finally:
         lock.release()
     if as_json:
@@ -97,44 +125,100 @@ def command(
     ctx.exit(1 if any(outcome.trouble for outcome in outcomes) else 0)
 
 
+def _wish(keep_media: str | None, keys: tuple[str, ...], unnamed: bool) -> Wish:
+    when = time.strftime("%Y-%m-%d", time.localtime(clock.wall_ns() / 1e9))
+    if keep_media is None:
+        return Wish(unnamed=unnamed, when=when)
+    words = shlex.join(["--keep-media", keep_media, *(word for key in keys for word in ("--key", key))])
+    return Wish(max(clock.wall_ns() - int(seconds_of(keep_media) * 1e9), 1), keys, unnamed, when, words[:200])
+
+
 def _compact(store: StoreIdentity, run: Run, wish: Wish, dry_run: bool, note: Callable[[int], None]) -> Outcome | None:
     """Rewrites one run's media; None: there is nothing to do."""
     try:
         return _rewritten(store, run, wish, dry_run)
     except (OSError, Error) as error:
-        return Outcome(run.id, 0, 0, 0, 0, 0, 0, str(error))
+        return Outcome(run.id, 0, 0, 0, 0, 0, 0, 0, str(error))
     finally:
         note(run.size_bytes)
 
 
 def _rewritten(store: StoreIdentity, run: Run, wish: Wish, dry_run: bool) -> Outcome | None:
     directory = run.directory
+    # Whoever reads a run that has ended opens its files again where one is gone; a live one may be followed by many.
+    kept_seconds = KEPT_SECONDS if run.state == "running" else 0.0
+    if not dry_run:
+        remove_drafts(DISK, directory)
+        remove_replaced(DISK, directory, clock.wall_ns(), kept_seconds=kept_seconds)
     segments = sealed_media(DISK, directory)
     if not segments:
         return None
-    named = named_blobs(DISK, directory)
-    unwanted = {key for key, one in named.items() if is_unwanted(wish, one)}
-    is_over = run.state != "running"
-    blobs = sum(segment.blobs for segment in segments)
-    wish = wish._replace(unnamed=is_over and len(named) < blobs * _LIVE_RATIO)
-    if dry_run:
-        removed = sum(named[key].announced.ref.size for key in unwanted)
-        before = sum(segment.size for segment in segments)
-        return Outcome(run.id, blobs, len(unwanted), removed, 0, before, before)
-    has_work = any(map(wants_work, segments)) or joinable(segments)
-    if not (unwanted or wish.unnamed or has_work):
+    lying = lying_in(DISK, segments)
+    # Why before the rows: a process that ends after this was looked at has said everything by the time its rows are read.
+    ended = _ended(store, run, wish)
+    found = removals(lying, uses_of(DISK, directory, wish), wish, ended)
+    dirty = {name for key in found.texts for name in lying.where[key]}
+    trouble = None
+    if not dry_run:
+        trouble = _rewrite_groups(store, run, found, dirty, kept_seconds)
+    elif not (dirty or found.shared):
         return None
-    remove_drafts(DISK, directory)
-    shared = shared_by_kept(DISK, segments, wish, named) if unwanted or wish.unnamed else set()
-    encoding = Encoding(digests_of([]))
-    retention = Retention(wish, named, shared, encoding)
-    report = rewrite(DISK, store, directory, run.id, segments, retention, encoding.told)
-    # Whoever reads a run that has ended opens its files again where one is gone; a live one may be followed by many.
-    remove_replaced(DISK, directory, clock.wall_ns(), kept_seconds=0.0 if is_over else 60.0)
+    after = sealed_media(DISK, directory)
+    if not dry_run and not found.shared and {each.name for each in after} == {each.name for each in segments}:
+        return None
+    removed_bytes = sum(lying.sizes[key] for key in found.texts)
     return Outcome(
-        run.id, report.blobs, retention.removed, retention.removed_bytes, retention.shared, report.bytes_before,
-        report.bytes_after, encoding.last_error or None,
+        run.id, len(lying.sizes), len(after), len(found.texts), removed_bytes, len(found.shared),
+        sum(each.size for each in segments), sum(each.size for each in after), trouble,
     )  # fmt: skip
+
+
+def _ended(store: StoreIdentity, run: Run, wish: Wish) -> set[int]:
+    """The streams of a run of which nothing can come any more."""
+    waiting = [ring for ring in waiting_rings(store.path, shared_memory_dir()) if ring.run == run.id]
+    if run.state == "running" or waiting:
+        return set()
+    missing = {gap.stream for gap in run.gaps if gap.first is not None}
+    # Records of a process that did not say goodbye may lie where nobody here can look; who says --unnamed knows better.
+    said = {each.id for each in run.streams if wish.unnamed or each.state in _GOODBYES}
+    return {int(stream, 16) for stream in said - missing}
+
+
+def _rewrite_groups(
+    store: StoreIdentity, run: Run, found: Removals, dirty: set[SegmentName], kept_seconds: float
+) -> str | None:
+    """Rewrites what needs it, some files at a time, then joins small ones; what could not be encoded, in words."""
+    trouble = None
+    # Each source is given once: what a rewriting made may still have blobs that nobody can encode here.
+    for sources in _plans(run.directory, dirty):
+        others = (each for each in sealed_media(DISK, run.directory) if each not in sources)
+        digests = {digest: key for digest, key in digests_of(others).items() if key not in found.texts}
+        encoding = Encoding(digests)
+        rewrite(DISK, store, run.directory, run.id, sources, Retention(found.texts, encoding), encoding.told)
+        remove_replaced(DISK, run.directory, clock.wall_ns(), kept_seconds=kept_seconds)
+        trouble = encoding.last_error or trouble
+    return trouble
+
+
+def _plans(directory: str, dirty: set[SegmentName]) -> Iterator[list[MediaSegment]]:
+    """What is rewritten together: first what needs it, then the small ones where there are many."""
+    group: list[MediaSegment] = []
+    for segment in sealed_media(DISK, directory):
+        if segment.name not in dirty and not wants_work(segment):
+            continue
+        total = sum(each.size for each in group) + segment.size
+        if group and (total > FILE_BYTES_MAX or len(group) >= _SOURCES_MAX):
+            yield group
+            group = []
+        group.append(segment)
+    if group:
+        yield group
+    before = 0
+    while sources := joinable(segments := sealed_media(DISK, directory))[:_SOURCES_MAX]:
+        if len(sources) < 2 or len(segments) == before:
+            return
+        before = len(segments)
+        yield sources
 
 
 def _print(outcomes: list[Outcome], dry_run: bool) -> None:
@@ -144,10 +228,12 @@ def _print(outcomes: list[Outcome], dry_run: bool) -> None:
             continue
         would = "would be removed" if dry_run else "removed"
         removed = f"{count(one.removed, 'value')} of {size(one.removed_bytes)} {would}" if one.removed else ""
-        shared = f"{count(one.kept_shared, 'value')} kept, as younger ones share the bytes" if one.kept_shared else ""
+        shared = f"{count(one.kept_shared, 'value')} kept, as others share the bytes" if one.kept_shared else ""
         change = "" if dry_run else f"{size(one.bytes_before)} became {size(one.bytes_after)}"
         trouble = f"some stay raw: {clean(one.trouble)}" if one.trouble else ""
-        parts = ", ".join(part for part in (count(one.values, "large value"), removed, shared, change, trouble) if part)
-        click.echo(f"run {clean(one.id)}: {parts}")
+        files = f"{count(one.values, 'large value')} in {count(one.files, 'file')}"
+        click.echo(
+            f"run {clean(one.id)}: {', '.join(part for part in (files, removed, shared, change, trouble) if part)}"
+        )
     if not outcomes:
         click.echo("nothing to do")

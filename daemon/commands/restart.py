@@ -31,7 +31,10 @@ def command(ctx: click.Context, /, directory: str | None, **budgets: int | None)
     before = _budgets(path)
     stop(path)
     status = _spawn.ensure(path, timeout=START_SECONDS, shared_memory_dir=shared_memory_dir())
-    set_budgets(path, {**before, **{name: size for name, size in budgets.items() if size is not None}})
+    # What the one before had from its environment; what it was told is kept in the store.
+    now = _budgets(path)
+    set_budgets(path, {name: size for name, size in before.items() if now.get(name) != size})
+    set_budgets(path, budgets)
     click.echo(f"serving {path} (pid {status['pid']})")
 
 

@@ -26,7 +26,10 @@ from sdk.location import DIRECTORY, make_store
 @directory_option
 @click.pass_context
 def command(ctx: click.Context, /, foreground: bool, here: bool, directory: str | None, **budgets: int | None) -> None:
-    """Start the daemon of the store, unless one serves it already. Budgets count from now on, for that one too."""
+    """Start the daemon of the store, unless one serves it already.
+
+    Budgets count from now on, for that one and for those that come after it, whoever starts them, until others are given.
+    """
     path = os.path.join(os.getcwd(), DIRECTORY) if here else store_path(ctx, directory)
     store = make_store(path)
     if here:
@@ -43,6 +46,8 @@ def command(ctx: click.Context, /, foreground: bool, here: bool, directory: str 
 def _serve_here(ctx: click.Context, path: str, budgets: Mapping[str, int | None]) -> None:
     from daemon.server import log_to, serve
     from daemon.settings import DaemonSettings, budgets_from
+    from daemon.store.budgets import keep_budgets, read_budgets
+    from sdk.files import DISK
 
     _spawn.mark_stopped(path, False)
     if _spawn.is_serving(path):
@@ -51,9 +56,12 @@ def _serve_here(ctx: click.Context, path: str, budgets: Mapping[str, int | None]
     os.umask(0o077)
     log_to(None)
     try:
-        chosen = budgets_from(os.environ) | {name: size for name, size in budgets.items() if size is not None}
+        given = {name: size for name, size in budgets.items() if size is not None}
+        chosen = read_budgets(DISK, path) | budgets_from(os.environ) | given
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from error
+    if given:
+        keep_budgets(DISK, path, given)
     ctx.exit(serve(path, DaemonSettings(persistent=True, shared_memory_dir=shared_memory_dir(), **chosen)))
 
 

@@ -32,7 +32,7 @@ def command(ctx: click.Context, directory: str | None) -> None:
 
 
 def stop(path: str) -> int | None:
-    """Stops the daemon of a store and waits until it is gone; the number of live runs, or None if there was none.
+    """Stops the daemon of a store and waits until it is gone; the number of runs with living trainers, or None if there was none.
 
     Raises:
         CommError: It is still there after half a minute.
@@ -46,4 +46,4 @@ def stop(path: str) -> int | None:
         if clock.monotonic() > deadline:
             raise CommError(f"the daemon (pid {status['pid']}) is still there after {_STOP_SECONDS:g} s")
         clock.pause(0.01)
-    return len(status["runs"])
+    return sum(run["living"] > 0 for run in status["runs"])

@@ -70,6 +70,11 @@ class StreamState:
     def is_ending(self) -> bool:
         return self.is_dead or self.finishing is not None
 
+    @property
+    def lives(self) -> bool:
+        """Whether its trainer lives, as far as its ring tells now: it may have died since we last looked around."""
+        return not self.is_dead and (self.watched is None or self.watched.is_locked())
+
     def greet(self, stored: int) -> None:
         """Its trainer says that everything up to `stored` is stored, whoever wrote it."""
         if stored > self.inbox.written:

@@ -12,6 +12,7 @@ from daemon.ingest.blobs import Blobs, Unreadable
 from daemon.ingest.router import Router
 from daemon.ingest.streams import Streams, StreamState
 from daemon.pipeline.coalesce import Payload, coalesce, first_block
+from daemon.pipeline.episode import Episode
 from daemon.pipeline.flush import Reason
 from daemon.stats import Stats
 from daemon.store.run_writer import RunWriter, Trust
@@ -55,6 +56,7 @@ class Writing:
         self._say = say
         self._budget = budget
         self._blobs = blobs
+        self._episode = Episode()
         self.writers: dict[str, RunWriter] = {}
         self.ended: dict[tuple[str, int], bool] = {}
         self.pause_until = 0.0
@@ -118,6 +120,8 @@ class Writing:
                 self._stats.last_error = str(error)[:500]
                 self._drop_stream(stream, state)
                 return
+            if (told := self._episode.over(now)) is not None:
+                self._say(told)
             self._stats.note_written(now, payload.last - payload.first + 1, len(payload.raw))
             state.written(parts, payload.last)
         state.trouble = 0
@@ -166,11 +170,12 @@ class Writing:
             self._router.send(state.identity, Ack(stream, state.inbox.written, state.inbox.synced, state.trouble))
 
     def trouble(self, text: str, now: float) -> None:
-        """The disk refused: counted, said, and not asked again for a while."""
+        """The disk refused: counted, said now and then, and not asked again for a while."""
         self._stats.write_failures += 1
         self._stats.last_error = text
         self.pause_until = now + _PAUSE_SECONDS
-        self._say(text)
+        if (told := self._episode.trouble(text, now)) is not None:
+            self._say(told)
 
     def _let_store_itself(self, stream: int, state: StreamState, text: str) -> None:
         """Ends the session of a trainer whose arena we cannot read; its next one begins when it has stored the blobs."""

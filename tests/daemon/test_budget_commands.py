@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from daemon.settings import DaemonSettings, budgets_from
+from daemon.store.budgets import BUDGETS_FILE, keep_budgets, read_budgets
+from sdk import _spawn
 from sdk.budget import Budget
+from sdk.files import DISK
 from sdk.limits import FREE_BYTES_MIN
 from sdk.location import StoreIdentity
 from sdk.transport import request
@@ -46,6 +51,33 @@ def test_start_and_restart_set_them(store: StoreIdentity) -> None:
     bad = run_command(store, "start", "--store-bytes-max", "lots")
     assert bad.exit_code == 2
     assert "10G" in bad.output
+
+
+def test_a_daemon_that_crashes_leaves_its_budgets_to_the_next(
+    store: StoreIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts it, a sender too; what that one's environment says counts more, and a later word still more."""
+    assert run_command(store, "start", "--store-bytes-max", "10G", "--free-bytes-min", "1M").exit_code == 0
+    os.kill(request(store.path, "status")["pid"], signal.SIGKILL)
+    until(lambda: not _spawn.is_serving(store.path), "its end")
+    monkeypatch.setenv("STEPD_FREE_BYTES_MIN", "2M")
+    pid = start(store)
+    assert budget(store) == Budget(10 * 2**30, 0, 2 * 2**20)
+    run_command(store, "start", "--store-bytes-max", "0")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not _spawn.is_serving(store.path), "its end")
+    monkeypatch.delenv("STEPD_FREE_BYTES_MIN")
+    start(store)
+    assert budget(store) == Budget(0, 0, 2**20)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"store_bytes_max": -1, "run_bytes_max": "x"}', b"9" * 5000, b"[" * 4000])
+def test_kept_budgets_that_cannot_be(store: StoreIdentity, text: bytes) -> None:
+    """Nobody's daemon stays away because of that file."""
+    Path(store.path, BUDGETS_FILE).write_bytes(text)
+    assert read_budgets(DISK, store.path) == {}
+    keep_budgets(DISK, store.path, {"run_bytes_max": 5})
+    assert read_budgets(DISK, store.path) == {"run_bytes_max": 5}
 
 
 def test_status_says_what_is_taken(store: StoreIdentity) -> None:

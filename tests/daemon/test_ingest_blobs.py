@@ -164,6 +164,23 @@ def test_blobs_are_forced_before_their_rows_are_claimed(rig: Rig, ring: str, are
     assert rig.stats.sync_failures == 1
 
 
+def test_blobs_are_handed_to_the_syncer_before_rows(
+    rig: Rig, ring: str, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes back for the rows is claimed for the blobs that they name, so those must have been forced by then."""
+    syncer, forced = rig.ingest.forcing.syncer, list[str]()
+    submit = syncer.submit
+    monkeypatch.setattr(syncer, "submit", lambda job: forced.append(os.path.basename(job.segment.path)) or submit(job))
+    slot = arena.take(100)
+    assert slot is not None
+    client = rig.client()
+    client.hello(ring=ring)
+    send(client, 1, 1, 100, list(slot.place))
+    rig.tick(1.0)
+    rig.sync()
+    assert [name.partition("-")[0] for name in forced] == ["media", "history"]
+
+
 @pytest.mark.parametrize(
     "told",
     [

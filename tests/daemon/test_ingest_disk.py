@@ -62,6 +62,22 @@ def test_a_full_disk_acks_nothing_and_recovers(rig: Rig, operation: str) -> None
     assert rig.ingest.streams[STREAM].waiting_bytes == 0
 
 
+def test_a_disk_that_refuses_for_long_is_told_now_and_then(rig: Rig) -> None:
+    """The log has a line when it begins and one when it is over, not two for each second."""
+    trainer = rig.client()
+    trainer.hello()
+    rig.files.refuse("append", "create")
+    trainer.batch(1, 5)
+    trainer.barrier()
+    for _ in range(60):
+        rig.tick(0.6)
+    rig.files.allow()
+    rig.tick(0.6)
+    first, last = rig.said
+    assert first.startswith(f"cannot write run {RUN!r}: [Errno 28] ")
+    assert last.startswith("written again, after 6")
+
+
 def test_what_waits_is_bounded(store: StoreIdentity) -> None:
     """Beyond `pending_bytes_max` nothing more is received, and waiting does not spin; later it all comes in."""
     rig = Rig(store, DaemonSettings(pending_bytes_max=100_000))

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from sdk.location import StoreIdentity
 from sdk.segment.naming import run_path
 from sdk.transport import Connection, endpoint_path, lock_path, request, stopped_path
 from sdk.wire.messages import Ack, Batch, Finish, Finished, Flush, Flushed, Hello, Message, Welcome
+from tests.end_to_end.world import Trainer as Process
 from tests.serving import RUN, held, rows, until
 
 STREAM = 0x77
@@ -315,6 +316,23 @@ def test_stop_is_remembered(store: StoreIdentity) -> None:
     assert ensure(store)["pid"] != pid
     assert not _spawn.was_stopped(store.path)
     trainer.connection.close()
+
+
+def test_stop_counts_only_trainers_that_live(store: StoreIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has just been killed keeps nothing going, whether the daemon has looked since or not."""
+    monkeypatch.setenv("STEPD_SILENT", "1")
+    start(store, persistent=True)
+
+    def body(count: Callable[[int], None]) -> None:
+        sdk.init(dir=store.path, id=RUN).log({"x": 1})
+        count(1)
+        os.read(os.pipe()[0], 1)
+
+    trainer = Process(body)
+    until(lambda: [run["living"] for run in request(store.path, "status")["runs"]] == [1], "its session")
+    trainer.kill()
+    trainer.wait()
+    assert stop(store.path) == 0
 
 
 def test_without_living_trainers_sigterm_ends_it(store: StoreIdentity) -> None:

@@ -36,7 +36,7 @@ class Serving:
         self.files = FailingFiles()
         self.lock = take_store(store.path, "test")
         assert self.lock is not None
-        self.server = Server(store, DaemonSettings(), self.files)
+        self.server = Server(store, DaemonSettings(liveness_seconds=0.05), self.files)
         self.server.open()
         while self.server._mend_one():
             pass

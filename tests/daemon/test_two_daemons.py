@@ -53,7 +53,7 @@ class Host:
         with self.here():
             self.lock = take_store(self.store.path, "0")
             assert self.lock is not None
-            server = Server(self.store, DaemonSettings(shared_memory_dir=str(self.base / "shm")))
+            server = Server(self.store, DaemonSettings(shared_memory_dir=str(self.base / "shm"), liveness_seconds=0.05))
             server.open()
             return server
 

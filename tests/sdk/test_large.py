@@ -144,6 +144,17 @@ def test_what_is_stored_is_let_go(stream: Stream) -> None:
     assert stream.row()["b"]["data"] == BlobRef(STREAM, 1, LARGE)
 
 
+def test_what_is_not_stored_is_kept(stream: Stream) -> None:
+    """An ack that ends before an announcement frees nothing of its value."""
+    stream.log({"x": 1})
+    before = stream.journal.mark()
+    thing = Thing(b"x" * LARGE)
+    stream.log({"a": thing})
+    stream.journal.release(before)
+    assert bytes(thing.blob.view()) == b"x" * LARGE
+    assert len(stream.large.pending) == 1
+
+
 def test_twice_in_one_call(stream: Stream) -> None:
     """One blob, one announcement."""
     thing = Thing(bytes(LARGE))

@@ -255,7 +255,7 @@ def test_silence_with_nothing_in_flight_is_peace(world: World) -> None:
     for _ in range(5):
         world.log()
         world.tick(3600.0)
-        world.until(lambda: world.stored == world.count, "an ack", 0.3)
+        world.until(lambda: world.stored == world.count, "an ack", 0.02)
     assert len(world.of(Hello)) == 1
 
 
