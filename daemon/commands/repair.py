@@ -113,8 +113,9 @@ def _drain(store: StoreIdentity, *, alone: bool, dry_run: bool) -> int:
 
 
 def _is_all_lost(done: Repaired) -> bool:
-    """Whether nothing could be saved of what was there."""
-    return bool(done.lost) and not done.records
+    """Whether nothing could be saved of what was there. What is only told (`aside` None) was lost before."""
+    lost = done.lost or (done.lost_blobs and done.aside is not None)
+    return bool(lost) and not done.records and not done.blobs
 
 
 def _mended(store: StoreIdentity, *, alone: bool, dry_run: bool) -> Callable[[str], bool]:
@@ -150,7 +151,12 @@ def _print(run: Run, step: Step, *, alone: bool) -> None:
         done = step.repaired
         moved = f", the old file is {clean(done.aside)}" if done.aside else ""
         what = "nothing could be saved" if _is_all_lost(done) else "repaired"
-        click.echo(f"  {what}: {done.records:,} records saved, {done.lost:,} lost{moved}")
+        if step.path == run.directory:
+            click.echo(f"  noted as lost, in {clean(os.path.basename(done.path))}")
+        elif parse_segment(os.path.basename(step.path)).holds == MEDIA:
+            click.echo(f"  {what}: {count(done.blobs, 'large value')} saved, {done.lost_blobs:,} not whole{moved}")
+        else:
+            click.echo(f"  {what}: {done.records:,} records saved, {done.lost:,} lost{moved}")
     elif step.why is not None:
         again = shlex.join(["stepd", "repair", name])
         cure = f"stepd stop && {again}" if not alone else f"{again} on the writer's machine, or with --force"

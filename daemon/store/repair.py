@@ -1,5 +1,8 @@
 """Repairs the damaged segments of a run: what is found by `sdk.reader.verify` is rewritten by `sdk.segment.repair`.
 
+Large values whose bytes are nowhere in the run become GAPs, which name key and step, in a segment of their own: after that
+`verify` finds no damage, and whoever reads them is told why they are not there.
+
 A sealed segment is nobody's any more and may be repaired at any time, beside a serving daemon too. An unsealed one is
 left alone unless its writer is known to be dead.
 """
@@ -8,23 +11,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sdk import clock, platform
 from sdk.errors import DamageError, StoreError
 from sdk.files import Files
 from sdk.ids import random_u64
 from sdk.reader.verify import Verified, verify_run
-from sdk.segment.format import FileHeader
+from sdk.segment.format import KIND_GAP, KIND_META, FileHeader
 from sdk.segment.naming import format_segment, parse_segment
 from sdk.segment.repair import Repaired, rewrite
+from sdk.segment.writer import SegmentWriter
 
 
 class Step(NamedTuple):
-    """One damaged segment and what was done.
+    """One damaged segment and what was done; or what is told of large values that are lost.
 
     Attributes:
-        path: The damaged segment; it need not exist.
+        path: The damaged segment; it need not exist. The run's directory: the large values that no segment holds.
         found: What was wrong with it.
         repaired: What came of it; None where nothing was done, and then `why` says why not (None in a dry run).
     """
@@ -51,19 +55,53 @@ def repair_run(
         may_rewrite: Says of an unsealed segment whether its writer is known to be dead.
         note: As in `verify_run`.
     """
-    for path, (found, sealed) in damaged(verify_run(files, directory, note)).items():
+    verified = verify_run(files, directory, note)
+    for path, (found, sealed) in damaged(verified).items():
         why = None
         if not sealed and not may_rewrite(path):
             why = "its writer may still live"
         if why is not None or dry_run:
             yield Step(path, found, None, why)
             continue
-        header = FileHeader(store_id, random_u64(), 0, clock.wall_ns())
-        origin = {"kind": "repair", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": os.getpid()}
         try:
-            yield Step(path, found, rewrite(files, path, run_id, header, origin), None)
+            yield Step(path, found, rewrite(files, path, run_id, _header(store_id), _origin()), None)
         except (OSError, StoreError, DamageError) as error:
             yield Step(path, found, None, str(error))
+    if verified.blobs:
+        found = [lost.text for lost in verified.blobs]
+        try:
+            told = None if dry_run else _tell(files, store_id, run_id, verified)
+            yield Step(directory, found, told, None)
+        except OSError as error:
+            yield Step(directory, found, None, str(error))
+
+
+def _tell(files: Files, store_id: bytes, run_id: str, verified: Verified) -> Repaired:
+    """Writes a segment with a GAP for each large value that is lost.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    opening = [(KIND_META, {"run": run_id, "writer": _origin()})]
+    segment, _ = SegmentWriter.begin(files, verified.directory, _header(store_id), opening)
+    try:
+        for lost in verified.blobs:
+            gap = {**lost.announced.as_gap(), "reason": "damage"}
+            segment.append_map(KIND_GAP, gap, stream=lost.announced.ref.stream)
+        segment.seal(close=False)
+        segment.sync()
+    finally:
+        segment.close()
+    files.sync_directory(verified.directory)
+    return Repaired(segment.path, None, 0, 0, 0, len(verified.blobs))
+
+
+def _header(store_id: bytes) -> FileHeader:
+    return FileHeader(store_id, random_u64(), 0, clock.wall_ns())
+
+
+def _origin() -> dict[str, Any]:
+    return {"kind": "repair", "host": platform.host_name(), "boot_id": platform.boot_id(), "pid": os.getpid()}
 
 
 def damaged(verified: Verified) -> dict[str, tuple[list[str], bool]]:

@@ -6,21 +6,32 @@ gaps and no damage. A live run is fine: what its writer is in the middle of is n
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..errors import DamageError, NotFoundError
 from ..files import Files
-from ..ids import hex_u64
 from ..journal.announcements import Announcement, announcements
-from ..record import Record, pack
+from ..record import BlobRef, Record, pack
 from ..segment.check import Announced, Checked, Finding, check_segment
-from ..segment.format import BLOCKS_OFFSET, KIND_ROWS
+from ..segment.format import BLOCKS_OFFSET, KIND_BLOB, KIND_ROWS
 from ..segment.naming import parse_segment
 from .blobs import Blobs
+from .contents import raw_of
 from .facts import Facts
 from .gaps import Gap, broken_chains
 from .scan import Scan
+
+
+class LostBlob(NamedTuple):
+    """A large value whose row is there and whose bytes cannot be had, and why; no gap and no tombstone tells of it."""
+
+    announced: Announcement
+    text: str
 
 
 class Verified(NamedTuple):
@@ -31,16 +42,21 @@ class Verified(NamedTuple):
         chains: Where blocks are missing between two segments of a writer; `path` is the one behind.
         gaps: What is not there, whatever the cause; refused calls included.
         notes: What a user may wonder about and that is no damage.
+        blobs: Large values that are lost, and nothing accounts for it.
+        directory: The run's.
     """
 
     segments: list[Checked]
     chains: list[Finding]
     gaps: list[Gap]
     notes: list[str]
+    blobs: list[LostBlob]
+    directory: str
 
     @property
     def findings(self) -> list[Finding]:
-        return [finding for checked in self.segments for finding in checked.findings] + self.chains
+        broken = [finding for checked in self.segments for finding in checked.findings]
+        return broken + self.chains + [Finding(self.directory, 0, 0, lost.text) for lost in self.blobs]
 
 
 def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambda size: None) -> Verified:
@@ -81,20 +97,50 @@ def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambd
         chains = [Finding(d.path, d.start, d.end, d.reason) for d in broken_chains(scan, facts.replaced)]
     finally:
         scan.close()
-    return Verified(segments, chains + _missing_blobs(files, directory, announced, gaps), gaps, notes)
-
-
-def _missing_blobs(files: Files, directory: str, announced: list[Announcement], gaps: list[Gap]) -> list[Finding]:
-    """Large values whose rows are there and whose bytes are not, but for those of which a gap or a tombstone tells."""
-    blobs = Blobs(files, directory)
+    suspects = {
+        (finding.block.stream, finding.block.first)
+        for checked in segments
+        for finding in checked.findings
+        if finding.block is not None and finding.block.kind == KIND_BLOB
+    }
     told = {(gap.key, gap.step_min) for gap in gaps if gap.key is not None}
-    found = []
-    for one in dict.fromkeys((one.ref, one.key, one.step) for one in announced):
-        ref, key, step = one
-        if (key, step) not in told and not blobs.find(ref) and blobs.removal(ref) is None:
-            text = f"the {ref.size} bytes of {key!r} at step {step} (blob {ref.number} of stream {hex_u64(ref.stream)}) are missing"
-            found.append(Finding(directory, 0, 0, text))
-    return found
+    blobs = [
+        LostBlob(one, f"the {one.ref.size:,} bytes of {one.key!r} at step {one.step} {trouble}")
+        for one in {(one.ref.stream, one.ref.number): one for one in announced}.values()
+        if (one.key, one.step) not in told
+        and (one.ref.stream, one.ref.number) not in facts.lost_blobs
+        and (trouble := _blob_trouble(scan.blobs, one.ref, suspects)) is not None
+    ]
+    return Verified(segments, chains, gaps, notes, blobs, directory)
+
+
+def _blob_trouble(blobs: Blobs, ref: BlobRef, suspects: set[tuple[int, int]]) -> str | None:
+    """Why the bytes of a blob cannot be had, or are not those that were logged.
+
+    Those that say their digest are compared with it, as far as what is stored gives back what was logged (a PNG does not).
+    The others are read only where a block of theirs is damaged.
+    """
+    try:
+        meta, chunks = blobs.stream(ref)
+        with contextlib.closing(chunks):
+            digest = meta.get("digest")
+            if type(digest) is not bytes:
+                if (ref.stream, ref.number) in suspects:
+                    deque(chunks, 0)
+                return None
+            if "encoding" not in meta:
+                hashed = hashlib.sha256()
+                deque(map(hashed.update, chunks), 0)
+                return None if hashed.digest() == digest else "are not those that were logged: their SHA-256 differs"
+        stored = blobs.read(ref)
+        raw = raw_of(stored)
+        if raw is not stored and hashlib.sha256(raw.data).digest() != digest:
+            return "are not those that were logged: their SHA-256 differs"
+    except NotFoundError:
+        return None if blobs.removal(ref) is not None else "are missing"
+    except DamageError as error:
+        return f"cannot be read: {error.message}"
+    return None
 
 
 def _checked(files: Files, path: str, note: Callable[[int], None], heard: Announced) -> Checked | None:

@@ -1,8 +1,9 @@
 """Writes what can be saved of a damaged segment into a new one, and moves the old file to the run's `aside/`.
 
 Good blocks are copied as they are. Of a block whose checksum is right but whose records are not, the good records are
-kept. A block whose checksum is wrong proves nothing of what it holds: it becomes a GAP that names its sequences. The new
-segment says which one it replaces, so that a reader does not miss the old one's blocks.
+kept. A block whose checksum is wrong proves nothing of what it holds: it becomes a GAP that names its sequences. Of large
+values each chunk is kept that is good, since another file may hold the rest; who lacks some tells `daemon.store.repair`,
+which knows all files of the run. The new segment says which one it replaces, so that a reader does not miss the old one's blocks.
 
 The caller has proved that nobody writes the segment any more. Killed at any point, both files are there (which is
 harmless: rows merge by sequence) or only a draft more, which the next run removes.
@@ -21,6 +22,7 @@ from ..files import Buffer, Files
 from ..ids import hex_u64
 from ..record import KIND_BLOB, KIND_GAP, KIND_META, KIND_ROW, Record, decode_map, pack, walk
 from . import format as segment
+from .blobs import parse_chunk, ref_of, whole_blobs
 from .check import MAPS, check_rows, check_segment
 from .format import KIND_ROWS, Block, FileHeader
 from .naming import ASIDE, HISTORY, SegmentName, format_segment, parse_segment
@@ -39,12 +41,15 @@ class Repaired(NamedTuple):
         path: The new segment.
         aside: Where the old one is now; None where there was none.
         records, lost: Sequences that the new segment holds, and those that it says are lost.
+        blobs, lost_blobs: Large values that are whole in it, and those of which the old one had more than it can be given.
     """
 
     path: str
     aside: str | None
     records: int
     lost: int
+    blobs: int = 0
+    lost_blobs: int = 0
 
 
 def rewrite(files: Files, path: str, run_id: str, header: FileHeader, origin: Mapping[str, Any]) -> Repaired:
@@ -91,7 +96,7 @@ def rewrite(files: Files, path: str, run_id: str, header: FileHeader, origin: Ma
         aside = set_aside(files, path)
         files.sync_directory(os.path.dirname(aside))
         files.sync_directory(directory)
-    return Repaired(target, aside, copy.records, copy.lost)
+    return Repaired(target, aside, copy.records, copy.lost, *copy.blobs())
 
 
 def _opened(files: Files, path: str) -> SegmentReader | None:
@@ -115,6 +120,7 @@ class _Copy:
     def __init__(self, writer: SegmentWriter) -> None:
         self._writer = writer
         self._done: set[int] = set()
+        self._lost_blobs: set[tuple[int, int]] = set()
         self.records = 0
         self.lost = 0
 
@@ -131,6 +137,11 @@ class _Copy:
             if block.kind not in _REBUILT and block.number not in self._done:
                 self._one(reader, block)
 
+    def blobs(self) -> tuple[int, int]:
+        """How many blobs are whole, and of how many something is lost."""
+        whole = {(ref.stream, ref.number) for ref, _ in whole_blobs(self._writer.blocks)}
+        return len(whole), len(self._lost_blobs - whole)
+
     def _one(self, reader: SegmentReader, block: Block) -> None:
         try:
             stored = reader.stored(block)
@@ -138,16 +149,23 @@ class _Copy:
         except DamageError:
             if block.kind == KIND_ROWS:
                 self._lose(block, block.first, block.last)
+            elif block.kind == segment.KIND_BLOB:
+                self._lost_blobs.add((block.stream, block.first))
             return
         try:
             if block.kind == KIND_ROWS:
                 check_rows(block, payload)
                 self.records += block.last - block.first + 1
+            elif block.kind == segment.KIND_BLOB:
+                ref_of(block)
+                parse_chunk(block, payload)
             elif block.kind in MAPS:
                 decode_map(payload)
         except DamageError:
             if block.kind == KIND_ROWS:
                 self._cut_again(block, payload)
+            elif block.kind == segment.KIND_BLOB:
+                self._lost_blobs.add((block.stream, block.first))
             return
         self._writer.copy(block, stored)
         self._done.add(block.number)

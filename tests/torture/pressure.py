@@ -447,8 +447,10 @@ def _small_shared_memory(case: int, store: str) -> Result:
 _STATES = ("healthy", "stopped", "dead", "restarting", "disk full")
 _CALLS = 20_000
 _ROUNDS = 5
-# The promise is 2, and what is printed shows it; a test that other work on the machine can disturb allows twice that.
-_RATIO_MAX = 4.0
+# What docs/guarantees.md says that this test asserts. Measured alone: at most 1.05, and 1.45 to 2.3 with a full disk; other
+# work on the machine disturbs that.
+_RATIO_MAX = 3.0
+_RATIO_FULL_MAX = 4.0
 
 
 @torture(full=5, default=1, alone=True)
@@ -583,5 +585,5 @@ def _latency(case: int) -> Result:
             print(f"p99 of log(): healthy {healthy * 1e6:.1f} µs")
             for state, p99 in zip(_STATES[1:], others, strict=True):
                 print(f"  {state:<10} {p99 * 1e6:6.1f} µs, {p99 / healthy:.2f} times as long")
-                assert p99 <= _RATIO_MAX * healthy, state
+                assert p99 <= (_RATIO_FULL_MAX if state == "disk full" else _RATIO_MAX) * healthy, state
     return Result(case, _CALLS * _ROUNDS * len(_STATES))
