@@ -25,9 +25,12 @@ from media_values import Missing
 
 WARM_UP_CALLS = 2
 CALLS_MIN = 3
-# Between two values, so that the one before is away and a rate like a training loop's is measured, not a full arena.
+# tight: some values one after the other, then a pause in which they are written away, so that no rate is asked for that no
+# disk has. sleep: a pause before each, as a loop has that waits for an accelerator: caches and clock frequency are cold.
+PACES = ("tight", "sleep")
+BURST_BYTES = 16 << 20
 PAUSE_SECONDS = 0.02
-PAUSE_BYTES_PER_SECOND = 200e6
+PAUSE_BYTES_PER_SECOND = 100e6
 PERIOD_NS = 1_000_000
 SCALARS = 5
 SCALAR_KEY = "train/metric_00"
@@ -49,51 +52,72 @@ def case_held(arguments: Results) -> Results:
         log, finish = media_values.open_tool(arguments["tool"], name, directory)
     except Missing as missing:
         return {"missing": str(missing)}
-    samples: list[int] = []
-    pause = PAUSE_SECONDS + media_values.bytes_of(value) / PAUSE_BYTES_PER_SECOND
-    deadline = time.monotonic() + arguments["seconds"]
-    clock = time.perf_counter_ns
+    pace = Pace(arguments["pace"], media_values.bytes_of(value), arguments["calls"], arguments["seconds"])
     # W&B prints to stdout where it likes; what we say there comes after this.
     with contextlib.redirect_stdout(sys.stderr):
-        for step in range(WARM_UP_CALLS + arguments["calls"]):
-            start = clock()
+        start = time.perf_counter_ns()
+        log(MEDIA_KEY, value, 0)
+        first = time.perf_counter_ns() - start
+        for step in range(1, WARM_UP_CALLS):
             log(MEDIA_KEY, value, step)
-            samples.append(clock() - start)
-            if time.monotonic() > deadline and step + 1 >= WARM_UP_CALLS + CALLS_MIN:
-                break
-            time.sleep(pause)
+        samples = pace.time(lambda index: log(MEDIA_KEY, value, WARM_UP_CALLS + index))
         finish()
-    first, warm = samples[0], samples[WARM_UP_CALLS:]
-    share = common.percentiles_us(warm)
+    held = common.percentiles_us(samples)
     return {
-        "calls": len(samples),
-        "first_ms": first / 1e6,
-        "p50_ms": share["p50"] / 1e3,
-        "p99_ms": share["p99"] / 1e3,
-        "copy_ms": copy_ms(value, len(warm)),
+        "calls": WARM_UP_CALLS + len(samples),
+        "first_ms": round(first / 1e6, 3),
+        "p50_ms": round(held["p50"] / 1e3, 4),
+        "p99_ms": round(held["p99"] / 1e3, 4),
+        "copy_ms": copy_ms(value, pace),
     }
 
 
-def copy_ms(value: Any, times: int) -> float | None:
-    """A plain copy of the same bytes into memory that was touched before: the median; None where there is no array.
+class Pace(NamedTuple):
+    """How often a value comes."""
 
-    The source is copied in the order in which it lies in memory. Between two copies passes the time that passes between two
-    values, so that both find the same caches.
+    name: str
+    size: int
+    calls: int
+    seconds: float
+
+    @property
+    def burst(self) -> int:
+        """How many come one after the other."""
+        return max(1, BURST_BYTES // max(self.size, 1 << 20)) if self.name == "tight" else 1
+
+    def time(self, call: Callable[[int], object]) -> list[int]:
+        """The nanoseconds of each call, at most `calls` and as many as begin within `seconds`."""
+        clock, deadline = time.perf_counter_ns, time.monotonic() + self.seconds
+        burst = self.burst
+        pause = PAUSE_SECONDS + burst * self.size / PAUSE_BYTES_PER_SECOND
+        samples: list[int] = []
+        for index in range(self.calls):
+            if index % burst == 0:
+                if index >= CALLS_MIN and time.monotonic() > deadline:
+                    break
+                time.sleep(pause)
+            start = clock()
+            call(index)
+            samples.append(clock() - start)
+        return samples
+
+
+def copy_ms(value: Any, pace: Pace) -> float | None:
+    """A plain copy of the same bytes at the same pace: the median; None where there is no array.
+
+    The source is copied in the order in which it lies in memory. The target was touched before, and is as large as a burst:
+    what was written a moment ago is not written again, or the copy would never leave the caches.
     """
     import numpy
 
-    size = media_values.bytes_of(value)
-    if not size:
+    if not pace.size:
         return None
-    source = numpy.ascontiguousarray(value).reshape(-1).view("u1")
-    target = numpy.zeros_like(source)
-    samples = []
-    for _ in range(min(times, 20)):
-        time.sleep(PAUSE_SECONDS)
-        start = time.perf_counter_ns()
-        numpy.copyto(target, source)
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    return common.median(samples)
+    source = numpy.ascontiguousarray(value).reshape(-1)
+    targets = numpy.zeros((max(pace.burst, 2), source.size), source.dtype)
+    targets[:] = 1
+    copies = pace._replace(calls=min(pace.calls, 2 * len(targets)))
+    samples = copies.time(lambda index: numpy.copyto(targets[index % len(targets)], source))
+    return round(common.median(samples) / 1e6, 4)
 
 
 # ---- in the case's process: a steady load
@@ -206,20 +230,26 @@ def case_sustained(arguments: Results) -> Results:
 def measure_held(options: argparse.Namespace) -> list[Results]:
     """All kinds of values with all tools."""
     results = []
-    for value in options.values:
-        for tool in options.tools:
-            with common.fresh_store() as store:
-                if tool == "stepd":
-                    common.start_daemon(store)
-                arguments = {"value": value, "tool": tool, "directory": os.path.dirname(store)}
-                arguments |= {"calls": options.calls, "seconds": options.seconds}
-                env = common.environment(store, **media_values.ENVIRONMENT[tool])
-                result = common.run_case("held", arguments, env)
-                if tool == "stepd":
-                    result["lost"] = result["calls"] - stored_media(store)
-            results.append({"value": value, "tool": tool, "budget_ms": budget_ms(value, result), **result})
-            progress(results[-1])
+    for pace in options.paces:
+        for value in options.values:
+            for tool in options.tools:
+                results.append(held(options, pace, value, tool))
+                progress(results[-1])
     return results
+
+
+def held(options: argparse.Namespace, pace: str, value: str, tool: str) -> Results:
+    """One case, and how many of its values are not there afterwards."""
+    what = {"pace": pace, "value": value, "tool": tool}
+    with common.fresh_store() as store:
+        if tool == "stepd":
+            common.start_daemon(store)
+        limits = {"calls": options.calls, "seconds": options.seconds, "directory": os.path.dirname(store)}
+        env = common.environment(store, **media_values.ENVIRONMENT[tool])
+        result = common.run_case("held", {**what, **limits}, env)
+        if tool == "stepd":
+            result["lost"] = result["calls"] - stored_media(store)
+    return {**what, "budget_ms": budget_ms(value, result), **result}
 
 
 def budget_ms(value: str, result: Results) -> float | None:
@@ -322,25 +352,23 @@ def progress(result: Results) -> None:
 
 
 def print_held(results: list[Results]) -> None:
-    """One line for each kind of value: ours beside its budget and the copy, the peers behind."""
-    by_value: dict[str, dict[str, Results]] = {}
-    for result in results:
-        by_value.setdefault(result["value"], {})[result["tool"]] = result
+    """A table for each pace: ours beside the budget and the copy, the peers behind; then what could not be measured."""
+    found = {(result["pace"], result["value"], result["tool"]): result for result in results}
     peers = [tool for tool in media_values.TOOLS if tool != "stepd"]
-    rows: list[list[object]] = []
-    for value, tools in by_value.items():
-        ours = tools.get("stepd", {})
-        line = [media_values.VALUES[value].title, ours.get("p50_ms"), ours.get("p99_ms"), ours.get("first_ms")]
-        line += [ours.get("budget_ms"), ours.get("copy_ms"), ours.get("lost")]
-        for tool in peers:
-            line += [tools.get(tool, {}).get("p50_ms"), tools.get(tool, {}).get("p99_ms")]
-        rows.append(line)
     columns = ["loop held, ms", "stepd p50", "p99", "first", "budget", "copy", "lost"]
     columns += [name for tool in peers for name in (f"{tool} p50", "p99")]
-    common.print_table("one value: constructor and log()", columns, rows)
-    for result in results:
-        if "missing" in result:
-            print(f"  {result['tool']}, {result['value']}: {result['missing']}")
+    for pace in dict.fromkeys(result["pace"] for result in results):
+        rows: list[list[object]] = []
+        for value in dict.fromkeys(result["value"] for result in results):
+            ours = found.get((pace, value, "stepd"), {})
+            line = [ours.get(name) for name in ("p50_ms", "p99_ms", "first_ms", "budget_ms", "copy_ms", "lost")]
+            for tool in peers:
+                theirs = found.get((pace, value, tool), {})
+                line += [theirs.get("p50_ms"), theirs.get("p99_ms")]
+            rows.append([media_values.VALUES[value].title, *line])
+        common.print_table(f"one value, constructor and log(): {pace}", columns, rows)
+    for line in dict.fromkeys(f"{r['tool']}, {r['value']}: {r['missing']}" for r in results if "missing" in r):
+        print(f"  – {line}")
     print()
 
 
@@ -380,8 +408,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--values", nargs="+", choices=list(media_values.VALUES), default=list(media_values.VALUES))
     parser.add_argument("--tools", nargs="+", choices=media_values.TOOLS, default=list(media_values.TOOLS))
-    parser.add_argument("--calls", type=int, default=200, help="values of each kind for each tool, at most")
-    parser.add_argument("--seconds", type=float, default=15.0, help="at most so long for each of these")
+    parser.add_argument("--paces", nargs="+", choices=PACES, default=list(PACES))
+    parser.add_argument("--calls", type=int, default=300, help="values of each kind for each tool, at most")
+    parser.add_argument("--seconds", type=float, default=10.0, help="at most so long for each of these")
     parser.add_argument("--loads", nargs="+", choices=list(LOADS), default=list(LOADS))
     parser.add_argument("--load-seconds", type=float, default=10.0)
     parser.add_argument("--quick", action="store_true", help="seconds in all: to see that it runs")

@@ -24,7 +24,7 @@ from daemon.lifecycle import Leaving, on_termination, take_store
 from daemon.settings import DaemonSettings, budgets_from
 from daemon.stats import Stats
 from daemon.store.budgets import keep_budgets, read_budgets
-from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked
+from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked, wrote_media
 from daemon.store.rewrite import has_media
 from daemon.store.run_writer import RunWriter
 from daemon.workers import Worker
@@ -78,6 +78,7 @@ class Server:
         self._encoded: dict[str, Any] = {}
         self._is_media_known = False
         self._mending: Iterator[Mended | None] | None = None
+        self._has_new_media = False
         self._looked_at = 0.0
         self._trouble = ""
         self._living = True  # until the first look
@@ -211,12 +212,15 @@ class Server:
         if self._mending is None and (ended := self._ingest.take_ended()) is not None:
             run, stream, is_dead = ended
             self._mending = mend_stream(self._files, self._store.path, run, stream, self._judge, is_dead=is_dead)
+            self._has_new_media = wrote_media(self._files, self._store.path, run, stream)
         if self._mending is None:
             return False
         try:
             mended = next(self._mending)
         except StopIteration:
             self._mending = None
+            self._encoder.wanted |= self._has_new_media
+            self._has_new_media = False
             return False
         except OSError as error:
             _log.warning("looking for unsealed segments: %s", error)

@@ -231,7 +231,7 @@ class Spool:
         """
         if self._media is None:
             check_store(self._store, self._files)
-            self._media = MediaFile(self._files, self._store, self._run_id, self._origin)
+            self._media = MediaFile(self._files, self._store, self._run_id, self._writer, self._origin)
         self._media_is_forced = False
         grown = self._media.append(ref, data, meta)
         self.bytes_written += grown
@@ -299,14 +299,19 @@ class Spool:
 
 
 class MediaFile:
-    """The blobs of one writer in one run, in files that roll between two blobs."""
+    """The blobs of one writer in one run, in files that roll between two blobs.
 
-    def __init__(self, files: Files, store: StoreIdentity, run_id: str, origin: Mapping[str, Any]) -> None:
+    They bear the same writer id as its segments of rows, so that whoever mends those of an ended stream finds them.
+    """
+
+    def __init__(
+        self, files: Files, store: StoreIdentity, run_id: str, writer: int, origin: Mapping[str, Any]
+    ) -> None:
         self._files = files
         self._store = store
         self._opening = [(KIND_META, {"run": run_id, "writer": dict(origin)})]
         self.directory = run_path(store.path, run_id)
-        self._writer = random_u64()
+        self._writer = writer
         self._number = self._next_block = 0
         self._segment: SegmentWriter | None = None
         self._all_forced = True

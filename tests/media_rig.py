@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sdk.record import BlobRef, StoredBlob, encode_blob_ref, encode_inline_blob, encode_media
+from sdk.record import KIND_BLOB, BlobRef, StoredBlob, encode_blob_ref, encode_inline_blob, encode_media
 from sdk.segment import format as segment
 from sdk.segment.blobs import append_blob
 from sdk.segment.format import FileHeader
@@ -38,12 +38,16 @@ class MediaBuilder:
     @property
     def segment(self) -> SegmentWriter:
         """The open media segment; made when there is none."""
+        return self._open or self.open({"kind": "daemon"})
+
+    def open(self, origin: dict[str, Any]) -> SegmentWriter:
+        """Makes the next media segment; `origin` is what it says of its writer."""
         if self._open is None:
             path = os.path.join(self.run.directory, format_segment(SegmentName(self.writer, self._number, MEDIA)))
             header = FileHeader(STORE_ID, self.writer, self._number, START_NS)
             self._open = SegmentWriter.create(self.run.files, path, header, first_block_number=self._first_block)
             self.paths.append(path)
-            self._open.append_map(segment.KIND_META, {"run": self.run.id, "writer": {"kind": "daemon"}})
+            self._open.append_map(segment.KIND_META, {"run": self.run.id, "writer": origin})
         return self._open
 
     def store(
@@ -58,6 +62,18 @@ class MediaBuilder:
     def blob(self, data: bytes, meta: dict[str, Any], **kind: Any) -> Any:
         """As `store`, packed for a record."""
         return encode_blob_ref(self.store(data, meta, **kind))
+
+    def announce(self, ref: BlobRef, key: str, meta: dict[str, Any] | None = None) -> None:
+        """Logs what stands before a row that names `ref` under `key`."""
+        told = {"n": ref.number, "size": ref.size, "key": key, "meta": meta or {}}
+        self.stream._add(KIND_BLOB, self.stream.step, 0, told)
+
+    def log_page(self, text: bytes, key: str, **meta: Any) -> BlobRef:
+        """One row with a page, announced as a trainer does."""
+        ref = self.store(text, {"media": "html-file", "format": "html", "key": key, "step": self.stream.step, **meta})
+        self.announce(ref, key)
+        self.log_packed({key: packed("html-file", format="html", data=encode_blob_ref(ref))})
+        return ref
 
     def put(self, blob: Blob, key: str) -> Any:
         """As the journal's: small ones inside of the record."""

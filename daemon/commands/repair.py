@@ -22,6 +22,7 @@ from sdk.files import DISK
 from sdk.location import StoreIdentity, read_store
 from sdk.reader import Run
 from sdk.reader.waiting import waiting_rings
+from sdk.segment.naming import MEDIA, parse_segment
 from sdk.segment.reader import SegmentReader
 from sdk.segment.repair import Repaired
 from sdk.transport import lock_path
@@ -41,8 +42,9 @@ def command(
 ) -> None:
     """Rewrite damaged segments: what is good is copied, what is not becomes a gap, the old file moves to aside/.
 
-    Without RUN: of the whole store. Nothing is deleted, a second repair finds nothing to do. Exit code 1: something could
-    not be repaired, or there was nothing in a damaged segment that could be saved.
+    Large values that are lost become gaps, too. Without RUN: of the whole store. Nothing is deleted, a second repair finds
+    nothing to do. Exit code 1: something could not be repaired, or there was nothing in a damaged segment that could be
+    saved.
     """
     store = open_store_of(ctx, directory)
     identity = read_store(store.path)
@@ -148,18 +150,21 @@ def _print(run: Run, step: Step, *, alone: bool) -> None:
     for text in step.found:
         click.echo(f"run {name}, {file}: {clean(text)}")
     if step.repaired is not None:
-        done = step.repaired
-        moved = f", the old file is {clean(done.aside)}" if done.aside else ""
-        what = "nothing could be saved" if _is_all_lost(done) else "repaired"
-        if step.path == run.directory:
-            click.echo(f"  noted as lost, in {clean(os.path.basename(done.path))}")
-        elif parse_segment(os.path.basename(step.path)).holds == MEDIA:
-            click.echo(f"  {what}: {count(done.blobs, 'large value')} saved, {done.lost_blobs:,} not whole{moved}")
-        else:
-            click.echo(f"  {what}: {done.records:,} records saved, {done.lost:,} lost{moved}")
+        click.echo(f"  {_done_text(run, step, step.repaired)}")
     elif step.why is not None:
         again = shlex.join(["stepd", "repair", name])
         cure = f"stepd stop && {again}" if not alone else f"{again} on the writer's machine, or with --force"
         click.echo(f"  not repaired: {clean(step.why)}. Try: {cure}")
     else:
         click.echo("  would be repaired")
+
+
+def _done_text(run: Run, step: Step, done: Repaired) -> str:
+    if step.path == run.directory:
+        return f"noted as lost, in {clean(os.path.basename(done.path))}"
+    what = "nothing could be saved" if _is_all_lost(done) else "repaired"
+    moved = f", the old file is {clean(done.aside)}" if done.aside else ""
+    parsed = parse_segment(os.path.basename(step.path))
+    if parsed is not None and parsed.holds == MEDIA:
+        return f"{what}: {count(done.blobs, 'large value')} saved, {done.lost_blobs:,} not whole{moved}"
+    return f"{what}: {done.records:,} records saved, {done.lost:,} lost{moved}"

@@ -46,4 +46,4 @@ def stop(path: str) -> int | None:
         if clock.monotonic() > deadline:
             raise CommError(f"the daemon (pid {status['pid']}) is still there after {_STOP_SECONDS:g} s")
         clock.pause(0.01)
-    return sum(run["living"] > 0 for run in status["runs"])
+    return sum(bool(run["living"]) for run in status["runs"])

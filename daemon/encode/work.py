@@ -1,6 +1,6 @@
 """What the encoding worker does with a store: every raw sealed segment of every run, one blob at a time.
 
-Bytes that are equal are stored once in a run: their identity is the SHA-256 of the raw bytes. A blob whose encoder is missing
+Values that are equal, in their bytes and in how these are to be read, are stored once in a run. A blob whose encoder is missing
 or fails stays raw and says so; it is tried again when the package is there, or the encoders are newer.
 """
 
@@ -20,6 +20,7 @@ from daemon.store.rewrite import (
     Result,
     Same,
     digests_of,
+    identity,
     remove_drafts,
     remove_replaced,
     rewrite,
@@ -73,10 +74,11 @@ class Encoding:
         if "same" in meta or "removed" in meta:
             return stored
         digest = meta.get("digest") or hashlib.sha256(data).digest()
-        if digest in self._digests and self._digests[digest] != (ref.stream, ref.number):
-            return Same(*self._digests[digest], _facts(meta))
+        known = identity({**meta, "digest": digest})
+        if known in self._digests and self._digests[known] != (ref.stream, ref.number):
+            return Same(*self._digests[known], _facts(meta))
         raw = {name: value for name, value in meta.items() if name not in ("encode_error", "encode_missing")}
-        self._digests[digest] = (ref.stream, ref.number)
+        self._digests[known] = (ref.stream, ref.number)
         try:
             encoded = encode(data, raw)
         except EncoderMissing as error:

@@ -12,7 +12,6 @@ made it is known to have said everything.
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import os
 from collections import Counter
@@ -26,7 +25,7 @@ from sdk.reader.blobs import REMOVED, SAME, Blobs
 from sdk.reader.contents import raw_of
 from sdk.record import KIND_ROW, BlobRef, MediaValue, StoredBlob, decode_map, walk
 from sdk.rows import flatten
-from sdk.segment.blobs import parse_chunk, ref_of
+from sdk.segment.blobs import parse_chunk
 from sdk.segment.format import KIND_BLOB, KIND_ROWS
 from sdk.segment.naming import HISTORY, SegmentName, parse_segment
 from sdk.segment.reader import SegmentReader
@@ -84,7 +83,7 @@ class Lying(NamedTuple):
     Attributes:
         sizes: Bytes of each blob on the disk, all its copies and headers.
         same: Those that have the bytes of another one, and of which.
-        gone: Those that were removed before.
+        gone: Those that were removed before, and of which no copy has come since.
         where: In which segments each is.
     """
 
@@ -191,32 +190,25 @@ def lying_in(files: Files, segments: Iterable[MediaSegment]) -> Lying:
         DamageError: A blob without bytes cannot be read, so that nobody knows whose bytes it needs.
     """
     found = Lying(Counter(), {}, set(), {})
+    stay = set[Key]()
     for segment in segments:
         reader = SegmentReader(files, segment.path)
         try:
             for block in reader.blocks:
                 if block.kind != KIND_BLOB:
                     continue
-                with contextlib.suppress(DamageError):
-                    ref_of(block)
-                    key = (block.stream, block.first)
-                    found.sizes[key] += block.end - block.offset
-                    found.where.setdefault(key, set()).add(segment.name)
-                if not block.step_max:
-                    _note_empty(
-                        found, (block.stream, block.first), parse_chunk(block, reader.payload(block)).meta or {}
-                    )
+                key = (block.stream, block.first)
+                found.sizes[key] += block.end - block.offset
+                found.where.setdefault(key, set()).add(segment.name)
+                meta = {} if block.step_max else parse_chunk(block, reader.payload(block)).meta or {}
+                (found.gone if REMOVED in meta else stay).add(key)
+                same = meta.get(SAME)
+                if type(same) is list and [type(number) for number in same] == [int, int]:
+                    found.same[key] = (same[0], same[1])
         finally:
             reader.close()
+    found.gone.difference_update(stay)
     return found
-
-
-def _note_empty(found: Lying, key: Key, meta: dict[str, Any]) -> None:
-    same = meta.get(SAME)
-    if type(same) is list and [type(number) for number in same] == [int, int]:
-        found.same[key] = (same[0], same[1])
-    if REMOVED in meta:
-        found.gone.add(key)
 
 
 def removals(lying: Lying, uses: Uses, wish: Wish, ended: Collection[int]) -> Removals:
@@ -248,7 +240,7 @@ class Retention:
 
     def __call__(self, ref: BlobRef, stored: StoredBlob) -> Result:
         text = self._texts.get((ref.stream, ref.number))
-        if text is None:
+        if text is None or REMOVED in stored.meta:
             return self._then(ref, stored)
-        kept = {name: stored.meta[name] for name in ("media", "key", "step") if name in stored.meta}
+        kept: dict[str, Any] = {name: stored.meta[name] for name in ("media", "key", "step") if name in stored.meta}
         return StoredBlob(b"", {**kept, REMOVED: text})

@@ -16,6 +16,7 @@ make copies, which the next rewriting joins.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Union
@@ -26,7 +27,7 @@ from sdk.files import Files, sync_names
 from sdk.ids import hex_u64, random_u64
 from sdk.limits import MIB
 from sdk.location import StoreIdentity, check_store
-from sdk.record import BlobRef, StoredBlob
+from sdk.record import BlobRef, StoredBlob, encode_map
 from sdk.segment.blobs import CHUNK_BYTES, append_blob, offsets, parse_chunk, ref_of
 from sdk.segment.check import check_segment
 from sdk.segment.format import KIND_BLOB, KIND_META, Block, FileHeader
@@ -41,6 +42,8 @@ KEPT_SECONDS = 60.0
 FILE_BYTES_MAX = 1024 * MIB
 # Limit: digests that a segment notes; beyond it later equal blobs are stored again.
 _DIGESTS_MAX = 100_000
+# What a blob says of where it was logged, and what encoding adds.
+_NOT_OF_VALUE = frozenset({"key", "step", "encoding", "raw_size", "statistics", "encode_error", "encode_missing"})
 
 
 class Same(NamedTuple):
@@ -152,8 +155,18 @@ def _described(reader: SegmentReader, path: str, name: SegmentName, size: int) -
     return MediaSegment(path, name, size, reader.header.created_ns, blobs, frozenset(replaces), told)
 
 
+def identity(meta: Mapping[str, Any]) -> bytes:
+    """What two blobs have in common whose bytes are stored once: the digest of the raw bytes, and how they are to be read.
+
+    Why not the digest alone: zeros of another shape, or to become another kind of file, are another value. What encoding
+    adds does not count, so it is the same before and after.
+    """
+    told = {str(name): meta[name] for name in sorted(meta, key=str) if name not in _NOT_OF_VALUE}
+    return hashlib.sha256(encode_map(told)).digest()
+
+
 def digests_of(segments: Iterable[MediaSegment]) -> dict[bytes, tuple[int, int]]:
-    """Digest of the raw bytes to (stream, number), as far as the segments note them."""
+    """Identity of a value to (stream, number) of the blob that has its bytes, as far as the segments note them."""
     found: dict[bytes, tuple[int, int]] = {}
     for segment in segments:
         for entry in segment.told.get("digests") or ():
@@ -260,9 +273,8 @@ class _Target:
             meta = {**result.meta, "same": [result.stream, result.number]}
             append_blob(segment, BlobRef(ref.stream, ref.number, 0), b"", meta)
         else:
-            digest = result.meta.get("digest")
-            if digest is not None and len(self._digests) < _DIGESTS_MAX:
-                self._digests.append([ref.stream, ref.number, digest])
+            if "digest" in result.meta and len(self._digests) < _DIGESTS_MAX:
+                self._digests.append([ref.stream, ref.number, identity(result.meta)])
             append_blob(segment, BlobRef(ref.stream, ref.number, len(result.data)), result.data, result.meta)
         if segment.size >= FILE_BYTES_MAX:
             self._seal({})

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .. import compression
-from ..errors import DamageError, NotFoundError
+from ..errors import DamageError, Error, NotFoundError
 from ..files import File, Files
 from ..ids import hex_u64
 from ..record import BlobRef, StoredBlob
 from ..segment.blobs import CHUNK_BYTES, META_BYTES_MAX, Chunk, offsets, parse_chunk, ref_of
-from ..segment.format import BLOCK_HEADER_SIZE, FILE_HEADER_SIZE, KIND_BLOB
+from ..segment.format import BLOCK_HEADER_SIZE, FILE_HEADER_SIZE, KIND_BLOB, Block
 from ..segment.headers import parse_block_header
 from ..segment.naming import MEDIA, parse_segment
 from ..segment.reader import SegmentReader, checksum_trouble
@@ -150,17 +150,29 @@ class Blobs:
         return meta, chunks, chunks.size
 
     def _begin(self, stream: int, number: int, size: int) -> Chunks:
-        """The chunks of the first copy that begins well. A segment that is gone meanwhile was replaced: look again."""
+        """The chunks of the first copy that begins well. A segment that is gone meanwhile was replaced: look again.
+
+        Bytes that are there are read, whatever a tombstone says: it may be older than they are (a replay), or its segment so
+        new that the one it replaces still stays.
+        """
         ref = BlobRef(stream, number, size)
         trouble: Exception | None = None
         for is_second in (False, True):
             if is_second or not self._copies(ref):
                 self._refresh()
+            tombstone: Chunks | None = None
             for copy in self._copies(ref):
                 try:
-                    return Chunks(self, ref, copy)
+                    chunks = Chunks(self, ref, copy)
                 except (DamageError, OSError) as error:
                     trouble = error
+                    continue
+                if REMOVED not in chunks.meta:
+                    return chunks
+                chunks.close()
+                tombstone = chunks
+            if tombstone is not None:
+                return tombstone
         if trouble is None:
             why = self.lost.get((stream, number))
             raise NotFoundError(f"{_name(ref)} is not stored" + (f": {why:.200}" if why is not None else ""))
@@ -201,7 +213,7 @@ class Blobs:
         if file is None:
             file = opened[place.source] = self._files.open(os.path.join(self._directory, place.source))
         seed = self._sources[place.source].seed
-        block = parse_block_header(file.read(place.at, BLOCK_HEADER_SIZE), place.at, seed)
+        block = parse_block_header(file.read(place.at, BLOCK_HEADER_SIZE), place.at, seed) or self._indexed(place)
         where = f"the block at {place.at} of {place.source!r}"
         if block is None or block.kind != KIND_BLOB or max(block.stored_size, block.raw_size) > _PAYLOAD_BYTES_MAX:
             raise DamageError(f"{where} is none of a blob")
@@ -216,6 +228,16 @@ class Blobs:
         if len(chunk.data) != expected:
             raise DamageError(f"{where} holds {len(chunk.data)} bytes of a blob, expected {expected}")
         return chunk
+
+    def _indexed(self, place: Place) -> Block | None:
+        """The header that stood there, as the segment's index knows it."""
+        with contextlib.suppress(OSError, Error):
+            reader = SegmentReader(self._files, os.path.join(self._directory, place.source))
+            try:
+                return next((block for block in reader.blocks if block.offset == place.at), None)
+            finally:
+                reader.close()
+        return None
 
     # -- the index -------------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ def parse_chunk(block: Block, payload: Buffer) -> Chunk:
     start = _META_SIZE.size + size
     if size > META_BYTES_MAX or start > len(view) or (size == 0) != (block.step_min > 0):
         raise DamageError(f"block {block.number} is no chunk of a blob: its metadata has {size} bytes")
-    meta = decode_map(view[_META_SIZE.size : start]) if size else None
+    meta = decode_map(view[_META_SIZE.size : start], tensors=False) if size else None
     return Chunk(meta, view[start:])
 
 

@@ -235,7 +235,8 @@ def test_a_live_run_keeps_replaced_files_for_a_while(store: str, monkeypatch: py
     media.flush()  # its file stays open
     assert outcome(store)["files"] == 1
     assert len(files_of(store)) == 4
-    monkeypatch.setattr(clock, "wall_ns", lambda now=clock.wall_ns(): now + int((rewrite.KEPT_SECONDS + 1) * 1e9))
+    later = clock.wall_ns() + int((rewrite.KEPT_SECONDS + 1) * 1e9)
+    monkeypatch.setattr(clock, "wall_ns", lambda: later)
     stepd(store)
     assert len(files_of(store)) == 2
     assert texts(opened(media)) == ["a", "b", "c"]

@@ -186,3 +186,15 @@ def test_a_tombstone_says_what_it_was() -> None:
     )
     assert retention(BlobRef(7, 2, 5), stored) is stored
     assert then == [BlobRef(7, 2, 5)]
+
+
+def test_bytes_beside_a_tombstone_are_removed_again(media: MediaBuilder) -> None:
+    """A replay after the removal brought them back: they are no less unwanted, and the tombstone keeps its date."""
+    ref = media.store(b"", {"removed": "before"})
+    media.store(b"again", {"media": "mask"}, number=ref.number)
+    media.seal()
+    found = lying_in(DISK, sealed_media(DISK, media.run.directory))
+    assert found.gone == set()
+    retention = Retention({ref[:2]: "now"}, lambda ref, stored: stored)
+    assert retention(ref, StoredBlob(b"", {"removed": "before"})) == StoredBlob(b"", {"removed": "before"})
+    assert retention(ref._replace(size=5), StoredBlob(b"again", {})) == StoredBlob(b"", {"removed": "now"})

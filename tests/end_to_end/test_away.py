@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 
 import sdk
 from sdk import _sender, platform
-from sdk.files import Disk, DiskFile
+from sdk.files import DISK, Disk, DiskFile
 from sdk.platform import is_locked
-from tests.end_to_end.world import kill_daemon, start_daemon, until, until_drained
+from tests.end_to_end.world import Trainer, kill_daemon, start_daemon, until, until_drained
 from tests.forked import Loop, answers, end_all, fork_daemon, rings, rows_of, stored_exactly
 
 
@@ -146,6 +147,41 @@ class AwayDisk:
             return real(*arguments, **named)
 
         return operation
+
+
+def test_a_mount_that_hangs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender is stuck in a call to the disk, as in one to a server that does not answer: log() goes on, first into the
+    ring, then counting; when the call returns all that was accepted is stored, and the gap says the rest.
+    """
+    monkeypatch.setenv("STEPD_AUTOSTART", "0")
+    monkeypatch.setenv("STEPD_RING_BYTES", "256K")
+
+    def train(count: Callable[[int], None]) -> None:
+        stuck, answer, create = threading.Event(), threading.Event(), DISK.create
+
+        def hangs(path: str) -> Any:
+            stuck.set()
+            assert answer.wait(60)
+            return create(path)
+
+        run = sdk.init(id="run", project="away", settings={"silent": True})
+        DISK.create = hangs  # type: ignore[method-assign]
+        refusals = run._stream.journal.refusals
+        calls = 0
+        while not (stuck.is_set() and refusals().refused > 1000):
+            run.log({"x": calls})
+            calls += 1
+        answer.set()
+        run.finish()
+        receipt = run._stream._receipt
+        assert receipt.stored == receipt.accepted == calls - receipt.refused
+        count(receipt.refused)
+
+    trainer = Trainer(train)
+    assert trainer.wait() == 0
+    run = sdk.open_store(store).run("run")
+    assert sum(gap.count for gap in run.gaps) == trainer.returned > 1000
+    assert run.state == "finished"
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EROFS], ids=lambda code: errno.errorcode[code])

@@ -280,3 +280,19 @@ def test_metadata_that_is_none(made: MediaBuilder) -> None:
             blobs_of(made).read(BlobRef(made.stream.id, number, 5))
     made.close()
     assert os.path.getsize(made.paths[0]) > FILE_HEADER_SIZE
+
+
+@pytest.mark.parametrize("tombstone_first", [True, False])
+def test_bytes_that_are_there_are_read_whatever_a_tombstone_says(made: MediaBuilder, tombstone_first: bool) -> None:
+    """The order of files decides nothing; only where no copy has bytes the tombstone's word is given."""
+    ref = BlobRef(made.stream.id, 1, 5)
+    contents: list[tuple[bytes, dict[str, Any]]] = [(b"", {"removed": "by me"}), (b"bytes", META)]
+    for data, meta in contents if tombstone_first else reversed(contents):
+        made.store(data, meta, number=1)
+    made.seal()
+    assert bytes(blobs_of(made).read(ref).data) == b"bytes"
+    gone = made.store(b"", {"removed": "by me"}, number=2, size=5)
+    made.seal()
+    with pytest.raises(NotFoundError, match="was removed: by me"):
+        blobs_of(made).read(gone)
+    assert blobs_of(made).removal(gone) == "by me"

@@ -638,6 +638,29 @@ def test_the_end_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert (state.stored, state.ended_in) == (0, "ring")
 
 
+def test_a_disk_that_is_away_for_ten_minutes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE for 600 seconds: it is asked once a second, told once, nothing is refused while the ring has room, and when it
+    is back everything is stored.
+    """
+    asked: list[float] = []
+
+    def create(path: str) -> Any:
+        asked.append(world.now)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DISK, "create", create)
+        for _ in range(2400):
+            world.log(1 if world.count < 1500 else 0)
+            world.tick(0.25)
+    assert 500 <= len(asked) <= 600
+    assert sum("Stale file handle" in text for text in world.said) == 1
+    assert (world.stored, world.journal.refusals().refused) == (0, 0)
+    world.until(lambda: world.stored == 1500, "the spool", 0.25)
+    assert world.held.sequences(STREAM) == all_of(world)
+    assert any("records are stored again; nothing was lost" in text for text in world.said)
+
+
 def test_facts_that_waited_for_room_are_stored_at_the_end(world: World) -> None:
     """The last spooling makes room for them, and for the gap: nothing is left behind when the disk takes records."""
     while not world.journal.refusals().refused:

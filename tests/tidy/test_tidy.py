@@ -272,8 +272,8 @@ def test_importing_sdk_loads_nothing() -> None:
 
 # document -> the modules whose constants it quotes.
 FORMATS = {
-    "segment.md": ("sdk.segment.format", "sdk.limits"),
-    "journal.md": ("sdk.journal.format", "sdk.limits"),
+    "segment.md": ("sdk.segment.format", "sdk.segment.blobs", "sdk.limits"),
+    "journal.md": ("sdk.journal.format", "sdk.journal.arena", "sdk.limits"),
     "wire.md": ("sdk.wire.codec", "sdk.wire.messages", "sdk.limits"),
 }
 
