@@ -413,11 +413,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="at most so long for each of these")
     parser.add_argument("--loads", nargs="+", choices=list(LOADS), default=list(LOADS))
     parser.add_argument("--load-seconds", type=float, default=10.0)
-    parser.add_argument("--quick", action="store_true", help="seconds in all: to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one pace, few calls, a second of each load: to see that it runs"
+    )
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     if options.quick:
-        options.calls, options.seconds = min(options.calls, 10), 1.0
+        options.calls, options.seconds, options.paces = min(options.calls, 10), 1.0, options.paces[:1]
         options.load_seconds = min(options.load_seconds, 1.0)
     return options
 

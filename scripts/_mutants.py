@@ -455,6 +455,35 @@ MUTANTS = (
         "        if chunks is None:\n",
         ("tests/sdk/test_segment_blobs.py::test_a_chunk_of_another_copy_does_not_complete_one",),
     ),
+    Mutant(
+        "equal bytes count as equal values",
+        "daemon/store/rewrite.py",
+        "for name in sorted(meta, key=str) if name not in _NOT_OF_VALUE}",
+        'for name in sorted(meta, key=str) if name == "digest"}',
+        ("tests/daemon/test_encoding.py::test_equal_bytes_are_not_the_same_value",),
+    ),
+    Mutant(
+        "the digest is that of the encoded bytes",
+        "daemon/encode/work.py",
+        '        found = {"digest": digest, "raw_size": len(data)}\n',
+        "        digest = hashlib.sha256(encoded.data if encoded else data).digest()\n"
+        '        found = {"digest": digest, "raw_size": len(data)}\n',
+        ("tests/daemon/test_encoding.py::test_what_is_encoded_is_found_again",),
+    ),
+    Mutant(
+        "a replaced segment is removed whatever the new one is worth",
+        "daemon/store/rewrite.py",
+        "            if checked[segment.name]:\n",
+        "            if True:\n",
+        ("tests/daemon/test_replaced.py",),
+    ),
+    Mutant(
+        "a replaced segment is removed although the new one was not forced",
+        "daemon/store/rewrite.py",
+        "                file.sync()\n            finally:\n                file.close()\n",
+        "                pass\n            finally:\n                file.close()\n",
+        ("tests/daemon/test_replaced.py",),
+    ),
     # -- the disk -------------------------------------------------------------------------------------------------------
     Mutant(
         "the CRC of a block is not checked",

@@ -33,7 +33,7 @@ class OwnBlobs:
         large = self._journal.large
         if large is None or large.arena is None:
             return
-        large.arena.touch()
+        large.arena.prepare()
         if self.all or now - self._looked < LOOK_SECONDS:
             return
         self._looked = now

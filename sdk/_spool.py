@@ -304,9 +304,7 @@ class MediaFile:
     They bear the same writer id as its segments of rows, so that whoever mends those of an ended stream finds them.
     """
 
-    def __init__(
-        self, files: Files, store: StoreIdentity, run_id: str, writer: int, origin: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, files: Files, store: StoreIdentity, run_id: str, writer: int, origin: Mapping[str, Any]) -> None:
         self._files = files
         self._store = store
         self._opening = [(KIND_META, {"run": run_id, "writer": dict(origin)})]

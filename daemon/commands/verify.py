@@ -84,8 +84,10 @@ def _print(run: Run, verified: Verified) -> None:
 def gap_text(gap: Gap) -> str:
     """What is missing, in words."""
     steps = steps_text(gap.step_min, gap.step_max)
-    records = f"{gap.count:,} record{'' if gap.count == 1 else 's'}"
-    return f"{records} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
+    what = count(gap.count, "record")
+    if not gap.count:  # the rows are there
+        what = f"the bytes of {clean(repr(gap.key))}" if gap.key is not None else "bytes of a large value"
+    return f"{what} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
 
 
 def waiting_text(ring: Waiting) -> str:

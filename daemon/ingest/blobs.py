@@ -32,7 +32,7 @@ class Blobs:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._buffer = memoryview(b"")  # made for the first blob: most daemons see none
 
     def store(
         self, stream: int, state: StreamState, parts: Sequence[Waiting], writer: RunWriter, *, at_once: bool
@@ -68,6 +68,7 @@ class Blobs:
             state.blob_offset = 0
             return None
         size = min(CHUNK_BYTES, ref.size - offset)
+        self._buffer = self._buffer or memoryview(bytearray(CHUNK_BYTES))
         data = self._buffer[:size]
         try:
             state.arena_of(state.ring).read((place[0], place[1] + offset), data)

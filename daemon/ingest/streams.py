@@ -17,7 +17,7 @@ from daemon.settings import DaemonSettings
 from sdk.errors import DamageError
 from sdk.journal.announcements import ArenaReader
 from sdk.record import HEADER_SIZE, BlobRef
-from sdk.wire.messages import BATCH_HAS_PIECES, Batch
+from sdk.wire.messages import BATCH_HAS_BLOBS, BATCH_HAS_PIECES, Batch
 from sdk.wire.session import Inbox
 
 
@@ -104,7 +104,8 @@ class StreamState:
             raise
         self.waiting.append(Waiting(batch.first + skip, batch.last, batch.flags, batch.step_max, records))
         self.waiting_bytes += len(records)
-        self.policy.note(now, len(records), has_commits=not batch.flags & BATCH_HAS_PIECES)
+        has_blobs, has_pieces = bool(batch.flags & BATCH_HAS_BLOBS), bool(batch.flags & BATCH_HAS_PIECES)
+        self.policy.note(now, len(records), has_commits=not has_pieces, has_blobs=has_blobs)
         return skip
 
     def close(self) -> None:

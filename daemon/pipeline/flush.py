@@ -39,9 +39,15 @@ class FlushPolicy:
         self._committed_since: float | None = None
         self._asked: Reason | None = None
 
-    def note(self, now: float, size: int, *, has_commits: bool) -> None:
-        """A batch of `size` bytes came; `has_commits` says that some of its rows are complete."""
-        self._bytes += size
+    def note(self, now: float, size: int, *, has_commits: bool, has_blobs: bool = False) -> None:
+        """A batch of `size` bytes came.
+
+        Args:
+            has_commits: Some of its rows are complete.
+            has_blobs: It announces blobs: the memory that they take in the trainer is free when their rows are acked, so
+                what waits is written at once. Few and warm pages also make the next value's copy cheaper.
+        """
+        self._bytes += size + (self._settings.flush_bytes if has_blobs else 0)
         if self._since is None:
             self._since = now
         if has_commits and self._committed_since is None:

@@ -137,7 +137,8 @@ class Arena:
         self._ring = ring
         self.stream = stream
         self.freed: deque[tuple[tuple[int, int], int]] = deque()
-        self._files: list[_File] = []
+        self._files: dict[int, _File] = {}
+        self._next = 0  # the number of the next file; each is given once
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._is_closed = False
@@ -157,41 +158,50 @@ class Arena:
     def _take(self, padded: int, size: int) -> Slot | None:
         if self._is_closed:
             return None
-        while self.freed:
-            (index, offset), length = self.freed.popleft()
-            self._files[index].give_back(offset, length)
-        for number, file in enumerate(self._files):
+        self._give_back()
+        for number, file in self._files.items():
             found = file.take(padded)
             if found is not None:
                 return self._slot(number, found, padded, size)
-        if not self._grow(padded):
+        index = self._number()
+        new = self._make(index, padded) if index is not None else None
+        if index is None or new is None:
             return None
-        found = self._files[-1].take(padded)
+        self._files[index] = new
+        found = new.take(padded)
         assert found is not None
-        return self._slot(len(self._files) - 1, found, padded, size)
+        return self._slot(index, found, padded, size)
+
+    def _give_back(self) -> None:
+        while self.freed:
+            (index, offset), length = self.freed.popleft()
+            self._files[index].give_back(offset, length)
 
     def _slot(self, index: int, offset: int, padded: int, size: int) -> Slot:
         view = memoryview(self._files[index].mapping)[offset : offset + size]
         return Slot(self, (index, offset), padded, view)
 
-    def _grow(self, padded: int) -> bool:
-        """Makes one more file of at least `padded` bytes, within our share of shared memory; whether there is one."""
-        if len(self._files) >= FILES_MAX:
-            return False
-        size = next((s for s in _FILE_BYTES[min(len(self._files), 2) :] if s >= padded), 0)
+    def _number(self) -> int | None:
+        if self._next >= FILES_MAX:
+            return None
+        self._next += 1
+        return self._next - 1
+
+    def _make(self, number: int, padded: int) -> _File | None:
+        """One more file of at least `padded` bytes, within our share of shared memory, or None."""
+        size = next((s for s in _FILE_BYTES[min(number, len(_FILE_BYTES) - 1) :] if s >= padded), 0)
         size = size or -(-padded // _ROUND_BYTES) * _ROUND_BYTES
         try:
             room = self._room()
             if size > room:
                 size = -(-padded // mmap.PAGESIZE) * mmap.PAGESIZE
             if size > room:
-                return False
-            path = arena_path(self._ring, len(self._files))
+                return None
+            path = arena_path(self._ring, number)
             descriptor, mapping = platform.create_shared(path, size)
         except Exception:  # no shared memory: the value takes private memory
-            return False
-        self._files.append(_File(path, descriptor, mapping, size))
-        return True
+            return None
+        return _File(path, descriptor, mapping, size)
 
     def _room(self) -> int:
         """Bytes that we may still take. Limit: an eighth of shared memory for all of a user, and never half of what is free."""
@@ -199,29 +209,55 @@ class Arena:
         share = platform.shared_size(self._base) // SHARE_MAX - used
         return min(share, platform.shared_free(self._base) // 2)
 
-    def touch(self) -> None:
-        """Maps the pages of new files, so that the training thread takes no page fault; gives the GIL away. By the sender."""
-        for file in list(self._files):
+    def prepare(self) -> None:
+        """Keeps room ahead of need and maps its pages, so that the training thread waits for neither. By the sender.
+
+        Both give the GIL away. Without it the first values of a burst took four times as long as the later ones.
+        """
+        with self._lock:
+            wanted = self._wanted()
+            number = self._number() if wanted else None
+        if number is not None:
+            new = self._make(number, wanted)
+            if new is not None:
+                platform.touch(new.mapping)
+                new.is_touched = True
+                with self._lock:
+                    self._files[number] = new
+                    is_closed = self._is_closed
+                if is_closed:  # the run ended meanwhile
+                    self.close()
+        for file in list(self._files.values()):
             if not file.is_touched:
                 file.is_touched = True
                 platform.touch(file.mapping)
 
+    def _wanted(self) -> int:
+        """The least size of a file to be made ahead; 0: there is room enough, or nobody has asked for any yet."""
+        self._give_back()
+        files = self._files.values()
+        largest = max((file.size for file in files), default=0)
+        free = sum(size for file in files for _, size in file.free)
+        taken = sum(file.size for file in files) - free
+        # Limit: not beyond the usual sizes; what is larger than those is rare, and its file is its own.
+        return min(largest, _FILE_BYTES[-1]) if taken and free * 2 < largest and not self._is_closed else 0
+
     def size_max(self) -> int:
         """Bytes that it has and could still take."""
         try:
-            return sum(file.size for file in self._files) + max(self._room(), 0)
+            return sum(file.size for file in list(self._files.values())) + max(self._room(), 0)
         except OSError:
             return 0
 
     def is_unlinked(self) -> bool:
         """Whether somebody removed a file (systemd's RemoveIPC at logout): nobody else could read it then."""
-        return any(os.fstat(file.descriptor).st_nlink == 0 for file in self._files)
+        return any(os.fstat(file.descriptor).st_nlink == 0 for file in list(self._files.values()))
 
     def close(self) -> None:
         """Removes the files; slots that are still referred to stay readable here. Call it when everything is stored."""
         with self._lock:
             self._is_closed = True
-        for file in self._files:
+        for file in list(self._files.values()):
             with contextlib.suppress(OSError):
                 os.unlink(file.path)
         self.abandon()
@@ -229,7 +265,7 @@ class Arena:
     def abandon(self) -> None:
         """Lets go without removing, which leaves the files to whoever drains the ring."""
         self._is_closed = True
-        for file in self._files:
+        for file in list(self._files.values()):
             if file.descriptor >= 0:
                 platform.forget_lock(file.descriptor)
                 os.close(file.descriptor)

@@ -296,7 +296,7 @@ def checksum_trouble(block: Block, stored: bytes) -> str | None:
 def _indexed_block(entry: Any, start: int, end: int) -> Block:
     """A block as the index tells it; the index may lie, so it must be possible between `start` and `end`."""
     block = Block(*entry)
-    if any(type(field) is not int or field < 0 for field in block):
+    if set(map(type, block)) != {int} or min(block) < 0:
         raise ValueError(f"index entry {entry!r} is not made of counts")
     inside = block.offset >= start and block.start + block.stored_size <= end
     possible = is_possible(block.kind, block.header_size, block.stored_size, block.raw_size)
@@ -315,7 +315,7 @@ def _indexed_keys(keys: Any, blocks: int) -> dict[str, list[KeyEntry]] | None:
         found[str(name)] = []
         for index, step_min, step_max, count in entries:
             numbers = (index, step_min, step_max, count)
-            if any(type(number) is not int for number in numbers) or not 0 <= index < blocks:
+            if set(map(type, numbers)) != {int} or not 0 <= index < blocks:
                 raise ValueError(f"index entry {numbers!r} of key {name!r} cannot be")
             found[str(name)].append(numbers)
     return found

@@ -1,7 +1,8 @@
 """Values: what a user may log, and what each becomes in a record.
 
-What may live here: turning foreign objects into plain msgpack values (`plain`), and later the media types. A foreign
-package is recognised by its type's module, so nothing here imports numpy, torch or jax that the user did not import.
+What may live here: turning foreign objects into plain msgpack values (`plain`), and the media types, which take one copy of
+a user's bytes (`snapshot`) and describe themselves. A foreign package is recognised by its type's module, so nothing here
+imports numpy, torch or jax that the user did not import.
 
 | logged | stored, and read back as |
 |---|---|
@@ -21,9 +22,14 @@ package is recognised by its type's module, so nothing here imports numpy, torch
 | pathlib.Path | str |
 | UUID, numpy datetime64 | str |
 | function, class | its dotted name |
-| larger array | tensor, stored apart (docs/media.md#tensors) |
+| larger array | tensor, stored apart, an item when read; beyond its key's budget its statistics (docs/media.md#tensors) |
+| array of texts | list |
+| PIL image, matplotlib figure, axes, pyplot | `Image` |
+| plotly figure | `Plotly` |
 | pandas DataFrame | `Table` |
-| `Image`, `Classes`; PIL image, matplotlib figure, axes, pyplot | media (docs/media.md) |
+| `Image`, `Video`, `Table`, …, also in lists, maps and cells of tables | media; bytes beyond 16 KiB stored apart (docs/media.md) |
+| str, list, map, bytes too large for a record | itself; stored apart as media of `_type` "value" |
+| a type given to `register_value` | what its function makes of it; asked before all of the above but plain types |
 
 `KEY_BYTES_MAX` and `NESTING_MAX` hold for what is converted here. A dict of plain values is packed without a look at it,
 so a longer key or a deeper list is accepted as well, as far as msgpack goes (1024 levels), and is stored and read back.

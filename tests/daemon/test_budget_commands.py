@@ -71,7 +71,9 @@ def test_a_daemon_that_crashes_leaves_its_budgets_to_the_next(
     assert budget(store) == Budget(0, 0, 2**20)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"store_bytes_max": -1, "run_bytes_max": "x"}', b"9" * 5000, b"[" * 4000])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b'{"store_bytes_max": -1, "run_bytes_max": "x"}', b"9" * 5000, b"[" * 4000]
+)
 def test_kept_budgets_that_cannot_be(store: StoreIdentity, text: bytes) -> None:
     """Nobody's daemon stays away because of that file."""
     Path(store.path, BUDGETS_FILE).write_bytes(text)

@@ -20,6 +20,7 @@ from sdk.errors import NotFoundError
 from sdk.files import DISK
 from sdk.reader import Run, open_store
 from sdk.reader.verify import verify_run
+from sdk.reader.waiting import Waiting
 from sdk.segment.naming import MEDIA, run_path
 from tests.builders import RunBuilder, make_store
 from tests.media_rig import MediaBuilder, packed
@@ -194,6 +195,30 @@ def test_bytes_of_a_killed_process_stay_until_asked(store: str) -> None:
     assert opened(media).state == "crashed"
     assert outcome(store)["removed"] == 0
     assert outcome(store, "--unnamed")["removed"] == 1
+
+
+def test_bytes_whose_rows_wait_in_shared_memory_stay(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next daemon stores those rows."""
+    media = media_run(store)
+    media.store(b"x" * 1000, {"media": "html-file"})
+    finish(media)
+    waiting = Waiting("a41f", media.stream.hex, 1, 0, None, "ring")
+    monkeypatch.setattr(compact, "waiting_rings", lambda *_: [waiting])
+    assert outcome(store, "--unnamed")["removed"] == 0
+    monkeypatch.setattr(compact, "waiting_rings", lambda *_: [waiting._replace(run="another")])
+    assert outcome(store, "--unnamed")["removed"] == 1
+
+
+def test_bytes_whose_rows_are_missing_stay(store: str) -> None:
+    """A segment of rows that is gone may be found again; what it names nobody knows."""
+    media = media_run(store)
+    log(media, "a")
+    media.run.seal()
+    log(media, "b")
+    finish(media)
+    assert outcome(store)["files"] == 1
+    os.unlink(min(entry.path for entry in os.scandir(media.run.directory) if entry.name.startswith("history")))
+    assert stepd(store, "--unnamed").output == "nothing to do\n"
 
 
 def test_damaged_rows_keep_everything(store: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from daemon.ingest import blobs as module
-from daemon.ingest.streams import Base
+from daemon.store.syncer import OthersJob
 from sdk import platform
 from sdk.files import DISK
 from sdk.ids import hex_u64
@@ -23,7 +23,7 @@ from sdk.segment.format import KIND_GAP
 from sdk.segment.naming import run_path
 from sdk.wire.messages import BATCH_HAS_BLOBS, Reject
 from tests.ingest_rig import STREAM, Client, Rig
-from tests.serving import RUN, temporary_store
+from tests.serving import RUN, temporary_store, until
 
 MISSING = [0, 1 << 30]
 
@@ -88,11 +88,16 @@ def test_a_large_one_takes_several_ticks(rig: Rig, ring: str, arena: Arena, monk
     assert slot is not None
     client = rig.client()
     client.hello(ring=ring)
-    send(client, 1, 1, 3 * CHUNK_BYTES, list(slot.place))
-    rig.now += 1.0
-    for written in (0, 0, 0, 2):
-        rig.tick()
-        assert rig.ingest.streams[STREAM].inbox.written == written
+    client.batch(1, 2, announced(1, 1, 3 * CHUNK_BYTES, list(slot.place)), flags=BATCH_HAS_BLOBS)
+    state, parts = rig.ingest.streams[STREAM], list[int]()
+
+    def is_written() -> bool:
+        rig.tick(0.1)
+        parts.append(state.blob_offset)
+        return state.inbox.written == 2
+
+    until(is_written, "the row")
+    assert sorted(set(parts)) == [0, CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
 
 
 def test_a_blob_is_stored_once(rig: Rig, ring: str, arena: Arena) -> None:
@@ -109,8 +114,32 @@ def test_a_blob_is_stored_once(rig: Rig, ring: str, arena: Arena) -> None:
     assert len([b for b in rig.ingest.writers[RUN].media.segment.blocks if b.kind == 3]) == 1
 
 
-def test_an_arena_that_cannot_be_read(rig: Rig, ring: str) -> None:
+@pytest.mark.parametrize("operation", ["create", "append"])
+def test_a_full_disk(rig: Rig, ring: str, arena: Arena, operation: str) -> None:
+    """Neither the blob nor its row is acked; when there is room again both are stored, whole and once."""
+    size = CHUNK_BYTES + 1
+    slot = arena.take(size)
+    assert slot is not None
+    slot.view()[:] = content = os.urandom(size)
+    client = rig.client()
+    client.hello(ring=ring)
+    rig.files.refuse(operation)
+    send(client, 1, 1, size, list(slot.place))
+    rig.tick(1.0)
+    assert rig.ingest.streams[STREAM].inbox.written == 0
+    assert "No space" in rig.stats.last_error
+    rig.files.allow()
+    rig.tick(1.0)
+    client.ack(2)
+    assert bytes(blobs_of(rig).read(BlobRef(STREAM, 1, size)).data) == content
+    assert len(rig.held.records) == 2
+
+
+def test_an_arena_that_cannot_be_read(rig: Rig, ring: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its trainer is told once, nothing is written before it greets again, and then its word is taken."""
+    syncer, jobs = rig.ingest.forcing.syncer, list[object]()
+    submit = syncer.submit
+    monkeypatch.setattr(syncer, "submit", lambda job: jobs.append(job) or submit(job))
     client = rig.client()
     client.hello(ring=ring)
     send(client, 1, 1, 10, MISSING)
@@ -122,17 +151,17 @@ def test_an_arena_that_cannot_be_read(rig: Rig, ring: str) -> None:
     send(client, 1, 1, 10, MISSING)
     rig.tick(1.0)
     client.ack(2)
-    assert rig.ingest.streams[STREAM].base is not Base.FORCED, (
-        "the trainer's own segment must be forced before `synced`"
-    )
+    rig.sync()
+    others = [job for job in jobs if isinstance(job, OthersJob)]
+    assert [job.streams for job in others] == [[STREAM]], "the trainer's own segment must be forced before `synced`"
 
 
 def test_the_bytes_of_a_dead_trainer_that_are_nowhere(rig: Rig, ring: str) -> None:
     """The row is kept, and a GAP names key, step and reason."""
     client = rig.client()
     client.hello(ring=ring)
-    send(client, 1, 1, 10, None)
     rig.ingest.streams[STREAM].is_dead = True
+    send(client, 1, 1, 10, None)
     rig.tick(1.0)
     [gap] = [values for block, values in rig.held.maps if block.kind == KIND_GAP]
     assert (gap["key"], gap["step_min"], gap["reason"], gap["count"]) == ("k", 1, LOST, 0)

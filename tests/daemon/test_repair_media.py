@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from daemon.cli import cli
 from daemon.store.recovery import Judge, mend_stream
 from daemon.store.repair import Step, repair_run
 from sdk import platform
@@ -144,6 +146,25 @@ def test_what_is_whole_moves_to_a_new_media_segment(scene: Scene) -> None:
     item = Run(scene.run.directory).media("page2")[0]
     with pytest.raises(NotFoundError, match="damage"):
         item.bytes()
+
+
+def test_what_the_commands_say(scene: Scene) -> None:
+    """`verify` names the value and exits with 1; `repair` says what was saved; then `verify` finds a gap and no damage."""
+    scene.put(spoiled(scene, 3))
+    store = os.path.dirname(os.path.dirname(scene.run.directory))
+
+    def stepd(*words: str) -> Result:
+        return CliRunner().invoke(cli, ["--dir", store, *words])
+
+    found = stepd("verify")
+    assert (found.exit_code, "the 700 bytes of 'page2' at step 2 cannot be read: " in found.output) == (1, True)
+    done = stepd("repair")
+    assert done.exit_code == 0
+    assert "  repaired: 5 large values saved, 1 not whole, the old file is " in done.output
+    assert "  noted as lost, in history-" in done.output
+    after = stepd("verify")
+    assert (after.exit_code, "gap in run a41f: the bytes of 'page2' (step 2) of stream " in after.output) == (0, True)
+    assert stepd("repair").output == "nothing is damaged\n"
 
 
 def test_a_dry_run_changes_nothing(scene: Scene) -> None:

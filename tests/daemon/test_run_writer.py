@@ -12,6 +12,8 @@ from sdk.files import DISK
 from sdk.ids import hex_u64
 from sdk.limits import SEGMENT_ROWS_BYTES
 from sdk.location import StoreIdentity
+from sdk.record import BlobRef
+from sdk.segment.blobs import stored_blobs
 from sdk.segment.format import KIND_CHECKPOINT, KIND_GAP, KIND_KEYS, KIND_META, KIND_ROWS
 from sdk.segment.naming import SUSPECT_SUFFIX
 from sdk.segment.reader import SegmentReader
@@ -250,6 +252,26 @@ def test_what_cannot_be_read_back_comes_from_the_ring(bench: Bench) -> None:
         (7, 6, 1, 6, "fsync failed"), (8, 5, 1, 5, "fsync failed"),
     ]  # fmt: skip
     assert [(g["step_min"], g["step_max"]) for _, g in gaps] == [(0, 6), (0, 4)]
+
+
+@pytest.mark.parametrize("pages_are_gone", [False, True])
+def test_blobs_of_a_failed_fsync(bench: Bench, pages_are_gone: bool) -> None:
+    """They are written again from the pages; a chunk that nobody has any more is a GAP that names the blob."""
+    bench.append(7, 1, 3)
+    bench.writer.append_chunk(BlobRef(7, 4, 100), 0, bytes(100), {"media": "m"})
+    suspect = bench.writer.media.segment
+    assert suspect is not None
+    assert bench.writer.suspect(suspect)
+    trial = bench.writer.begin_again()
+    bench.writer.forced(trial, len(trial.blocks))
+    if pages_are_gone:
+        lose(suspect.path)
+    assert bench.writer.rewrite(nothing, 1 << 20).lost == pages_are_gone
+    bench.close()
+    gaps = [values for block, values in held(bench.store.path).maps if block.kind == KIND_GAP]
+    assert [(gap["blob"], gap["size"], gap["reason"]) for gap in gaps] == [(4, 100, "fsync failed")] * pages_are_gone
+    os.remove(suspect.path)
+    assert stored_blobs(DISK, bench.writer.directory) == (set() if pages_are_gone else {BlobRef(7, 4, 100)})
 
 
 def test_a_second_failure_starts_over(bench: Bench) -> None:

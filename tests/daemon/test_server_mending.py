@@ -10,6 +10,7 @@ import pytest
 from daemon.lifecycle import take_store
 from daemon.server import Server
 from daemon.settings import DaemonSettings
+from daemon.store.rewrite import sealed_media
 from sdk import clock, platform
 from sdk._spool import Spool
 from sdk.files import DISK
@@ -18,6 +19,8 @@ from sdk.ids import hex_u64
 from sdk.journal.appender import open_journal
 from sdk.journal.ring import Ring
 from sdk.location import StoreIdentity
+from sdk.record import BlobRef
+from sdk.segment.blobs import stored_blobs
 from sdk.segment.naming import SUSPECT_SUFFIX, run_path
 from sdk.wire.messages import BATCH_HAS_PIECES
 from sdk.wire.session import Span
@@ -84,6 +87,27 @@ def test_the_spool_of_a_trainer_that_dies_while_we_serve_is_sealed(serving: Serv
     assert held(serving.store.path).sequences(STREAM) == [1, 2, 3, 4, 5]
     assert os.path.join(run_path(serving.store.path, RUN), name) in serving.files.synced
     assert serving.server.status()["mended_segments"] == 1
+
+
+def spooling_a_blob(ring: Ring, store: StoreIdentity) -> None:
+    """A trainer that stored a large value itself; its file is open."""
+    origin = {"kind": "spool", **platform.identity(), "stream": hex_u64(STREAM)}
+    spool = Spool(DISK, store, RUN, STREAM, bytes_max=1 << 30, origin=origin)
+    spool.append_blob(BlobRef(STREAM, 1, 5), b"bytes", {"media": "value"})
+    open_journal(ring).log({"loss": 1.0})
+
+
+def test_large_values_of_a_trainer_that_dies_while_we_serve_are_sealed_and_encoded(serving: Serving) -> None:
+    """Its media segments are mended as its rows are, and the encoding worker is told."""
+    serving.server._encoder._not_before = float("inf")  # it is told, and starts later
+    pid, _ = trainer_with_ring(serving.store, lambda ring: spooling_a_blob(ring, serving.store))
+    serving.look()
+    assert stored_blobs(DISK, run_path(serving.store.path, RUN)) == {BlobRef(STREAM, 1, 5)}
+    assert not serving.server._encoder.wanted
+    kill(pid)
+    serving.look()
+    assert len(sealed_media(DISK, run_path(serving.store.path, RUN))) == 1
+    assert serving.server._encoder.wanted
 
 
 def test_a_mended_segment_that_cannot_be_forced_is_marked(serving: Serving) -> None:

@@ -106,7 +106,9 @@ def test_attach_takes_them_too(store: Path) -> None:
     assert item.to_numpy().shape == (100, 100, 3)
 
 
-def test_what_finds_no_room_is_told(store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_finds_no_room_is_told(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The row is kept; a line, the gap and the value say what is missing and why."""
     monkeypatch.setattr(arena.Arena, "take", lambda self, size: None)
     monkeypatch.setenv("STEPD_OVERFLOW_BYTES_MAX", "1000")

@@ -1,5 +1,6 @@
 """Every Python example of W&B's pages on `log` (the reference of `Run.log` and the guide on logging media), as it stands but
-for its import, and what is read back afterwards."""
+for its import, and what is read back afterwards.
+"""
 
 from __future__ import annotations
 
@@ -268,17 +269,18 @@ def given_pr() -> dict[str, Any]:
 
 
 def check_pr(run: Run, names: dict[str, Any]) -> None:
-    """For each class 21 points: the precision, by scikit-learn, where the recall is first reached, rounded to 3 digits."""
-    from sklearn.metrics import precision_recall_curve
-
+    """For each class and 21 recalls: the best precision of any threshold that reaches the recall, rounded to 3 digits."""
     (item,) = run.media("pr")
     table = item.value["table"]
-    frame = table.to_pandas()
-    assert item.kind == "chart" and sorted(set(frame["class"])) == ["a", "b", "c"] and len(frame) == 63
-    precision, recall, _ = precision_recall_curve(numpy.array(names["y_test"]) == 1, names["y_probas"][:, 1])
-    found = frame[frame["class"] == "b"].sort_values("recall")
-    wanted = precision[::-1][numpy.searchsorted(recall[::-1], numpy.linspace(0, 1, 21))]
-    assert numpy.allclose(found["precision"].to_numpy(), wanted, atol=1e-3)
+    assert item.kind == "chart" and table.columns == ["class", "precision", "recall"] and len(table.rows) == 63
+    for index, label in enumerate(names["labels"]):
+        truth, scores = numpy.array(names["y_test"]) == index, names["y_probas"][:, index]
+        taken = scores >= scores[:, None]
+        recall, precision = (taken & truth).sum(1) / truth.sum(), (taken & truth).sum(1) / taken.sum(1)
+        found = {row[2]: row[1] for row in table.rows if row[0] == label}
+        assert list(found) == [round(at, 3) for at in numpy.linspace(1, 0, 21)]
+        for at in list(found)[:-1]:
+            assert found[at] == round(precision[recall > at - 1e-9].max(), 3), (label, at)
 
 
 def given_objects() -> dict[str, Any]:
@@ -322,7 +324,7 @@ EXAMPLES = {
     "images from PIL": Example(IMAGES_FROM_PIL, check_images),
     "video": Example(VIDEO, check_video),
     "matplotlib": Example(MATPLOTLIB, check_chart, packages=("matplotlib",)),
-    "PR curve": Example(PR_CURVE, check_pr, given_pr, packages=("sklearn", "pandas")),
+    "PR curve": Example(PR_CURVE, check_pr, given_pr),
     "3D objects": Example(OBJECTS, check_objects, given_objects),
 }
 

@@ -126,3 +126,17 @@ def test_orphans(base: str, ring: str) -> None:
     remove_orphans(base, DIGEST)
     assert arena_paths(ring) == []
     assert len(arena_paths(other)) == 1
+
+
+def test_room_is_made_ahead(arena: Arena, ring: str) -> None:
+    """The sender keeps a file ahead of need: the value that fills the first finds the second ready, and no third is made."""
+    arena.prepare()
+    assert arena_paths(ring) == []
+    kept = [arena.take(MIB)]
+    arena.prepare()
+    assert len(arena_paths(ring)) == 1
+    kept += [arena.take(MIB), arena.take(MIB)]
+    for _ in range(3):
+        arena.prepare()
+        assert sorted(os.path.getsize(path) // MIB for path in arena_paths(ring)) == [4, 16]
+    assert None not in kept

@@ -1,4 +1,4 @@
-"""daemon.encode: which values are the same, so that their bytes are stored once."""
+"""daemon.encode: which values are the same, so that their bytes are stored once, and what cannot be encoded."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from daemon.encode import work
 from daemon.encode.work import Encoding
 from daemon.store.rewrite import Same, identity
+from sdk.encoders import EncoderMissing
 from sdk.record import BlobRef, StoredBlob
 
 ZEROS = bytes(80_000)
@@ -55,3 +57,21 @@ def test_what_is_encoded_is_found_again(meta: dict[str, Any]) -> None:
     assert "encoding" in first.meta
     later = Encoding({identity(first.meta): (1, 1)})
     assert isinstance(encoded({**meta, "step": 9}, later, 2), Same)
+
+
+@pytest.mark.parametrize("error", [EncoderMissing("pillow", "media", "a png"), ValueError("a bad day")])
+def test_what_cannot_be_encoded_stays_raw(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """It says so, loses nothing, and is encoded like any other when it can be."""
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "encode", lambda raw, meta: (_ for _ in ()).throw(error))
+        encoding = Encoding({})
+        raw = encoded(PICTURE, encoding, 1)
+    assert isinstance(raw, StoredBlob)
+    assert bytes(raw.data) == ZEROS
+    assert raw.meta["encode_error"]
+    assert "encoding" not in raw.meta
+    assert encoding.failed + encoding.missing["pillow"] == 1
+    later = encoded(raw.meta, Encoding({}), 1)
+    assert isinstance(later, StoredBlob)
+    assert later.meta["encoding"] == "png"
+    assert not {"encode_error", "encode_missing"} & later.meta.keys()
