@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 
 # After one that ended, before the next of its kind: work that came meanwhile is done together.
 _PAUSE_SECONDS = 2.0
-# After one that ended in trouble.
+# After one that ended in trouble; twice as long after each further one.
 _TROUBLE_SECONDS = 60.0
+_TROUBLE_SECONDS_MAX = 3600.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # As in sdk._spawn: nothing of the working directory is found, and what is found is what we were loaded from.
@@ -39,6 +40,7 @@ class Worker:
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
+        self._trouble_seconds = _TROUBLE_SECONDS
         self.wanted = False
 
     @property
@@ -52,12 +54,21 @@ class Worker:
             if code is None:
                 return
             self._process = None
-            self._not_before = now + (_TROUBLE_SECONDS if code else _PAUSE_SECONDS)
-            if code:
-                self._say(f"{self._module} ended with {code}; again in {_TROUBLE_SECONDS:g} s if there is work")
+            self._note_end(code, now)
         if self.wanted and now >= self._not_before:
             self.wanted = False
             self._start(now)
+
+    def _note_end(self, code: int, now: float) -> None:
+        if not code:
+            self._trouble_seconds = _TROUBLE_SECONDS
+            self._not_before = now + _PAUSE_SECONDS
+            return
+        # Killed, or refused by the disk: what it was to do is still there.
+        self.wanted = True
+        self._not_before = now + self._trouble_seconds
+        self._say(f"{self._module} ended with {code}; again in {self._trouble_seconds:g} s")
+        self._trouble_seconds = min(2 * self._trouble_seconds, _TROUBLE_SECONDS_MAX)
 
     def _start(self, now: float) -> None:
         path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])

@@ -463,6 +463,27 @@ MUTANTS = (
         ("tests/daemon/test_encoding.py::test_equal_bytes_are_not_the_same_value",),
     ),
     Mutant(
+        "a double lets go of its bytes on somebody's word",
+        "daemon/encode/known.py",
+        "        if noted is not None and self._holds(*noted, digest):\n",
+        "        if noted is not None:\n",
+        ("tests/daemon/test_encode_work.py",),
+    ),
+    Mutant(
+        "a blob that others share becomes the same as a third one",
+        "daemon/encode/work.py",
+        '        if "digest" in meta:\n',
+        '        if "digest" in meta and "encode_error" not in meta:\n',
+        ("tests/daemon/test_encode_work.py",),
+    ),
+    Mutant(
+        "a damaged copy is taken although a whole one is there",
+        "daemon/store/rewrite.py",
+        "        if first is None or first.meta is None:\n            continue\n",
+        "        if first is None or first.meta is None:\n            return None\n",
+        ("tests/daemon/test_rewrite.py",),
+    ),
+    Mutant(
         "the digest is that of the encoded bytes",
         "daemon/encode/work.py",
         '        found = {"digest": digest, "raw_size": len(data)}\n',
@@ -473,16 +494,16 @@ MUTANTS = (
     Mutant(
         "a replaced segment is removed whatever the new one is worth",
         "daemon/store/rewrite.py",
-        "            if checked[segment.name]:\n",
-        "            if True:\n",
+        "            if checked[segment.name] and not ",
+        "            if not ",
         ("tests/daemon/test_replaced.py",),
     ),
     Mutant(
-        "a replaced segment is removed although the new one was not forced",
+        "a rewritten segment gets its name before it was forced",
         "daemon/store/rewrite.py",
-        "                file.sync()\n            finally:\n                file.close()\n",
-        "                pass\n            finally:\n                file.close()\n",
-        ("tests/daemon/test_replaced.py",),
+        "        segment.sync()\n        segment.close()\n",
+        "        segment.close()\n",
+        ("tests/daemon/test_rewrite_crashes.py",),
     ),
     # -- the disk -------------------------------------------------------------------------------------------------------
     Mutant(

@@ -104,7 +104,7 @@ def _drain_one(files: Files, store: StoreIdentity, path: str, descriptor: int) -
 
 def _save_blobs(files: Files, spool: Spool, arena: ArenaReader, stream: int, piece: Piece) -> None:
     """Stores what a dead trainer's arena holds of the blobs that `piece` announces; a GAP for each that is nowhere."""
-    stored: set[BlobRef] | None = None
+    stored: set[tuple[int, int]] | None = None
     for announced in announcements(stream, piece.records):
         try:
             if announced.place is None:
@@ -113,7 +113,7 @@ def _save_blobs(files: Files, spool: Spool, arena: ArenaReader, stream: int, pie
             arena.read(announced.place, data)
         except (OSError, ValueError, MemoryError):
             stored = stored_blobs(files, spool.directory) if stored is None else stored
-            if announced.ref not in stored:
+            if (announced.ref.stream, announced.ref.number) not in stored:
                 spool.append_gap(stream, announced.as_gap())
             continue
         spool.append_blob(announced.ref, data, announced.stored_meta())

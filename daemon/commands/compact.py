@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import click
@@ -13,13 +14,11 @@ import click
 from daemon.commands.common import json_option, open_store_of, print_json, progress
 from daemon.commands.service import clean, directory_option, shared_memory_dir, size
 from daemon.commands.verify import chosen_runs
-from daemon.encode.work import Encoding, joinable, wants_work
+from daemon.encode.known import Known
+from daemon.encode.work import Encoding, plans
 from daemon.store.retention import Removals, Retention, Wish, lying_in, removals, uses_of
 from daemon.store.rewrite import (
-    FILE_BYTES_MAX,
     KEPT_SECONDS,
-    MediaSegment,
-    digests_of,
     hold,
     remove_drafts,
     remove_replaced,
@@ -38,8 +37,6 @@ from sdk.segment.naming import SegmentName
 
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-# Limit: files that one rewriting holds open at once; a process may usually have 1024.
-_SOURCES_MAX = 128
 
 # States of streams that said themselves that they end.
 _GOODBYES = (FINISHED, FAILED, INTERRUPTED)
@@ -189,36 +186,14 @@ def _rewrite_groups(
 ) -> str | None:
     """Rewrites what needs it, some files at a time, then joins small ones; what could not be encoded, in words."""
     trouble = None
-    # Each source is given once: what a rewriting made may still have blobs that nobody can encode here.
-    for sources in _plans(run.directory, dirty):
-        others = (each for each in sealed_media(DISK, run.directory) if each not in sources)
-        digests = {digest: key for digest, key in digests_of(others).items() if key not in found.texts}
-        encoding = Encoding(digests)
-        rewrite(DISK, store, run.directory, run.id, sources, Retention(found.texts, encoding), encoding.told)
+    for sources in plans(DISK, run.directory, dirty):
+        others = [each for each in sealed_media(DISK, run.directory) if each not in sources]
+        with contextlib.closing(Known(DISK, others, found.texts)) as known:
+            encoding = Encoding(known)
+            rewrite(DISK, store, run.directory, run.id, sources, Retention(found.texts, encoding), encoding.told)
         remove_replaced(DISK, run.directory, clock.wall_ns(), kept_seconds=kept_seconds)
         trouble = encoding.last_error or trouble
     return trouble
-
-
-def _plans(directory: str, dirty: set[SegmentName]) -> Iterator[list[MediaSegment]]:
-    """What is rewritten together: first what needs it, then the small ones where there are many."""
-    group: list[MediaSegment] = []
-    for segment in sealed_media(DISK, directory):
-        if segment.name not in dirty and not wants_work(segment):
-            continue
-        total = sum(each.size for each in group) + segment.size
-        if group and (total > FILE_BYTES_MAX or len(group) >= _SOURCES_MAX):
-            yield group
-            group = []
-        group.append(segment)
-    if group:
-        yield group
-    before = 0
-    while sources := joinable(segments := sealed_media(DISK, directory))[:_SOURCES_MAX]:
-        if len(sources) < 2 or len(segments) == before:
-            return
-        before = len(segments)
-        yield sources
 
 
 def _print(outcomes: list[Outcome], dry_run: bool) -> None:

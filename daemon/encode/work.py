@@ -6,20 +6,19 @@ or fails stays raw and says so; it is tried again when the package is there, or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple, Protocol
 
+from daemon.encode.known import Key, Known
 from daemon.store.rewrite import (
     FILE_BYTES_MAX,
     MediaSegment,
-    Report,
     Result,
     Same,
-    digests_of,
     identity,
     remove_drafts,
     remove_replaced,
@@ -27,16 +26,18 @@ from daemon.store.rewrite import (
     sealed_media,
 )
 from sdk import clock
-from sdk.encoders import VERSION, EncoderMissing, encode
+from sdk.encoders import VERSION, EncoderMissing, available, encode
 from sdk.errors import Error
 from sdk.files import Files
 from sdk.location import StoreIdentity
 from sdk.record import BlobRef, StoredBlob
-from sdk.segment.naming import RUNS
+from sdk.segment.naming import RUNS, SegmentName
 from sdk.segment.reader import SegmentReader
 
 # Limit: sources of one rewriting, so that what a crash makes be done again is a minute's work.
 _SOURCES_BYTES_MAX = FILE_BYTES_MAX
+# Limit: files that one rewriting holds open at once; a process may usually have 1024.
+_SOURCES_MAX = 128
 # More encoded segments of a run than this are joined when it is done, so that a finished run is few files.
 _SEGMENTS_MAX = 4
 
@@ -58,27 +59,47 @@ class Done(NamedTuple):
     errors: list[str]
 
 
-class Encoding:
-    """The transform of one run: encodes, and finds doubles."""
+class Lookup(Protocol):
+    """Finds a value that is stored already: `Known`, or a dict."""
 
-    def __init__(self, digests: dict[bytes, tuple[int, int]]) -> None:
-        self._digests = digests
+    def get(self, digest: bytes, /) -> Key | None: ...
+
+
+class Encoding:
+    """The transform of one rewriting: encodes, and finds doubles.
+
+    Invariant: what becomes `Same` never had bytes that another one shares, and what it is the same as has bytes. So a blob
+    with a digest, which others may know, stays what it is or is encoded, and is never the same as another.
+    """
+
+    def __init__(self, known: Lookup) -> None:
+        self._known = known
+        # What this rewriting has written.
+        self._made: dict[bytes, Key] = {}
         self.failed = 0
         self.missing: Counter[str] = Counter()
         self.last_error = ""
 
     def __call__(self, ref: BlobRef, stored: StoredBlob) -> Result:
         data, meta = stored
-        if "digest" in meta and "encode_error" not in meta:
-            return stored  # done before
+        key = ref.stream, ref.number
         if "same" in meta or "removed" in meta:
             return stored
-        digest = meta.get("digest") or hashlib.sha256(data).digest()
-        known = identity({**meta, "digest": digest})
-        if known in self._digests and self._digests[known] != (ref.stream, ref.number):
-            return Same(*self._digests[known], _facts(meta))
+        if "digest" in meta:
+            self._made.setdefault(identity(meta), key)
+            return self._encoded(stored, meta["digest"]) if "encode_error" in meta else stored
+        digest = hashlib.sha256(data).digest()
+        value = identity({**meta, "digest": digest})
+        there = self._made.get(value) or self._known.get(value)
+        if there is not None:
+            # Its own copy: a replay after a crash has stored it twice.
+            return None if there == key else Same(*there, _facts(meta))
+        self._made[value] = key
+        return self._encoded(stored, digest)
+
+    def _encoded(self, stored: StoredBlob, digest: object) -> StoredBlob:
+        data, meta = stored
         raw = {name: value for name, value in meta.items() if name not in ("encode_error", "encode_missing")}
-        self._digests[known] = (ref.stream, ref.number)
         try:
             encoded = encode(data, raw)
         except EncoderMissing as error:
@@ -107,19 +128,11 @@ def wants_work(segment: MediaSegment) -> bool:
     if segment.is_raw:
         return True
     told = segment.told
-    if told.get("failed") and told.get("encoders") != VERSION:
-        return True
     missing = told.get("missing")
-    return isinstance(missing, dict) and any(importable(str(package)) for package in missing)
-
-
-def importable(package: str) -> bool:
-    """Whether a package could be imported, without doing so."""
-    names = {"pillow": "PIL"}
-    try:
-        return importlib.util.find_spec(names.get(package, package.partition(" ")[0])) is not None
-    except (ImportError, ValueError):
-        return False
+    missing = missing if isinstance(missing, dict) else {}
+    if (told.get("failed") or missing) and told.get("encoders") != VERSION:
+        return True
+    return any(available(str(package)) for package in missing)
 
 
 def work(
@@ -155,52 +168,78 @@ def _add(one: Done, two: Done) -> Done:
     )
 
 
+class _Ended(Exception):
+    """Nobody wants this pass any more."""
+
+
 def _one_run(files: Files, store: StoreIdentity, directory: str, is_wanted: Callable[[], bool]) -> Done:
     blobs = failed = 0
     missing, errors = Counter[str](), list[str]()
     remove_drafts(files, directory)
-    while is_wanted():
-        segments = sealed_media(files, directory)
-        sources = _next_sources(segments)
-        if not sources:
-            break
-        encoding = Encoding(digests_of(segment for segment in segments if segment not in sources))
-        report = _rewrite(files, store, directory, sources, encoding)
-        blobs += report.blobs
-        failed += encoding.failed
-        missing += encoding.missing
-        if encoding.last_error:
-            errors.append(encoding.last_error)
+    with contextlib.suppress(_Ended):
+        for sources in plans(files, directory):
+            others = [segment for segment in sealed_media(files, directory) if segment not in sources]
+            with contextlib.closing(Known(files, others)) as known:
+                encoding = Encoding(known)
+                transform = _while_wanted(encoding, is_wanted)
+                run = _run_of(files, sources[0].path)
+                blobs += rewrite(files, store, directory, run, sources, transform, encoding.told).blobs
+            failed += encoding.failed
+            missing += encoding.missing
+            if encoding.last_error:
+                errors.append(encoding.last_error)
     return Done(blobs, failed, dict(missing), remove_replaced(files, directory, clock.wall_ns()), errors)
 
 
-def _rewrite(
-    files: Files, store: StoreIdentity, directory: str, sources: list[MediaSegment], encoding: Encoding
-) -> Report:
-    return rewrite(files, store, directory, _run_of(files, sources[0].path), sources, encoding, encoding.told)
+def _while_wanted(encoding: Encoding, is_wanted: Callable[[], bool]) -> Callable[[BlobRef, StoredBlob], Result]:
+    def transform(ref: BlobRef, stored: StoredBlob) -> Result:
+        if not is_wanted():
+            raise _Ended
+        return encoding(ref, stored)
+
+    return transform
 
 
-def _next_sources(segments: list[MediaSegment]) -> list[MediaSegment]:
-    """What is rewritten next: raw segments, as many as fit; or small encoded ones to be joined; or nothing."""
-    wanted = [segment for segment in segments if wants_work(segment)]
-    if not wanted:
-        return joinable(segments)
-    chosen: list[MediaSegment] = []
+def plans(files: Files, directory: str, also: Collection[SegmentName] = ()) -> Iterator[list[MediaSegment]]:
+    """What of a run is rewritten together: first what can be encoded now, then small segments where there are many.
+
+    Each source is given once, and joining goes on only while there become fewer: what a rewriting made may have blobs that
+    nobody can encode here, and would be given for ever.
+
+    Args:
+        also: Segments that are to be rewritten in any case.
+    """
+    group: list[MediaSegment] = []
     size = 0
-    for segment in wanted:
-        if chosen and size + segment.size > _SOURCES_BYTES_MAX:
-            break
-        chosen.append(segment)
+    for segment in sealed_media(files, directory):
+        if segment.name not in also and not wants_work(segment):
+            continue
+        if group and (size + segment.size > _SOURCES_BYTES_MAX or len(group) >= _SOURCES_MAX):
+            yield group
+            group, size = [], 0
+        group.append(segment)
         size += segment.size
-    return chosen
+    if group:
+        yield group
+    before = 0
+    while sources := joinable(segments := sealed_media(files, directory)):
+        if len(segments) == before:
+            return
+        before = len(segments)
+        yield sources
 
 
 def joinable(segments: list[MediaSegment]) -> list[MediaSegment]:
-    """The smallest segments of a run, where there are more than a finished run should have and one file can hold them."""
-    if len(segments) <= _SEGMENTS_MAX:
-        return []
-    chosen = sorted(segments, key=lambda segment: segment.size)[: len(segments) - _SEGMENTS_MAX + 1]
-    return chosen if sum(segment.size for segment in chosen) <= _SOURCES_BYTES_MAX else []
+    """The smallest segments of a run, where there are more than a finished run should have: as many as one file can hold."""
+    chosen: list[MediaSegment] = []
+    size = 0
+    for segment in sorted(segments, key=lambda segment: segment.size)[
+        : min(len(segments) - _SEGMENTS_MAX + 1, _SOURCES_MAX)
+    ]:
+        size += segment.size
+        if size <= _SOURCES_BYTES_MAX:
+            chosen.append(segment)
+    return chosen if len(segments) > _SEGMENTS_MAX and len(chosen) > 1 else []
 
 
 def _run_of(files: Files, path: str) -> str:

@@ -95,7 +95,7 @@ class Blobs:
         if state.known_blobs is None:
             state.known_blobs = stored_blobs(self._files, writer.directory)
         ref = announcement.ref
-        if ref not in state.known_blobs:
+        if (ref.stream, ref.number) not in state.known_blobs:
             writer.append_gap(ref.stream, announcement.as_gap())
 
 

@@ -16,7 +16,7 @@ from daemon.pipeline.flush import FlushPolicy
 from daemon.settings import DaemonSettings
 from sdk.errors import DamageError
 from sdk.journal.announcements import ArenaReader
-from sdk.record import HEADER_SIZE, BlobRef
+from sdk.record import HEADER_SIZE
 from sdk.wire.messages import BATCH_HAS_BLOBS, BATCH_HAS_PIECES, Batch
 from sdk.wire.session import Inbox
 
@@ -64,7 +64,7 @@ class StreamState:
         self.blobs_until = self.blob_offset = 0
         self.arena: ArenaReader | None = None
         self.stores_itself = self.owes_hello = False
-        self.known_blobs: set[BlobRef] | None = None
+        self.known_blobs: set[tuple[int, int]] | None = None
 
     @property
     def is_ending(self) -> bool:

@@ -1,13 +1,14 @@
 """Rewrites a run's sealed media segments into fewer, better ones: encoded, without doubles, without what was dropped.
 
-Life of a rewriting: the blobs of some sealed segments are read one at a time, given to a `Transform`, and written into a new
-segment of a writer of its own. Its last block before the index is a META map that says which segments it `replaces`; so a
-new segment that a crash cut says nothing of the kind, and holds copies that do no harm. It is read back and forced, and
-only then, `KEPT_SECONDS` later, so that whoever reads the old ones can finish, are they removed. Whoever comes after a
-crash finds the same words on the disk and goes on from there (`remove_replaced`).
+Life of a rewriting: the blobs of some sealed segments are read one at a time, given to a `Transform`, and written into
+drafts: segments of a writer of its own, whose names no reader looks at. They are forced, read back, and only then given
+their names. The last one says in a META map which segments it `replaces`, and gets its name when the others have theirs
+for good. So whatever has a name was forced, and what a crash or a disk cut short is a draft (`remove_drafts`). The old
+ones are removed `KEPT_SECONDS` later, so that whoever reads them can finish (`remove_replaced`); whoever comes after a
+crash finds the same words on the disk and goes on from there.
 
-What is not a whole, readable blob (damage, a chunk whose others lie elsewhere) is copied as it is: nothing is lost here
-that could be read before.
+Of several copies of a blob one that is whole is taken, and the others are left. Where none is (damage, a chunk whose others
+lie elsewhere), all are copied as they are: nothing is lost here that could be read before.
 
 Memory: one blob, raw and as it becomes. Only one process of a host rewrites in a store at a time (`hold`); two hosts at once
 make copies, which the next rewriting joins.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Union
 
@@ -28,16 +30,29 @@ from sdk.ids import hex_u64, random_u64
 from sdk.limits import MIB
 from sdk.location import StoreIdentity, check_store
 from sdk.record import BlobRef, StoredBlob, encode_map
-from sdk.segment.blobs import CHUNK_BYTES, append_blob, offsets, parse_chunk, ref_of
+from sdk.segment.blobs import CHUNK_BYTES, Chunk, append_blob, offsets, parse_chunk, ref_of
 from sdk.segment.check import check_segment
 from sdk.segment.format import KIND_BLOB, KIND_META, Block, FileHeader
-from sdk.segment.naming import MEDIA, RUN_LEVELS, RUNS, SUSPECT_SUFFIX, SegmentName, format_segment, parse_segment
-from sdk.segment.reader import SegmentReader
+from sdk.segment.naming import (
+    MEDIA,
+    RUN_LEVELS,
+    RUNS,
+    SUSPECT_SUFFIX,
+    SegmentName,
+    format_draft,
+    format_segment,
+    machine_tag,
+    parse_draft,
+    parse_segment,
+)
+from sdk.segment.reader import SegmentReader, checksum_trouble
 from sdk.segment.writer import SegmentWriter
 from sdk.transport import lock_path
 
 # So long a replaced segment stays, for those who read it.
 KEPT_SECONDS = 60.0
+# A draft of another host that is older than this is nobody's any more. Its rewriter, if it lives, loses no more than the work.
+_DRAFT_SECONDS = 86_400.0
 # Limit: one new file. A run of 4 GiB of encoded media is four files.
 FILE_BYTES_MAX = 1024 * MIB
 # Limit: digests that a segment notes; beyond it later equal blobs are stored again.
@@ -63,7 +78,7 @@ class MediaSegment(NamedTuple):
     """A sealed media segment of a run.
 
     Attributes:
-        created_ns: When its file was made.
+        created_ns: When its file was begun.
         replaces: Names of the segments whose blobs are in it.
         told: What its last META map says; empty for those that trainers and daemons wrote.
     """
@@ -80,6 +95,12 @@ class MediaSegment(NamedTuple):
     def is_raw(self) -> bool:
         """Whether no rewriting made it."""
         return "replaces" not in self.told
+
+    @property
+    def ended_ns(self) -> int:
+        """When the rewriting that made it was done."""
+        told = self.told.get("ended_ns")
+        return told if type(told) is int else self.created_ns
 
 
 class Report(NamedTuple):
@@ -165,18 +186,6 @@ def identity(meta: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(encode_map(told)).digest()
 
 
-def digests_of(segments: Iterable[MediaSegment]) -> dict[bytes, tuple[int, int]]:
-    """Identity of a value to (stream, number) of the blob that has its bytes, as far as the segments note them."""
-    found: dict[bytes, tuple[int, int]] = {}
-    for segment in segments:
-        for entry in segment.told.get("digests") or ():
-            with contextlib.suppress(ValueError, TypeError):
-                stream, number, digest = entry
-                if type(digest) is bytes:
-                    found.setdefault(digest, (stream, number))
-    return found
-
-
 def rewrite(
     files: Files,
     store: StoreIdentity,
@@ -189,7 +198,7 @@ def rewrite(
     """Writes the blobs of `sources` again, each as `transform` says. The caller holds the right to (`hold`).
 
     Args:
-        tell: What else the new segment's last map says; asked when all blobs are written.
+        tell: What else the last map of each new segment says, of all blobs until then.
 
     Raises:
         OSError: The disk refuses; nothing was replaced.
@@ -197,14 +206,15 @@ def rewrite(
     """
     check_store(store, files)
     with contextlib.ExitStack() as stack:
-        readers = [SegmentReader(files, source.path) for source in sources]
-        for reader in readers:
-            stack.callback(reader.close)
-        target = _Target(files, store, directory, run_id)
+        readers = []
+        for source in sources:
+            readers.append(SegmentReader(files, source.path))
+            stack.callback(readers[-1].close)
+        target = _Target(files, store, directory, run_id, tell)
         stack.callback(target.abandon)
         blobs = dropped = 0
-        for ref, chunks in _gathered(readers):
-            stored = _read(ref, chunks)
+        for ref, chunks in gathered(readers).items():
+            stored = read_blob(ref, chunks)
             if stored is None:
                 target.copy(chunks)
                 continue
@@ -212,57 +222,86 @@ def rewrite(
             blobs += 1
             dropped += result is None
             target.put(ref, result)
-        replaces = [[hex_u64(source.name.writer), source.name.number] for source in sources]
-        paths = target.finish({**tell(), "replaces": replaces})
+            del stored, result  # else they stay until the next one has been read
+        paths = target.finish([[hex_u64(source.name.writer), source.name.number] for source in sources])
     after = sum(size for entry, size, _ in files.entries(directory) if os.path.join(directory, entry) in paths)
     return Report(paths, blobs, dropped, sum(source.size for source in sources), after)
 
 
-Chunks = dict[int, tuple[SegmentReader, Block]]
+# Where the chunks of a blob lie, by their offset in it.
+Chunks = dict[int, list[tuple[SegmentReader, Block]]]
 
 
-def _gathered(readers: list[SegmentReader]) -> Iterable[tuple[BlobRef, Chunks]]:
-    """Each blob with its chunks by offset, the first copy of each; in the order in which they were written."""
+def gathered(readers: Iterable[SegmentReader]) -> dict[BlobRef, Chunks]:
+    """Each blob with all copies of its chunks; in the order in which they were written."""
     found: dict[BlobRef, Chunks] = {}
     for reader in readers:
         for block in reader.blocks:
-            if block.kind != KIND_BLOB:
-                continue
-            with contextlib.suppress(DamageError):
-                found.setdefault(ref_of(block), {}).setdefault(block.step_min, (reader, block))
-    return found.items()
+            if block.kind == KIND_BLOB:
+                with contextlib.suppress(DamageError):
+                    found.setdefault(ref_of(block), {}).setdefault(block.step_min, []).append((reader, block))
+    return found
 
 
-def _read(ref: BlobRef, chunks: Chunks) -> StoredBlob | None:
-    """The blob; None where a chunk is missing or cannot be read."""
-    if ref.size > len(chunks) * CHUNK_BYTES:
+def read_blob(ref: BlobRef, chunks: Chunks) -> StoredBlob | None:
+    """The first copy that is whole; None: there is none.
+
+    As in `sdk.reader.blobs`: raw bytes may come from several segments, encoded ones from that of their metadata only.
+    """
+    if ref.size > len(chunks) * CHUNK_BYTES:  # Why first: the size is somebody's word
         return None
-    data, meta = bytearray(ref.size), None
-    try:
+    for reader, block in chunks.get(0, ()):
+        first = _chunk(ref, reader, block)
+        if first is None or first.meta is None:
+            continue
+        data = bytearray(ref.size)
         for offset in offsets(ref.size):
-            reader, block = chunks[offset]
-            chunk = parse_chunk(block, reader.payload(block))
-            meta = chunk.meta if offset == 0 else meta
-            if len(chunk.data) != min(CHUNK_BYTES, ref.size - offset):
-                return None
-            data[offset : offset + len(chunk.data)] = chunk.data
-    except (DamageError, KeyError):
+            places = chunks.get(offset, []) if offset else [(reader, block)]
+            if "encoding" in first.meta:
+                places = [place for place in places if place[0] is reader]
+            found = first if not offset else next(filter(None, (_chunk(ref, *place) for place in places)), None)
+            if found is None:
+                break
+            data[offset : offset + len(found.data)] = found.data
+        else:
+            return StoredBlob(memoryview(data).toreadonly(), first.meta)
+    return None
+
+
+def _chunk(ref: BlobRef, reader: SegmentReader, block: Block) -> Chunk | None:
+    """One chunk; None where it cannot be read, or is not what its header says."""
+    try:
+        chunk = parse_chunk(block, reader.payload(block))
+    except DamageError:
         return None
-    return StoredBlob(memoryview(data).toreadonly(), meta) if meta is not None else None
+    return chunk if len(chunk.data) == min(CHUNK_BYTES, ref.size - block.step_min) else None
 
 
 class _Target:
     """The new segments while they are written."""
 
-    def __init__(self, files: Files, store: StoreIdentity, directory: str, run_id: str) -> None:
+    def __init__(
+        self,
+        files: Files,
+        store: StoreIdentity,
+        directory: str,
+        run_id: str,
+        tell: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._files = files
         self._store = store
         self._directory = directory
+        self._tell = tell
         self._writer = random_u64()
-        self._opening = [(KIND_META, {"run": run_id, "writer": {"kind": "rewrite", **platform.identity()}})]
-        self._number = self._next_block = 0
+        origin = platform.identity()
+        self._machine = str(origin["machine"])
+        self._opening = {"run": run_id, "writer": {"kind": "rewrite", **origin}}
+        self._next_block = 0
         self._segment: SegmentWriter | None = None
         self._digests: list[list[Any]] = []
+        # Numbers of blocks in the open segment that were damaged before.
+        self._damaged: list[int] = []
+        # What is there now, to be removed after trouble.
         self._paths: list[str] = []
 
     def put(self, ref: BlobRef, result: Result) -> None:
@@ -276,127 +315,165 @@ class _Target:
             if "digest" in result.meta and len(self._digests) < _DIGESTS_MAX:
                 self._digests.append([ref.stream, ref.number, identity(result.meta)])
             append_blob(segment, BlobRef(ref.stream, ref.number, len(result.data)), result.data, result.meta)
-        if segment.size >= FILE_BYTES_MAX:
-            self._seal({})
 
     def copy(self, chunks: Chunks) -> None:
-        """Copies chunks that make no whole blob as they are, readable or not."""
-        for reader, block in chunks.values():
-            self._open().copy(block, reader.bytes_at(block.start, block.stored_size))
+        """Copies chunks that make no whole blob as they are, readable or not; those that are the same once."""
+        done = set()
+        for reader, block in (place for places in chunks.values() for place in places):
+            stored = reader.bytes_at(block.start, block.stored_size)
+            same = block.step_min, block.payload_crc, zlib.crc32(stored)
+            if same not in done:
+                copied = self._open().copy(block, stored)
+                done.add(same)
+                if checksum_trouble(copied, stored) is not None:
+                    self._damaged.append(copied.number)
 
     def _open(self) -> SegmentWriter:
+        """The segment that takes the next blob."""
+        if self._segment is not None and self._segment.size >= FILE_BYTES_MAX:
+            self._end([])
         if self._segment is None:
-            header = FileHeader(self._store.id, self._writer, self._number, clock.wall_ns())
-            self._segment, number = SegmentWriter.begin(
-                self._files, self._directory, header, self._opening, first_block_number=self._next_block, holds=MEDIA
-            )
-            self._number = number + 1
-            self._paths.append(self._segment.path)
+            number = len(self._paths)
+            header = FileHeader(self._store.id, self._writer, number, clock.wall_ns())
+            name = format_draft(SegmentName(self._writer, number, MEDIA), self._machine)
+            path = os.path.join(self._directory, name)
+            self._segment = SegmentWriter.create(self._files, path, header, first_block_number=self._next_block)
+            self._paths.append(path)
+            self._segment.append_map(KIND_META, self._opening)
         return self._segment
 
-    def _seal(self, told: Mapping[str, Any]) -> None:
-        segment = self._open()
-        segment.append_map(KIND_META, {**told, "digests": self._digests})
-        self._digests = []
+    def _end(self, replaces: list[list[Any]]) -> None:
+        """Seals the open segment and forces it."""
+        segment = self._open() if self._segment is None else self._segment
+        told = {**self._tell(), "replaces": replaces, "ended_ns": clock.wall_ns(), "digests": self._digests}
+        segment.append_map(KIND_META, {**told, "damaged": self._damaged} if self._damaged else told)
+        self._digests, self._damaged = [], []
         segment.seal(close=False)
         self._next_block = segment.next_block_number
         segment.sync()
         segment.close()
         self._segment = None
 
-    def finish(self, told: Mapping[str, Any]) -> list[str]:
-        """Seals, forces and reads back everything; the paths.
+    def finish(self, replaces: list[list[Any]]) -> list[str]:
+        """Ends the last segment, reads all of them back, gives them their names; their paths.
 
         Raises:
             OSError, DamageError: It is not as it should be, and nothing is replaced by it.
         """
-        self._seal(told)
-        sync_names(self._files, self._directory, RUN_LEVELS)
+        self._end(replaces)
         for path in self._paths:
-            checked = check_segment(self._files, path)
-            if checked.findings or not checked.sealed:
-                what = checked.findings[0].text if checked.findings else "it is not sealed"
-                self._remove()
-                raise DamageError(f"what was rewritten cannot be read back from {path!r}: {what}")
-        return self._paths
+            trouble = _new_damage(self._files, path)
+            if trouble is not None:
+                raise DamageError(f"what was rewritten cannot be read back from {path!r}: {trouble}")
+        last = len(self._paths) - 1
+        for number, draft in enumerate(self._paths):
+            if number == last > 0:
+                # Race: a power loss may keep the later of two names and lose the earlier one.
+                sync_names(self._files, self._directory, RUN_LEVELS)
+            path = os.path.join(self._directory, format_segment(SegmentName(self._writer, number, MEDIA)))
+            self._files.rename(draft, path)
+            self._paths[number] = path
+        # From here on nothing may be undone: whoever looks may remove what was replaced.
+        made, self._paths = self._paths, []
+        sync_names(self._files, self._directory, RUN_LEVELS)
+        return made
 
     def abandon(self) -> None:
-        """After trouble: removes what was begun."""
+        """After trouble: removes what is there."""
         if self._segment is not None:
             with contextlib.suppress(OSError):
                 self._segment.close()
             self._segment = None
-            self._remove()
-
-    def _remove(self) -> None:
         for path in self._paths:
             with contextlib.suppress(OSError):
                 self._files.remove(path)
 
 
 def remove_drafts(files: Files, directory: str) -> None:
-    """Removes what rewritings of this machine left unsealed that died: their sources are all there. Holds: `hold`."""
+    """Removes what rewritings of this machine that died left unfinished: their sources are all there. Holds: `hold`."""
     machine = platform.machine_id()
-    for entry, _, _ in files.entries(directory):
-        name = parse_segment(entry)
-        if name is None or name.holds != MEDIA:
-            continue
-        path = os.path.join(directory, entry)
-        with contextlib.suppress(OSError, Error):
-            reader = SegmentReader(files, path)
-            try:
-                first = reader.blocks[0] if reader.blocks and not reader.sealed else None
-                writer = reader.read_map(first).get("writer") if first is not None else None
-            finally:
-                reader.close()
-            if (
-                type(writer) is dict
-                and writer.get("kind") == "rewrite"
-                and machine
-                and writer.get("machine") == machine
-            ):
-                files.remove(path)
+    for entry, _, modified in files.entries(directory):
+        whose = parse_draft(entry)
+        if whose is not None and (whose == machine_tag(machine) or clock.wall_ns() / 1e9 - modified > _DRAFT_SECONDS):
+            with contextlib.suppress(OSError):
+                files.remove(os.path.join(directory, entry))
 
 
 def remove_replaced(files: Files, directory: str, now_ns: int, *, kept_seconds: float = KEPT_SECONDS) -> int:
     """Removes segments that others replace for long enough; how many must wait.
 
-    The replacing one is looked at first, every byte of it: its writer may have died before it was on the disk.
+    The replacing one is looked at first, every byte of it: a disk may have lost what it had promised.
     """
-    segments = {segment.name: segment for segment in _all_sealed(files, directory)}
+    left = {segment.name: segment for segment in _all_sealed(files, directory)}
     waiting, checked = 0, dict[SegmentName, bool]()
-    for segment in segments.values():
-        for name in segment.replaces:
-            if name not in segments:
-                continue
-            if now_ns - segment.created_ns < kept_seconds * 1e9:
+    for segment in list(left.values()):
+        for name in sorted(segment.replaces & left.keys()):
+            # A clock that was set back says nothing, and nobody should wait for it for years.
+            if abs(now_ns - segment.ended_ns) < kept_seconds * 1e9:
                 waiting += 1
                 continue
             if segment.name not in checked:
-                checked[segment.name] = _is_good(files, directory, segment, segments)
-            if checked[segment.name]:
-                for path in (segments[name].path, segments[name].path + SUSPECT_SUFFIX):
-                    with contextlib.suppress(OSError):
-                        files.remove(path)
+                checked[segment.name] = _is_good(files, directory, segment, left)
+            if checked[segment.name] and not _is_needed(files, directory, name, left):
+                with contextlib.suppress(OSError):
+                    files.remove(left[name].path)
+                    del left[name]
+                    files.remove(os.path.join(directory, format_segment(name)) + SUSPECT_SUFFIX)
     return waiting
 
 
-def _is_good(files: Files, directory: str, segment: MediaSegment, segments: Mapping[SegmentName, MediaSegment]) -> bool:
-    """Whether all files of a rewriting are whole and on the disk; the last one replaces."""
+def _is_good(files: Files, directory: str, segment: MediaSegment, left: Mapping[SegmentName, MediaSegment]) -> bool:
+    """Whether all files of a rewriting are whole; the last one replaces. That they have names says that they were forced."""
     for number in range(segment.name.number + 1):
         name = segment.name._replace(number=number)
-        if name not in segments:
+        if name not in left:
             return False
-        path = os.path.join(directory, format_segment(name))
         try:
-            file = files.open(path, write=True)
-            try:
-                file.sync()
-            finally:
-                file.close()
-            sync_names(files, directory, RUN_LEVELS)
-            if check_segment(files, path).findings:
+            if _new_damage(files, left[name].path) is not None:
                 return False
         except OSError:
             return False
+    return _names_are_safe(files, directory)
+
+
+def _new_damage(files: Files, path: str) -> str | None:
+    """What is wrong with a rewritten segment, beside what it says was damaged before.
+
+    Raises:
+        OSError: It is gone.
+    """
+    checked = check_segment(files, path)
+    if not checked.sealed:
+        return "it is not sealed"
+    if not checked.findings:
+        return None
+    reader = SegmentReader(files, path)
+    try:
+        damaged = _described(reader, path, SegmentName(0, 0, MEDIA), 0).told.get("damaged")
+    except Error as error:
+        return error.message
+    finally:
+        reader.close()
+    known = set(damaged) if isinstance(damaged, list) else set()
+    new = (found for found in checked.findings if found.block is None or found.block.number not in known)
+    return next((found.text for found in new), None)
+
+
+def _is_needed(files: Files, directory: str, name: SegmentName, left: Mapping[SegmentName, MediaSegment]) -> bool:
+    """Whether a segment of that writer still keeps another one replaced.
+
+    Without it, what it replaced would count again: be encoded once more, or, if it was removed on purpose, be back.
+    """
+    makers = [segment for segment in left.values() if segment.name.writer == name.writer]
+    if any(segment.replaces & left.keys() for segment in makers):
+        return True
+    # Race: a power loss may keep the later of two removals and lose the earlier one.
+    return any(segment.replaces for segment in makers) and not _names_are_safe(files, directory)
+
+
+def _names_are_safe(files: Files, directory: str) -> bool:
+    try:
+        sync_names(files, directory, RUN_LEVELS)
+    except OSError:
+        return False
     return True

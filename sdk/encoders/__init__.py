@@ -19,13 +19,14 @@ so both give the same file. Nothing here runs in the training loop, and no packa
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import DamageError, Error
 from ..files import Buffer
 
-__all__ = ["VERSION", "Encoded", "EncoderMissing", "decode", "encode", "to_array"]
+__all__ = ["VERSION", "Encoded", "EncoderMissing", "available", "decode", "encode", "to_array"]
 
 # Grows when an encoder learns something: what failed in an older one is tried again.
 VERSION = 1
@@ -35,6 +36,9 @@ _SOUNDS = frozenset({"wav", "flac", "ogg"})
 _VIDEOS = frozenset({"mp4", "webm", "gif"})
 # Files that are compressed already; lz4 of them is a waste.
 _COMPRESSED = frozenset("png jpg jpeg gif webp avif jp2 mp4 webm ogg opus mp3 m4a aac flac glb mmtf npz zip gz".split())
+
+# What is imported of each package.
+_MODULES = {"pillow": "PIL.Image", "av": "av", "soundfile": "soundfile"}
 
 
 class Encoded(NamedTuple):
@@ -54,6 +58,15 @@ class EncoderMissing(Error):
         self.package = package
 
 
+def available(package: str) -> bool:
+    """Whether a package that `EncoderMissing` named can be used now; tried by importing it, as only that tells."""
+    module = _MODULES.get(package)  # of no others: the name may come from a file
+    try:
+        return module is not None and importlib.import_module(module) is not None
+    except (ImportError, OSError):
+        return False
+
+
 def encode(raw: Buffer, meta: Mapping[str, Any]) -> Encoded | None:
     """What a raw blob is replaced by; None where it is best kept as it is.
 
@@ -70,14 +83,14 @@ def encode(raw: Buffer, meta: Mapping[str, Any]) -> Encoded | None:
         raise DamageError(f"a blob that is encoded as {meta['encoding']!r} already")
     to = meta.get("to")
     if to is None:
-        return _packed(raw, meta) if meta.get("format") not in _COMPRESSED else None
-    encoder = _encoder(to)
+        return None if str(meta.get("format")) in _COMPRESSED else _packed(raw, meta)
+    encoder = _encoder(to) if isinstance(to, str) else None
     if encoder is None:
         raise DamageError(f"a blob that is to become {to!r}: this version knows no such format")
     return encoder(raw, meta)
 
 
-def _encoder(to: object) -> Callable[[Buffer, Mapping[str, Any]], Encoded | None] | None:
+def _encoder(to: str) -> Callable[[Buffer, Mapping[str, Any]], Encoded | None] | None:
     if to in _PICTURES:
         from .image import encode as encode_image
 
@@ -137,16 +150,17 @@ def to_array(data: Buffer, meta: Mapping[str, Any]) -> Any:
         EncoderMissing: A package is not installed.
         DamageError: No file that we know, or one too large to be true.
     """
-    kind = meta.get("encoding") or meta.get("format")
-    if kind in _VIDEOS and meta.get("media") not in ("image-file", "mask"):
+    kind = str(meta.get("encoding") or meta.get("format"))
+    is_picture = meta.get("media") in ("image-file", "mask")
+    if kind in _VIDEOS and not is_picture:
         from .video import to_array as video_array
 
-        return video_array(data, str(kind))
+        return video_array(data, kind)
     if kind in _SOUNDS:
         from .audio import to_array as audio_array
 
         return audio_array(data)
-    if kind in _PICTURES or meta.get("media") in ("image-file", "mask"):
+    if kind in _PICTURES or is_picture:
         from .image import to_array as image_array
 
         return image_array(data)

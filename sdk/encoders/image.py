@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..dtypes import widened
@@ -17,6 +17,9 @@ from . import Encoded, EncoderMissing
 PIXELS_MAX = 1 << 30
 # What Pillow may take stored bytes for: what `Image` stores, and none that is a program.
 _READ = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "PPM", "JPEG2000", "AVIF")
+# Pillow has a limit of its own, for the whole process, which a picture of 14 000 by 14 000 exceeds; while it is away, nobody
+# of us may find it away and put that back.
+_opening = threading.Lock()
 # How each format is written. Level 1 takes half the time of 6 for 512 x 512 and a tenth more bytes.
 _WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {"compress_level": 1}),
@@ -110,11 +113,14 @@ def pixels(array: Any, *, normalize: bool) -> Any:
         return array.astype("u1") * (255 if normalize else 1)
     if normalize and array.size:
         least, most = array.min(), array.max()
+        # Why the type is named: numpy 1 would go on in float16.
         if least >= 0 and most <= 1:
-            array = array * numpy.float64(255)
+            array = numpy.multiply(array, 255, dtype="f8")
         elif least >= -1 and most <= 1:
-            array = (array + numpy.float64(1)) / 2 * 255
-    return numpy.clip(array, 0, 255).astype("u1")
+            array = numpy.add(array, 1, dtype="f8") / 2 * 255
+    # int8 knows no 255, and some versions of numpy refuse to compare it.
+    most = 127 if array.dtype == numpy.int8 else 255
+    return numpy.clip(array, 0, most).astype("u1")
 
 
 def _fitting(picture: Any, to: str) -> Any:
@@ -142,28 +148,37 @@ def to_array(data: Buffer) -> Any:
     import numpy
 
     picture = open_picture(data)
-    if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "La", "RGBa"):
-        picture = picture.convert("RGBA" if "transparency" in picture.info or "a" in picture.mode.lower() else "RGB")
-    array = numpy.asarray(picture)
+    try:
+        if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "La", "RGBa"):
+            picture = picture.convert(
+                "RGBA" if "transparency" in picture.info or "a" in picture.mode.lower() else "RGB"
+            )
+        array = numpy.asarray(picture)
+    except Exception as error:  # a palette that somebody made up
+        raise DamageError(f"cannot decode a picture of {len(data)} bytes: {error}") from error
     return array.astype("u1") * 255 if array.dtype == bool else array
 
 
-def open_picture(data: Buffer) -> Any:
+def open_picture(data: Buffer, formats: Sequence[str] = _READ) -> Any:
     """A loaded PIL.Image.
+
+    Args:
+        formats: What Pillow may take the bytes for.
 
     Raises:
         EncoderMissing, DamageError: As `to_array`.
     """
     image = _pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", image.DecompressionBombWarning)
-            picture = image.open(io.BytesIO(data), formats=_READ)
-            if picture.width * picture.height > PIXELS_MAX:
-                raise DamageError(
-                    f"a picture of {picture.width}×{picture.height}, expected at most {PIXELS_MAX:,} pixels"
-                )
-            picture.load()
+        with _opening:
+            usual, image.MAX_IMAGE_PIXELS = image.MAX_IMAGE_PIXELS, None
+            try:
+                picture = image.open(io.BytesIO(data), formats=formats)
+            finally:
+                image.MAX_IMAGE_PIXELS = usual
+        if picture.width * picture.height > PIXELS_MAX:
+            raise DamageError(f"a picture of {picture.width}×{picture.height}, expected at most {PIXELS_MAX:,} pixels")
+        picture.load()
     except DamageError:
         raise
     except Exception as error:  # Pillow raises what it likes of bytes that somebody made up

@@ -12,10 +12,13 @@ from ..errors import DamageError
 from ..files import Buffer
 from ..values.blobs import as_array
 from . import Encoded, EncoderMissing
-from .image import pixels
+from .image import open_picture, pixels
 
 # Limit: bytes of all decoded frames together; checked before the first and at each.
 FRAMES_BYTES_MAX = 4 << 30
+# A frame in a thousand seconds; a gif can show one for 655.35 s.
+_SLOWEST = Fraction(1, 1000)
+_GIF_MILLISECONDS_MAX = 655_350
 # Codecs by preference, with their options. Visually lossless; slower presets save little on videos of this length.
 _CODECS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "mp4": (("libx264", {"crf": "18", "preset": "veryfast"}), ("mpeg4", {"qscale": "2"})),
@@ -29,7 +32,7 @@ _CODECS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
 def encode(raw: Buffer, meta: Mapping[str, Any]) -> Encoded:
     """The video file."""
     frames = _frames(raw, meta)
-    fps = Fraction(meta.get("fps") or 4).limit_denominator(1000)
+    fps = max(Fraction(meta.get("fps") or 4).limit_denominator(1000), _SLOWEST)
     to = str(meta["to"])
     data = _gif(frames, fps) if to == "gif" else _video(frames, fps, to)
     return Encoded(data, {**meta, "encoding": to})
@@ -73,8 +76,9 @@ def _gif(frames: Any, fps: Fraction) -> Buffer:
     pictures = [Image.fromarray(frame).quantize(256, method=Image.Quantize.FASTOCTREE) for frame in _each(frames)]
     out = io.BytesIO()
     # A gif counts hundredths of a second, and players take less than two for ten.
+    milliseconds = min(max(round(1000 / fps), 20), _GIF_MILLISECONDS_MAX)
     pictures[0].save(
-        out, "GIF", save_all=True, append_images=pictures[1:], duration=max(round(1000 / fps), 20), loop=0,
+        out, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0,
     )  # fmt: skip
     return out.getbuffer()
 
@@ -144,15 +148,11 @@ def to_array(data: Buffer, kind: str) -> Any:
 def _gif_frames(data: Buffer) -> Iterator[Any]:
     import numpy
 
-    try:
-        from PIL import Image, ImageSequence
-    except ImportError:
-        raise EncoderMissing("pillow", "media", "a gif") from None
-    with Image.open(io.BytesIO(data), formats=("GIF",)) as moving:
-        if moving.width * moving.height * 3 > FRAMES_BYTES_MAX:
-            raise DamageError(f"a gif of {moving.width}×{moving.height}")
-        for picture in ImageSequence.Iterator(moving):
-            yield numpy.asarray(picture.convert("RGB"))
+    moving = open_picture(data, ("GIF",))
+    from PIL import ImageSequence
+
+    for picture in ImageSequence.Iterator(moving):
+        yield numpy.asarray(picture.convert("RGB"))
 
 
 def _video_frames(data: Buffer) -> Iterator[Any]:

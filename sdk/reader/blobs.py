@@ -142,7 +142,7 @@ class Blobs:
             if SAME in chunks.meta or REMOVED in chunks.meta:
                 chunks.close()
                 raise DamageError(f"{_name(ref)} is the same as a blob that has no bytes either")
-            meta = {**{name: value for name, value in meta.items() if name != SAME}, **chunks.meta}
+            meta = {**chunks.meta, **{name: meta[name] for name in ("key", "step") if name in meta}}
         raw_size = meta.get("raw_size") if "encoding" in meta else chunks.size
         if raw_size != ref.size:
             chunks.close()
@@ -153,7 +153,8 @@ class Blobs:
         """The chunks of the first copy that begins well. A segment that is gone meanwhile was replaced: look again.
 
         Bytes that are there are read, whatever a tombstone says: it may be older than they are (a replay), or its segment so
-        new that the one it replaces still stays.
+        new that the one it replaces still stays. The same holds for a copy that has the bytes of another blob: two hosts that
+        rewrote at once may each have kept the bytes of another of the two.
         """
         ref = BlobRef(stream, number, size)
         trouble: Exception | None = None
@@ -167,10 +168,11 @@ class Blobs:
                 except (DamageError, OSError) as error:
                     trouble = error
                     continue
-                if REMOVED not in chunks.meta:
+                if REMOVED not in chunks.meta and SAME not in chunks.meta:
                     return chunks
                 chunks.close()
-                tombstone = chunks
+                if tombstone is None or SAME in chunks.meta:
+                    tombstone = chunks
             if tombstone is not None:
                 return tombstone
         if trouble is None:

@@ -77,13 +77,16 @@ def offsets(size: int) -> Iterator[int]:
     return iter(range(0, max(size, 1), CHUNK_BYTES))
 
 
-def stored_blobs(files: Files, directory: str) -> set[BlobRef]:
-    """The blobs that are whole in the media segments of a run's directory, by the headers of their blocks alone.
+def stored_blobs(files: Files, directory: str) -> set[tuple[int, int]]:
+    """(stream, number) of the blobs that are whole in a run's media segments, by the headers of their blocks alone.
+
+    Why not the size too: what was encoded has another one. Why all segments together: what an fsync lost in the middle of
+    a blob was written again into the next one.
 
     Raises:
         OSError: The directory cannot be read.
     """
-    found: set[BlobRef] = set()
+    chunks: dict[BlobRef, set[int]] = {}
     for name, _, _ in files.entries(directory):
         parsed = parse_segment(name)
         if parsed is None or parsed.holds != MEDIA:
@@ -91,10 +94,13 @@ def stored_blobs(files: Files, directory: str) -> set[BlobRef]:
         with contextlib.suppress(OSError, Error):
             reader = SegmentReader(files, os.path.join(directory, name))
             try:
-                found.update(ref for ref, _ in whole_blobs(reader.blocks))
+                for block in reader.blocks:
+                    if block.kind == KIND_BLOB:
+                        with contextlib.suppress(DamageError):
+                            chunks.setdefault(ref_of(block), set()).add(block.step_min)
             finally:
                 reader.close()
-    return found
+    return {(ref.stream, ref.number) for ref, found in chunks.items() if found.issuperset(offsets(ref.size))}
 
 
 def whole_blobs(blocks: Iterable[Block]) -> Iterator[tuple[BlobRef, list[Block]]]:

@@ -4,6 +4,7 @@
 <store>/runs/<directory of the run id>/     one run (`sdk.ids.run_directory`)
     history-<writer>-<number>.seg           segments of one writer; nobody else ever writes them
     media-<writer>-<number>.seg             the same, with blobs instead of rows
+    media-<writer>-<number>.seg.<machine>.draft   what a rewriting on that machine has not finished
     history-<writer>-<number>.seg.suspect   an fsync of that segment failed: never ask again, and never call it safe
     aside/                                  torn tails that recovery cut off
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import zlib
 from typing import NamedTuple
 
 from ..files import Files
@@ -33,6 +35,7 @@ SUSPECT_SUFFIX = ".suspect"
 HISTORY = "history"
 MEDIA = "media"
 _SEGMENT = re.compile(rf"({HISTORY}|{MEDIA})-([0-9a-f]{{16}})-([0-9]{{6}})\.seg")
+_DRAFT = re.compile(rf"{_SEGMENT.pattern}\.([0-9a-f]{{8}}|unknown)\.draft")
 
 
 class SegmentName(NamedTuple):
@@ -49,6 +52,26 @@ def parse_segment(text: str) -> SegmentName | None:
     """The parts of a segment's file name, or None for any other file."""
     match = _SEGMENT.fullmatch(text)
     return SegmentName(int(match[2], 16), int(match[3]), match[1]) if match else None
+
+
+def format_draft(name: SegmentName, machine: str) -> str:
+    """The name of a segment that is not finished; no reader looks at it.
+
+    Args:
+        machine: Whose it is, so that nobody else removes it.
+    """
+    return f"{format_segment(name)}.{machine_tag(machine) or 'unknown'}.draft"
+
+
+def parse_draft(text: str) -> str | None:
+    """The `machine_tag` in the name of a draft, "unknown" if nobody knows; None for any other file."""
+    match = _DRAFT.fullmatch(text)
+    return match[4] if match else None
+
+
+def machine_tag(machine: str) -> str:
+    """What stands for a machine in names; "" if it is not known."""
+    return f"{zlib.crc32(machine.encode()):08x}" if machine else ""
 
 
 def mark_suspect(files: Files, path: str) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from daemon.cli import cli
 from daemon.commands import compact
+from daemon.encode import work
 from daemon.store import rewrite
 from daemon.store.rewrite import hold
 from sdk import clock
@@ -101,7 +102,7 @@ def test_many_files_become_one(store: str) -> None:
 
 def test_a_rewriting_holds_few_files_open(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of many small files is rewritten in portions, which are joined afterwards."""
-    monkeypatch.setattr(compact, "_SOURCES_MAX", 2)
+    monkeypatch.setattr(work, "_SOURCES_MAX", 2)
     media = media_run(store)
     for text in "abcdefghijklmnop":
         log(media, text)

@@ -189,7 +189,7 @@ def test_blobs_are_forced_before_their_rows_are_claimed(rig: Rig, ring: str, are
     rig.sync()
     assert rig.ingest.streams[STREAM].inbox.synced == 4, "the blobs were written again, and then claimed"
     assert rig.ingest.writers[RUN].media.segment is not media
-    assert stored_blobs(DISK, run_path(rig.store.path, RUN)) == {BlobRef(STREAM, 1, 100), BlobRef(STREAM, 2, 100)}
+    assert stored_blobs(DISK, run_path(rig.store.path, RUN)) == {(STREAM, 1), (STREAM, 2)}
     assert rig.stats.sync_failures == 1
 
 

@@ -60,10 +60,10 @@ def test_it_stays_where_the_new_one_is_damaged(scene: Scene) -> None:
     assert scene.look(LATER)[1]
 
 
-def test_it_stays_where_the_new_one_cannot_be_forced(scene: Scene) -> None:
+def test_it_stays_where_the_new_name_cannot_be_forced(scene: Scene) -> None:
     """What is only in memory replaces nothing."""
     files = FailingFiles()
-    files.refuse("sync")
+    files.refuse("sync_directory")
     assert scene.look(LATER, files)[1]
     files.allow()
     assert not scene.look(LATER, files)[1]

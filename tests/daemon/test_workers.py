@@ -1,0 +1,105 @@
+"""daemon.workers: started when wanted, one at a time, again after trouble, and never left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from daemon import workers
+from daemon.workers import Worker
+
+SLEEPS = ("timeit", ["-n", "1", "__import__('time').sleep(600)"])
+
+
+class Scene:
+    """A worker and a clock. `said`: what it told."""
+
+    def __init__(self, module: str, arguments: list[str]) -> None:
+        self.said: list[str] = []
+        self.worker = Worker(module, arguments, self.said.append)
+        self.now = 1000.0
+
+    def run(self) -> None:
+        """Lets one start and end."""
+        self.worker.look(self.now)
+        assert self.worker.is_running
+        deadline = time.monotonic() + 20
+        while self.worker.is_running and time.monotonic() < deadline:
+            self.worker.look(self.now)
+        assert not self.worker.is_running
+
+
+@pytest.fixture
+def sleeping() -> Iterator[Scene]:
+    scene = Scene(*SLEEPS)
+    yield scene
+    scene.worker.end()
+
+
+def test_one_at_a_time(sleeping: Scene) -> None:
+    """What is wanted meanwhile is done by the next; `end` leaves nobody behind, at once or after a while."""
+    worker = sleeping.worker
+    worker.look(0.0)
+    assert not worker.is_running, "nothing is wanted"
+    worker.wanted = True
+    worker.look(0.0)
+    process = worker._process
+    assert process is not None
+    worker.wanted = True
+    worker.look(1e9)
+    assert worker._process is process
+    assert worker.wanted
+    worker.end(20.0)
+    assert not psutil.pid_exists(process.pid)
+    worker.end()
+    assert not worker.is_running
+
+
+def test_after_success_there_is_a_short_pause() -> None:
+    """In which more work may come together; and nothing is started that nobody wants."""
+    scene = Scene("this", [])
+    scene.worker.wanted = True
+    scene.run()
+    assert not scene.worker.wanted
+    assert scene.said == []
+    scene.worker.wanted = True
+    scene.worker.look(scene.now)
+    assert not scene.worker.is_running
+    scene.now += workers._PAUSE_SECONDS
+    scene.run()
+
+
+def test_after_trouble_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its work is still there. Each time after twice as long, up to an hour; a success begins anew."""
+    monkeypatch.setattr(workers, "_TROUBLE_SECONDS_MAX", 100.0)
+    scene = Scene("daemon.no_such_worker", [])
+    scene.worker.wanted = True
+    for pause in (workers._TROUBLE_SECONDS, 100.0):
+        scene.run()
+        assert scene.worker.wanted
+        assert f"again in {pause:g} s" in scene.said[-1] or pause == 100.0
+        scene.worker.look(scene.now + pause - 1)
+        assert not scene.worker.is_running
+        scene.now += pause
+    scene.worker._module = "this"
+    scene.run()
+    assert not scene.worker.wanted
+    assert scene.worker._trouble_seconds == workers._TROUBLE_SECONDS
+
+
+def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many processes: told, and tried again."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers.subprocess, "Popen", refuse)
+    scene = Scene("this", [])
+    scene.worker.wanted = True
+    scene.worker.look(scene.now)
+    assert scene.worker.wanted
+    assert not scene.worker.is_running
+    assert "cannot be started" in scene.said[0]
