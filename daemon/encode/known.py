@@ -19,7 +19,7 @@ class Known:
     """Looks values up by their identity (`daemon.store.rewrite.identity`). Holds files open until `close`.
 
     Nothing is taken at its word: who is told that a value is there lets go of his own bytes. So a blob is read whole, once, in
-    the segment that notes it, and must be that value, with bytes of its own.
+    the segment that notes it, and must be that value, with bytes of its own. That takes memory for one more blob.
     """
 
     def __init__(self, files: Files, segments: Iterable[MediaSegment], unwanted: Collection[Key] = ()) -> None:
