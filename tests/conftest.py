@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sdk import _greeting
+
 # derandomize off: a failing example is printed by hypothesis with the call that reproduces it. No data base on disk, no
 # deadline: two cores are shared by everything that runs here.
 settings.register_profile(
@@ -26,6 +28,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("STEPD_", "WANDB_")) and not name.startswith("STEPD_TEST_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on what an earlier test made this process say, or keep back."""
+    monkeypatch.setattr(_greeting, "_said", set())
+    monkeypatch.setattr(_greeting, "_quiet", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

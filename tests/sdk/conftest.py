@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk import _api, _globals, _greeting, _resume
+from sdk import _api, _globals, _resume
 from sdk.segment.naming import run_path
 from sdk.testing import CapturedRows, CapturedStream
 
@@ -73,7 +73,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A fresh process: no run, no launcher, a store of its own, nothing said yet."""
+    """A fresh process: no run, no launcher, a store of its own."""
     for name in list(os.environ):
         if name.startswith(_LAUNCHER_PREFIXES) or name in _LAUNCHER_NAMES:
             monkeypatch.delenv(name)
@@ -81,8 +81,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("STEPD_DIR", made.store)
     monkeypatch.setattr(_api, "open_stream", made.open_stream)
     monkeypatch.setattr(_resume, "read_store", lambda store: made)
-    monkeypatch.setattr(_greeting, "_said", set())
-    monkeypatch.setattr(_greeting, "_quiet", None)
     monkeypatch.delattr(builtins, "get_ipython", raising=False)
     state = _globals.state
     before = (state.run, state.last, state.unfinished, state.at_exit)

@@ -10,7 +10,7 @@ import pytest
 import sklearn.metrics
 
 import sdk
-from sdk import _curves, _greeting, plot
+from sdk import _curves, plot
 from sdk.plot import CustomChart
 from sdk.record import StoredBlob, decode_map, encode_inline_blob, encode_map
 from sdk.values import plain
@@ -157,9 +157,8 @@ def test_a_curve_of_many_points_is_thinned() -> None:
     assert (rows[0][1:], rows[-1][1:]) == ([0.0, 0.0], [1.0, 1.0])
 
 
-def test_bad_classifiers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_classifiers(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing given draws nothing and says so; shapes that do not fit and texts for scores raise."""
-    monkeypatch.setattr(_greeting, "_said", set())  # said once per process
     assert plot.pr_curve(None, [[1]]) is None
     assert plot.roc_curve([], []) is None
     assert "y_true" in capsys.readouterr().err
