@@ -7,6 +7,7 @@ of the program itself; `run_case` starts the program again with `--case`, and ta
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -18,10 +19,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -92,6 +94,11 @@ def print_machine(facts: Results) -> None:
 # ---- numbers
 
 
+def metric_names(count: int) -> list[str]:
+    """Names of the length that users give; all of one length."""
+    return [f"train/metric_{index:0{max(2, len(str(count - 1)))}d}" for index in range(count)]
+
+
 def percentiles_us(samples_ns: Any) -> Results:
     """p50, p99, p99.9, p99.99 and the largest of nanosecond samples (anything numpy takes), in microseconds."""
     import numpy
@@ -110,23 +117,120 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
 
 
+class Table(NamedTuple):
+    """A table whose first column is text and whose others are numbers.
+
+    Attributes:
+        notes: Lines below it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str] = ()
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = self._cells()
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        lines.insert(1, ["-" * width for width in widths])
+        padded = [
+            [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))]
+            for line in lines
+        ]
+        shown = ["  " + "  ".join(line).rstrip() for line in padded]
+        return "\n".join([self.title, *shown, *(f"  {note}" for note in self.notes), ""])
+
+    def markdown(self) -> str:
+        """For a page of docs/."""
+        lines = [f"| {' | '.join(line)} |" for line in self._cells()]
+        lines.insert(1, "|" + "---|" * len(self.columns))
+        parts = [f"*{self.title}*", "\n".join(lines), *self.notes]
+        return "\n\n".join(parts) + "\n"
+
+    def _cells(self) -> list[list[str]]:
+        return [list(self.columns), *([cell(value) for value in row] for row in self.rows)]
+
+
+def alternating(ways: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, Results]:
+    """Each way once to warm up, then all of them in turns, so that they see the same machine.
+
+    Returns:
+        For each: median and worst wall clock, and the median CPU of all threads, in ms.
+    """
+    clock, cpu_clock = time.perf_counter, time.process_time
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeat + 1):
+        for name, way in ways.items():
+            start, cpu_start = clock(), cpu_clock()
+            way()
+            if turn:
+                seconds[name].append(clock() - start)
+                cpu[name].append(cpu_clock() - cpu_start)
+    return {
+        name: {
+            "ms": round(median(seconds[name]) * 1e3, 3),
+            "worst_ms": round(max(seconds[name]) * 1e3, 3),
+            "cpu_ms": round(median(cpu[name]) * 1e3, 3),
+        }
+        for name in ways
+    }
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table whose first column is text and whose others are numbers."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    print(f"{title}")
-    for line in [list(columns), ["-" * width for width in widths], *cells]:
-        padded = [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))]
-        print("  " + "  ".join(padded).rstrip())
-    print(flush=True)
+    """One table on stdout."""
+    print(Table(title, columns, rows).text(), flush=True)
 
 
-def _cell(value: object) -> str:
+def write_markdown(path: str, facts: Results, tables: Sequence[Table]) -> None:
+    """The tables as they are pasted into a page, with the machine and the date."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    about = f"{facts['date']}; {facts['cpu']}, {facts['cpus_usable']} usable, {facts['memory_gib']} GiB, Linux {facts['kernel']}; "
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{about}{facts['python']}, {versions}\n\n")
+        file.write("\n".join(table.markdown() for table in tables))
+
+
+def cell(value: object) -> str:
+    """A number or a text as it stands in a table; a dash for what there is not."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+Measure = Callable[[argparse.Namespace], list[Results]]
+"""Measures a part of a benchmark, as the command line wants it."""
+ToTable = Callable[[list[Results]], Table]
+
+
+def measure_parts(parts: Mapping[str, tuple[Measure, ToTable]], options: argparse.Namespace) -> None:
+    """The main of a benchmark of several parts: each is measured, printed and written before the next begins, so that
+    what was measured is there when a later part fails.
+
+    Args:
+        options: With `only` (names of parts), `json` and `markdown` (files or None).
+    """
+    facts = machine()
+    print_machine(facts)
+    results: Results = {"machine": facts}
+    tables = []
+    for name in options.only:
+        measure, table_of = parts[name]
+        results[name] = measure(options)
+        tables.append(table_of(results[name]))
+        print(tables[-1].text(), flush=True)
+        if options.json:
+            write_json(options.json, results)
+        if options.markdown:
+            write_markdown(options.markdown, facts, tables)
+
+
+def progress(result: Results) -> None:
+    """A sign of life on stderr: the whole takes minutes."""
+    print(f"  … {' '.join(str(value) for value in list(result.values())[:8])}", file=sys.stderr, flush=True)
 
 
 # ---- a store and its daemon
@@ -182,7 +286,7 @@ def daemon_pid(store: str) -> int:
 
 def end_daemon(store: str) -> None:
     """Stops the daemon, however it is: one that a case left stopped is continued first."""
-    pid = daemon_pid(store)
+    pid = daemon_pid(store) if os.path.isdir(store) else 0  # a store that nobody made has none
     if pid:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGCONT)
@@ -208,6 +312,56 @@ def process_cpu_seconds(pid: int) -> float:
             fields = file.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+@contextlib.contextmanager
+def watched_workers(pid: int) -> Iterator[Results]:
+    """Resident memory of the daemon's children together at its highest, and the CPU they use, by 20 looks a second."""
+    import psutil
+
+    found: Results = {"rss_max_mb": 0.0, "cpu_seconds": 0.0}
+    ended = threading.Event()
+
+    def look() -> None:
+        first: dict[int, float] = {}
+        cpu: dict[int, float] = {}
+        while not ended.wait(0.05):
+            with contextlib.suppress(psutil.Error):
+                children = psutil.Process(pid).children(recursive=True)
+                total = 0
+                for child in children:
+                    with contextlib.suppress(psutil.Error):
+                        total += child.memory_info().rss
+                        cpu[child.pid] = process_cpu_seconds(child.pid)
+                        first.setdefault(child.pid, cpu[child.pid])
+                found["rss_max_mb"] = max(found["rss_max_mb"], round(total / 1e6, 1))
+                found["cpu_seconds"] = round(sum(cpu[child] - first[child] for child in cpu), 2)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """What a process and all that it started used so far, those that have ended included."""
+    import psutil
+
+    found = 0.0
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                found += sum(process.cpu_times()[:4])  # its own user and system, and those of its ended children
+    return found
+
+
+def tree_bytes(directory: str) -> int:
+    """The sizes of all files below a directory."""
+    return sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(directory) for name in names)
 
 
 def stored_rows(store: str, key: str, run: str = "latest") -> int:
@@ -250,14 +404,29 @@ class Case:
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
 
-    def result(self) -> Results:
-        """Waits for the end."""
+    def kill(self) -> None:
+        """SIGKILL; there will be no result."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+    def result(self, seconds_max: float | None = None) -> Results:
+        """Waits for the end.
+
+        Args:
+            seconds_max: A case that is not done by then is killed.
+
+        Raises:
+            SystemExit: It failed, or was killed.
+        """
         assert self.process.stdout is not None
         found: Results | None = None
-        for line in self.process.stdout:
-            if line.startswith(_RESULT):
-                found = json.loads(line[len(_RESULT) :])
-        if self.process.wait() or found is None:
+        with _killed_after(self.process, seconds_max):
+            for line in self.process.stdout:
+                if line.startswith(_RESULT):
+                    found = json.loads(line[len(_RESULT) :])
+            self.process.wait()
+        if self.process.returncode or found is None:
             raise SystemExit(f"case {self.name} failed with {self.process.returncode}:\n{self._errors()}")
         self.errors.close()
         return found
@@ -268,9 +437,23 @@ class Case:
         return self.errors.read()[-4000:]
 
 
-def run_case(name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> Results:
+@contextlib.contextmanager
+def _killed_after(process: subprocess.Popen[str], seconds: float | None) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill) if seconds is not None else None
+    if timer is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def run_case(
+    name: str, arguments: Mapping[str, Any], env: Mapping[str, str], seconds_max: float | None = None
+) -> Results:
     """A case with which there is nothing to talk about."""
-    return Case(name, arguments, env).result()
+    return Case(name, arguments, env).result(seconds_max)
 
 
 def tell_and_wait(word: str) -> None:

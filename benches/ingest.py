@@ -9,10 +9,12 @@ that calls `sdk.log` as fast as it can. benches/README.md says how to read it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import common
@@ -31,7 +33,7 @@ def rows_in_parts(kind: str) -> list[list[dict[str, float]]]:
     import numpy
 
     table = numpy.random.default_rng(1).normal(size=(TABLE_ROWS, METRICS)).tolist()
-    names = [f"train/metric_{index:02d}" for index in range(METRICS)]
+    names = common.metric_names(METRICS)
     size = METRICS // PIECES[kind]
     return [[dict(zip(names[i : i + size], row[i : i + size])) for i in range(0, METRICS, size)] for row in table]
 
@@ -211,23 +213,41 @@ def case_log(arguments: Results) -> Results:
 # ---- in the parent
 
 
-def measure(options: argparse.Namespace, client: str, kind: str, clients: int) -> Results:
-    """One combination, with a daemon and a store of its own."""
+Beside = Callable[[str, int], AbstractContextManager[Results]]
+"""What goes on while records are sent: from the store's path and the daemon's pid a context with numbers of its own."""
+
+
+def measure(
+    options: argparse.Namespace,
+    client: str,
+    kind: str,
+    clients: int,
+    *,
+    prepare: Callable[[str], object] = lambda store: None,
+    beside: Beside = lambda store, pid: contextlib.nullcontext({}),
+) -> Results:
+    """One combination, with a daemon and a store of its own.
+
+    Args:
+        prepare: What is done to the store before its daemon starts.
+    """
     each = options.records // clients // PIECES[kind] * PIECES[kind]
     with common.fresh_store() as store:
+        prepare(store)
         pid = common.start_daemon(store)
         env = common.environment(store)
         arguments = {"kind": kind, "records": each, "store": store, "batch_bytes": options.batch_bytes}
         cases = [common.Case(client, {**arguments, "run": f"client-{i}"}, env) for i in range(clients)]
         for case in cases:
             case.wait_for("ready")
-        idle = common.process_memory(pid).get("rss_mb")
-        cpu = common.process_cpu_seconds(pid)
-        for case in cases:
-            case.say("go")
-        results = [case.result() for case in cases]
-        cpu = common.process_cpu_seconds(pid) - cpu
-        memory = common.process_memory(pid)
+        with beside(store, pid) as company:
+            idle = common.process_memory(pid).get("rss_mb")
+            cpu = common.process_cpu_seconds(pid)
+            for case in cases:
+                case.say("go")
+            results = [case.result() for case in cases]
+            cpu = common.process_cpu_seconds(pid) - cpu
+            memory = common.process_memory(pid)
         stored = sum(common.stored_rows(store, LAST_KEY, f"client-{i}") for i in range(clients))
     seconds = max(r["end"] for r in results) - min(r["start"] for r in results)
     records = each * clients
@@ -244,10 +264,11 @@ def measure(options: argparse.Namespace, client: str, kind: str, clients: int) -
         "daemon_rss_max_mb": memory.get("rss_max_mb"),
         "count": records,
         "rows_lost": records // PIECES[kind] - stored,
+        **company,
     }
 
 
-LAST_KEY = f"train/metric_{METRICS - 1:02d}"
+LAST_KEY = common.metric_names(METRICS)[-1]
 COLUMNS = {
     "client": "client",
     "records": "records",

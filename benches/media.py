@@ -12,10 +12,9 @@ import argparse
 import contextlib
 import os
 import sys
-import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import common
@@ -276,7 +275,7 @@ def measure_sustained(options: argparse.Namespace) -> list[Results]:
             pid = common.start_daemon(store)
             before, cpu = common.process_memory(pid), common.process_cpu_seconds(pid)
             env = common.environment(store, **media_values.ENVIRONMENT["stepd"])
-            with watched_workers(pid) as workers:
+            with common.watched_workers(pid) as workers:
                 case = common.Case("sustained", {"load": name, "seconds": options.load_seconds}, env)
                 case.wait_for("ready")
                 case.say("go")
@@ -288,33 +287,6 @@ def measure_sustained(options: argparse.Namespace) -> list[Results]:
         results.append({"load": name, **result})
         progress(results[-1])
     return results
-
-
-@contextlib.contextmanager
-def watched_workers(pid: int) -> Iterator[Results]:
-    """Resident memory of the daemon's children together, at its highest, looked at 20 times a second."""
-    import psutil
-
-    found: Results = {"rss_max_mb": 0.0}
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.05):
-            with contextlib.suppress(psutil.Error):
-                children = psutil.Process(pid).children(recursive=True)
-                total = 0
-                for child in children:
-                    with contextlib.suppress(psutil.Error):
-                        total += child.memory_info().rss
-                found["rss_max_mb"] = max(found["rss_max_mb"], round(total / 1e6, 1))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
 
 
 def compare(store: str, load: Load, result: Results) -> Results:

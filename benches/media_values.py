@@ -127,29 +127,39 @@ def _open_stepd(name: str, directory: str) -> tuple[Log, Callable[[], object]]:
 def _open_wandb(name: str, directory: str) -> tuple[Log, Callable[[], object]]:
     if name == "tensor":
         raise Missing("W&B keeps a histogram of an array, not the array")
-    # Before the import: its directories for caches and settings are looked up there and then.
+    wandb = import_wandb(directory)
+    run = wandb.init(project="bench", dir=directory)
+    make = _wrapped(wandb, name)
+    return lambda key, value, step: run.log({key: make(value)}, step=step, commit=True), run.finish
+
+
+def import_wandb(directory: str) -> Any:
+    """The module, told to keep everything in `directory`: it looks for its caches and settings when it is imported."""
     os.environ.update({f"WANDB_{kind}DIR": directory for kind in ("", "CACHE_", "CONFIG_", "DATA_")})
     try:
         import wandb
     except ImportError as error:
         raise Missing(f"not installed: {error}") from None
-    run = wandb.init(project="bench", dir=directory)
-    make = _wrapped(wandb, name)
-    return lambda key, value, step: run.log({key: make(value)}, step=step, commit=True), run.finish
+    return wandb
 
 
 def _open_writer(name: str, directory: str) -> tuple[Log, Callable[[], object]]:
     method, options = VALUES[name].writer
     if not method:
         raise Missing("SummaryWriter has no call that stores this")
-    add = getattr(_summary_writer(directory), method)
+    add = getattr(summary_writer(directory), method)
     if name == "video":
         return lambda key, value, step: add(key, value[None], step, **options), add.__self__.close
     return lambda key, value, step: add(key, value, step, **options), add.__self__.close
 
 
-def _summary_writer(directory: str) -> Any:
-    """torch's, else tensorboardX's, which is the same code without torch."""
+def summary_writer(directory: str) -> Any:
+    """One that writes into `directory`."""
+    return import_summary_writer()(os.path.join(directory, "events"))
+
+
+def import_summary_writer() -> Any:
+    """torch's class, else tensorboardX's, which is the same code without torch."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -157,4 +167,4 @@ def _summary_writer(directory: str) -> Any:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise Missing(f"not installed: {error}") from None
-    return SummaryWriter(os.path.join(directory, "events"))
+    return SummaryWriter

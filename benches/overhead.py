@@ -30,21 +30,17 @@ PACES = ("tight", "sleep", "spin")
 METRIC_COUNTS = (5, 50)
 Log = Callable[[dict[str, Any]], object]
 Finish = Callable[[], object]
+Iteration = Callable[[int], object]
 
 
 # ---- in the case's process: what is called
 
 
-def metric_names(count: int) -> list[str]:
-    """Names of the length that users give."""
-    return [f"train/metric_{index:02d}" for index in range(count)]
-
-
-def noise(count: int) -> list[tuple[float, ...]]:
+def noise(count: int, rows: int = TABLE_ROWS) -> list[tuple[float, ...]]:
     """Values with full mantissas, as losses have: round numbers are shorter as text and would flatter the text formats."""
     import numpy
 
-    return [tuple(row) for row in numpy.random.default_rng(1).normal(size=(TABLE_ROWS, count)).tolist()]
+    return [tuple(row) for row in numpy.random.default_rng(1).normal(size=(rows, count)).tolist()]
 
 
 def open_target(name: str, directory: str) -> tuple[Log, Finish]:
@@ -132,9 +128,13 @@ def spin_until(due: int) -> None:
 
 
 def case_latency(arguments: Results) -> Results:
-    """Latencies and CPU of one target. Says `ready` before and `measured` behind the loop, for the daemon's fate."""
-    names, table = metric_names(arguments["metrics"]), noise(arguments["metrics"])
-    log, finish = open_target(arguments["target"], arguments["directory"])
+    """Latencies and CPU of one target."""
+    return time_calls(*open_target(arguments["target"], arguments["directory"]), arguments)
+
+
+def time_calls(log: Log, finish: Finish, arguments: Results) -> Results:
+    """The loop and its end. Says `ready` before and `measured` behind the loop, for the daemon's fate."""
+    names, table = common.metric_names(arguments["metrics"]), noise(arguments["metrics"])
     for index in range(WARM_UP_CALLS):
         log(dict(zip(names, table[index % TABLE_ROWS])))
     samples = array("q", bytes(8 * arguments["calls"]))
@@ -182,25 +182,37 @@ def work_numpy() -> Callable[[], object]:
 def case_slowdown(arguments: Results) -> Results:
     """The same work with and without a call of `log` after each piece, in turns, so that both see the same machine."""
     work = {"python": work_python, "numpy": work_numpy}[arguments["work"]]()
-    names, table = metric_names(5), noise(5)
+    names, table = common.metric_names(5), noise(5)
     log, finish = open_target("stepd", arguments["directory"])
     nothing, _ = open_target("nothing", arguments["directory"])
-    count: int = arguments["iterations"]
-    clock = time.perf_counter
 
-    def block(call: Log) -> float:
-        start = clock()
-        for index in range(count):
+    def then(call: Log) -> Iteration:
+        def iteration(index: int) -> None:
             work()
             call(dict(zip(names, table[index & (TABLE_ROWS - 1)])))
+
+        return iteration
+
+    result = in_turns(then(nothing), then(log), arguments["iterations"], arguments["blocks"])
+    finish()
+    return result
+
+
+def in_turns(plain: Iteration, logging_too: Iteration, count: int, blocks: int) -> Results:
+    """Blocks of `count` iterations of each, one after the other; medians, and the slowdown of the pairs."""
+    clock = time.perf_counter
+
+    def block(iteration: Iteration) -> float:
+        start = clock()
+        for index in range(count):
+            iteration(index)
         return (clock() - start) / count * 1e6
 
-    block(nothing), block(log)
+    block(plain), block(logging_too)
     without, with_log = [], []
-    for _ in range(arguments["blocks"]):
-        without.append(block(nothing))
-        with_log.append(block(log))
-    finish()
+    for _ in range(blocks):
+        without.append(block(plain))
+        with_log.append(block(logging_too))
     slower = [(b - a) / a * 100 for a, b in zip(without, with_log)]
     return {
         "iteration_us": round(common.median(without), 2),
@@ -242,7 +254,7 @@ def measure_latency(options: argparse.Namespace) -> list[Results]:
                 above = result["loop_cpu_us_per_call"] - base["loop_cpu_us_per_call"]
                 # A loop that spins uses a whole core with or without us: the difference would be noise.
                 results.append({**result, "cpu_us_per_call": None if pace == "spin" else round(above, 3)})
-                progress(results[-1])
+                common.progress(results[-1])
     return results
 
 
@@ -270,7 +282,7 @@ def latency(options: argparse.Namespace, target: str, daemon: str, metrics: int,
         case.say("go")
         result = case.result()
         if target == "stepd":
-            result["lost"] = calls + WARM_UP_CALLS - common.stored_rows(store, metric_names(1)[0])
+            result["lost"] = calls + WARM_UP_CALLS - common.stored_rows(store, common.metric_names(1)[0])
     return {**what, **result}
 
 
@@ -291,7 +303,7 @@ def measure_slowdown(options: argparse.Namespace) -> list[Results]:
             }
             result = common.run_case("slowdown", arguments, common.environment(store))
         results.append({"work": work, **result})
-        progress(results[-1])
+        common.progress(results[-1])
     return results
 
 
@@ -332,11 +344,6 @@ def measure_import(options: argparse.Namespace) -> list[Results]:
 
 
 # ---- output
-
-
-def progress(result: Results) -> None:
-    """A sign of life on stderr: the whole takes minutes."""
-    print(f"  … {' '.join(str(value) for value in list(result.values())[:8])}", file=sys.stderr, flush=True)
 
 
 def print_results(results: Results) -> None:

@@ -164,7 +164,10 @@ def _done_text(run: Run, step: Step, done: Repaired) -> str:
         return f"noted as lost, in {clean(os.path.basename(done.path))}"
     what = "nothing could be saved" if _is_all_lost(done) else "repaired"
     moved = f", the old file is {clean(done.aside)}" if done.aside else ""
+    if done.path == step.path:
+        return f"nothing is lost, the segments that it replaced are there{moved}"
     parsed = parse_segment(os.path.basename(step.path))
     if parsed is not None and parsed.holds == MEDIA:
         return f"{what}: {count(done.blobs, 'large value')} saved, {done.lost_blobs:,} not whole{moved}"
-    return f"{what}: {done.records:,} records saved, {done.lost:,} lost{moved}"
+    values = f", {done.lost_values:,} values lost" if done.lost_values else ""
+    return f"{what}: {done.records:,} records saved, {done.lost:,} lost{values}{moved}"

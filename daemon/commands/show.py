@@ -13,6 +13,7 @@ from daemon.commands.common import json_option, open_store_of, print_json, value
 from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, shared_memory_dir, size
 from daemon.commands.verify import waiting_text
+from sdk._greeting import count
 from sdk.errors import NotFoundError
 from sdk.reader import Gap, Run, Store
 from sdk.reader.media import kind_of
@@ -161,6 +162,8 @@ def _print_trouble(run: Run, gaps: list[Gap]) -> None:
         steps = f"step {gap.step_min}" if gap.step_min == gap.step_max else f"steps {gap.step_min}–{gap.step_max}"
         when = f", {when_text(gap.start)}" if gap.start else ""
         what = f"{gap.count:,} records" if gap.key is None else f"the bytes of {clean(repr(gap.key))}"
+        if gap.values is not None:
+            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}"
         click.echo(f"  {what} ({steps}) of stream {gap.stream}: {clean(gap.reason)}{when}")
     if run.damage:
         click.echo("\ndamage")

@@ -15,6 +15,7 @@ from sdk.files import DISK
 from sdk.reader import Gap, Run, Store
 from sdk.reader.verify import Verified, verify_run
 from sdk.reader.waiting import Waiting, waiting_rings
+from sdk.segment.check import Finding
 
 
 @click.command("verify")
@@ -68,9 +69,11 @@ def _print(run: Run, verified: Verified) -> None:
     for finding in verified.findings:
         where = f"bytes {finding.start}–{finding.end}: " if finding.end > finding.start else ""
         lost = ""
-        if finding.records and finding.block is not None:
-            steps = steps_text(finding.block.step_min, finding.block.step_max)
-            lost = f"; {finding.records:,} records ({steps}) skipped"
+        steps = _steps_of(finding)
+        if finding.records and steps is not None:
+            lost = f"; {finding.records:,} records ({steps_text(*steps)}) skipped"
+        elif finding.values and steps is not None:
+            lost = f"; {count(finding.values, 'value')} ({steps_text(*steps)}) skipped"
         file = finding.path.rpartition("/")[2]
         click.echo(f"damage in run {name}, {clean(file)}, {where}{clean(finding.text)}{lost}")
     for gap in verified.gaps:
@@ -81,12 +84,23 @@ def _print(run: Run, verified: Verified) -> None:
         click.echo(f"  Try: stepd repair {shlex.quote(name)}")
 
 
+def _steps_of(finding: Finding) -> tuple[int, int] | None:
+    """Which steps a finding is about, where it costs any."""
+    if not finding.records and not finding.values:
+        return None
+    if finding.steps is None and finding.block is not None:
+        return finding.block.step_min, finding.block.step_max
+    return finding.steps
+
+
 def gap_text(gap: Gap) -> str:
     """What is missing, in words."""
     steps = steps_text(gap.step_min, gap.step_max)
     what = count(gap.count, "record")
     if not gap.count:  # the rows are there
         what = f"the bytes of {clean(repr(gap.key))}" if gap.key is not None else "bytes of a large value"
+        if gap.values is not None:
+            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}"
     return f"{what} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
 
 
@@ -127,8 +141,9 @@ def _facts(run: Run, verified: Verified) -> dict[str, Any]:
             {
                 "path": finding.path, "start": finding.start, "end": finding.end, "text": finding.text,
                 "block": finding.block.number if finding.block else None, "records": finding.records,
-                "step_min": finding.block.step_min if finding.block and finding.records else None,
-                "step_max": finding.block.step_max if finding.block and finding.records else None,
+                "values": finding.values, "keys": list(finding.keys),
+                "step_min": steps[0] if (steps := _steps_of(finding)) else None,
+                "step_max": steps[1] if steps else None,
             }
             for finding in verified.findings
         ],

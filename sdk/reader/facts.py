@@ -226,6 +226,7 @@ def _told(stream: int, values: dict[str, Any]) -> Gap:
         _seconds(values, "end_ns"),
         str(values.get("reason") or "refused"),
         key=key if isinstance(key := values.get("key"), str) else None,
+        values=lost if type(lost := values.get("values")) is int else None,
     )
 
 

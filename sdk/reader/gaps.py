@@ -30,7 +30,9 @@ class Gap:
         reason: Why they were refused ("disk full", …) or lost ("fsync failed", …), or "missing" (sequences that no
             segment holds), or "damage" (a block that holds them cannot be read).
         first, last: The sequences, inclusive; None of refused calls, which have none.
-        key: Whose value has lost its bytes; the row is there, and `count` is 0. None: whole records are missing.
+        key: Whose value has lost its bytes, or whose values cannot be read; the rows are there, and `count` is 0. None:
+            whole records are missing.
+        values: How many values of `key` cannot be read; None where the bytes of a large one are lost.
     """
 
     stream: str
@@ -43,6 +45,7 @@ class Gap:
     first: int | None = None
     last: int | None = None
     key: str | None = None
+    values: int | None = None
 
 
 class Loss(NamedTuple):

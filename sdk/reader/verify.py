@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import DamageError, NotFoundError
@@ -18,8 +18,9 @@ from ..files import Files
 from ..journal.announcements import Announcement, announcements
 from ..record import BlobRef, Record, pack
 from ..segment.check import Announced, Checked, Finding, check_segment
-from ..segment.format import BLOCKS_OFFSET, KIND_BLOB, KIND_ROWS
+from ..segment.format import BLOCKS_OFFSET, KIND_BLOB, KIND_COLUMNS, KIND_ROWS
 from ..segment.naming import parse_segment
+from ..segment.windows import is_window, range_of, windows
 from .blobs import Blobs
 from .contents import raw_of
 from .facts import Facts
@@ -91,8 +92,7 @@ def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambd
         facts.update(scan)
         for checked in segments:
             for finding in checked.findings:
-                if finding.records and finding.block is not None and finding.block.kind == KIND_ROWS:
-                    scan.unreadable.add((os.path.basename(checked.path), finding.block.offset))
+                scan.unreadable.update(_unreadable(scan, os.path.basename(checked.path), finding))
         gaps = facts.refused() + facts.missing(scan)
         chains = [Finding(d.path, d.start, d.end, d.reason) for d in broken_chains(scan, facts.replaced)]
     finally:
@@ -112,6 +112,18 @@ def verify_run(files: Files, directory: str, note: Callable[[int], None] = lambd
         and (trouble := _blob_trouble(scan.blobs, one.ref, suspects)) is not None
     ]
     return Verified(segments, chains, gaps, notes, blobs, directory)
+
+
+def _unreadable(scan: Scan, name: str, finding: Finding) -> Iterator[tuple[str, int]]:
+    """Where the blocks are of which not a row can be read; a window of which some can is told of by its findings."""
+    block = finding.block
+    if block is None or not finding.records or block.kind not in (KIND_ROWS, KIND_COLUMNS):
+        return
+    if not is_window(block):
+        yield name, block.offset
+    elif finding.records > block.last - block.first and name in scan.sources:
+        members = windows(scan.sources[name].blocks).get(range_of(block), [])
+        yield from ((name, member.offset) for member in members)
 
 
 def _blob_trouble(blobs: Blobs, ref: BlobRef, suspects: set[tuple[int, int]]) -> str | None:

@@ -1,11 +1,13 @@
 """Looks at every byte of a segment that says something, and tells what is wrong: the library under `stepd verify`.
 
 Reading is lazy and believes an index; checking is not and does not: headers in place, the chain, checksums,
-decompression, every record against its block's header, the index against the blocks, seal area and trailer.
+decompression, every record and every column against its block's header, windows whole, the index against the blocks, seal
+area and trailer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -20,6 +22,7 @@ from . import format as segment
 from .blobs import parse_chunk, ref_of
 from .format import ALIGNMENT, FILE_HEADER_SIZE, KIND_BLOB, KIND_ROWS, SEAL_SIZE, Block
 from .reader import SegmentReader, checksum_trouble
+from .windows import Contents, Range, is_window, read_window, told_windows, windows
 
 MAPS = (segment.KIND_META, segment.KIND_CHECKPOINT, segment.KIND_GAP, segment.KIND_KEYS, segment.KIND_INDEX)
 
@@ -33,6 +36,9 @@ class Finding(NamedTuple):
         text: What was found and what was expected.
         block: The block's header where it is about one.
         records: Sequences that cannot be read because of it, as far as known.
+        steps: The lowest and the highest step that it is about.
+        keys: Whose values cannot be read; none: those of all keys in there.
+        values: How many values of `keys` cannot be read of rows that are there.
     """
 
     path: str
@@ -41,6 +47,9 @@ class Finding(NamedTuple):
     text: str
     block: Block | None = None
     records: int = 0
+    steps: tuple[int, int] | None = None
+    keys: tuple[str, ...] = ()
+    values: int = 0
 
 
 class Checked(NamedTuple):
@@ -94,10 +103,20 @@ def check_segment(
         records = 0
         blocks = reader.blocks + ([reader.index] if reader.index is not None else [])
         for block in blocks:
-            broken, good = _block(reader, block, announced)
-            found += broken
-            records += good
+            found += _place(reader, block)
+            if not is_window(block):
+                broken, good = _block(reader, block, announced)
+                found += broken
+                records += good
             note(block.end - block.offset)
+        told = windows_told(reader)
+        for where, members in windows(reader.blocks).items():
+            contents = read_window(reader, members, told.pop(where, None))
+            found += _window(reader, contents, announced)
+            records += where[2] - where[1] + 1 - contents.lost
+        for (stream, first, last), count in told.items():
+            text = f"the window of sequences {first}-{last} of stream {stream:016x} is missing, {count} blocks"
+            found.append(Finding(path, 0, 0, text, records=last - first + 1))
         found.sort(key=lambda finding: finding.start)
         return Checked(path, reader.size, len(blocks), records, reader.sealed, found)
     finally:
@@ -119,21 +138,28 @@ def _ends(reader: SegmentReader) -> Iterator[Finding]:
         yield Finding(reader.path, reader.seal.size, reader.seal.size, "the index or the trailer is damaged")
 
 
+def _place(reader: SegmentReader, block: Block) -> Iterator[Finding]:
+    """What is wrong with a block's header and padding."""
+    texts = []
+    there = reader.header_at(block)
+    if there is None:
+        texts.append(f"the header of block {block.number} is damaged; its index entry replaces it")
+    elif there != block:
+        texts.append(f"the header of block {block.number} is {there}, its index entry is {block}")
+    padding = reader.bytes_at(block.start + block.stored_size, -(block.start + block.stored_size) % ALIGNMENT)
+    if padding.strip(b"\0"):
+        texts.append(f"block {block.number} is followed by {padding!r}, expected zeros")
+    for text in texts:
+        yield Finding(reader.path, block.offset, block.end, text, block)
+
+
 def _block(reader: SegmentReader, block: Block, announced: Announced) -> tuple[list[Finding], int]:
-    """(what is wrong with a block, how many of its sequences can be read)."""
+    """(what is wrong with what a block holds, how many of its sequences can be read)."""
     found = []
 
     def tell(text: str, records: int = 0) -> None:
         found.append(Finding(reader.path, block.offset, block.end, text, block, records))
 
-    there = reader.header_at(block)
-    if there is None:
-        tell(f"the header of block {block.number} is damaged; its index entry replaces it")
-    elif there != block:
-        tell(f"the header of block {block.number} is {there}, its index entry is {block}")
-    padding = reader.bytes_at(block.start + block.stored_size, -(block.start + block.stored_size) % ALIGNMENT)
-    if padding.strip(b"\0"):
-        tell(f"block {block.number} is followed by {padding!r}, expected zeros")
     sequences = block.last - block.first + 1 if block.kind == KIND_ROWS else 0
     stored = reader.bytes_at(block.start, block.stored_size)
     trouble = checksum_trouble(block, stored)
@@ -155,6 +181,31 @@ def _block(reader: SegmentReader, block: Block, announced: Announced) -> tuple[l
         tell(error.message, sequences)
         return found, 0
     return found, sequences
+
+
+def windows_told(reader: SegmentReader) -> dict[Range, int]:
+    """How many blocks each window of a segment has, by the word of whoever wrote it."""
+    told: dict[Range, int] = {}
+    for block in reader.blocks:
+        if block.kind == segment.KIND_META:
+            with contextlib.suppress(DamageError):
+                told.update(told_windows(reader.read_map(block)))
+    return told
+
+
+def _window(reader: SegmentReader, contents: Contents, announced: Announced) -> Iterator[Finding]:
+    """What is wrong with a window; what is lost of it is counted once."""
+    lost = contents.lost
+    for trouble in contents.troubles:
+        block = trouble.block or contents.blocks[0]
+        records, lost = (lost, 0) if trouble.rows else (0, lost)
+        steps = trouble.step_min, trouble.step_max
+        yield Finding(
+            reader.path, block.offset, block.end, trouble.text, block, records, steps, trouble.keys, trouble.values
+        )
+    for one in contents.records:
+        if one.kind == record.KIND_BLOB:
+            announced(contents.blocks[0].stream, one)
 
 
 def check_rows(block: Block, payload: Buffer, announced: Announced = lambda stream, record: None) -> None:

@@ -55,7 +55,22 @@ KIND_INDEX = KIND_SKIPPABLE | 8
 FLAG_HAS_META = 1  # ROWS: META or GAP records are among the records
 FLAG_HAS_PIECES = 2  # ROWS: at least one record does not commit its row
 FLAG_MERGED = 4  # ROWS: pieces were coalesced, so there are fewer records than sequences
+# ROWS: records of a window, whose rows are COLUMNS; incompatible, so that an old reader does not take it for everything.
+FLAG_WINDOW = 0x10000
 INCOMPATIBLE_MASK = 0xFFFF0000
+
+# The head of a COLUMNS block's payload: version u16, codec of the directory u8, zero u8, its stored size u32, its raw size
+# u32, its CRC u32.
+COLUMNS_HEAD = struct.Struct("<HBBIII")
+COLUMNS_VERSION = 1
+# Limits of one COLUMNS block: columns of all its groups, and what their rows are before packing. A row costs the four columns
+# that every group has and eight bytes for each key; so what a reader must allocate is known from the directory.
+COLUMNS_MAX = 256
+COLUMNS_RAW_BYTES_MAX = 8 << 20
+ROW_BYTES = 25
+DIRECTORY_BYTES_MAX = 8 << 20
+# Rows of which a preview keeps the two extremes.
+ZONE_ROWS = 2048
 
 # index offset u64, file size u64, blocks u32, reserved u32, CRC of the 24 before u32, magic u32.
 TRAILER = struct.Struct("<QQIIII")

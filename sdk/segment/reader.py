@@ -277,6 +277,10 @@ class SegmentReader:
             )
         return stored
 
+    def read_part(self, block: Block, offset: int, size: int) -> bytes:
+        """Some of the stored bytes of a block, without its checksum: for payloads whose parts have their own."""
+        return self._file.read(block.start + offset, min(size, block.stored_size - offset))
+
     def read_map(self, block: Block) -> dict[str, Any]:
         """The payload of a META, CHECKPOINT, GAP or KEYS block."""
         return decode_map(self.payload(block))

@@ -1,0 +1,193 @@
+"""Finished runs of any length in seconds: what a daemon would have written, without a trainer that logs it.
+
+The records are laid out with numpy, and written by the daemon's own code: `coalesce` makes the blocks, `RunWriter` the
+segments. `compact` is `stepd compact`, the real one. What is logged is named here once, for every table that says
+"noisy metrics": metric k at step s is `(k + 1) * exp(-5 s / steps)`, a curve that decays, plus normal noise of 0.1
+(`numpy.random.default_rng(0)`); from one call to the next pass 1 ms and a normal jitter of 50 µs.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import common
+from common import Results
+
+SEED = 0
+PERIOD_NS, JITTER_NS = 1_000_000, 50_000
+START_NS = 1_760_000_000 * 10**9
+# A daemon writes a block at 256 KiB in a tight loop, and what has come after 0.2 s in a slower one.
+TIGHT_BLOCK_BYTES = 256 * 1024
+SLOW_BLOCK_ROWS = 200
+CHUNK_ROWS = 1 << 16
+KINDS = ("float32", "float64")
+
+
+class Noisy(NamedTuple):
+    """What is logged in one run.
+
+    Attributes:
+        kind: float32: every value is one of float32's, as those are that come from a tensor. float64: full mantissas.
+    """
+
+    steps: int
+    metrics: int
+    kind: str = "float64"
+
+    def chunks(self) -> Iterator[tuple[int, Any, Any]]:
+        """(first step, times in ns int64[n], values float64[n, metrics]) of consecutive rows."""
+        import numpy
+
+        rng = numpy.random.default_rng(SEED)
+        heights = numpy.arange(1, self.metrics + 1)
+        now = START_NS
+        for first in range(0, self.steps, CHUNK_ROWS):
+            count = min(CHUNK_ROWS, self.steps - first)
+            curve = numpy.exp(-5 * numpy.arange(first, first + count) / self.steps)
+            values = curve[:, None] * heights + 0.1 * rng.standard_normal((count, self.metrics))
+            if self.kind == "float32":
+                values = values.astype("f4").astype("f8")
+            passed = PERIOD_NS + (JITTER_NS * rng.standard_normal(count)).astype("i8")
+            times = now + numpy.cumsum(numpy.maximum(passed, 0))
+            now = int(times[-1])
+            yield first, times, values
+
+
+def make_run(store_path: str, run_id: str, noisy: Noisy, *, slow: bool = False) -> Results:
+    """Writes a run that has ended: sealed segments of rows, as a daemon leaves them.
+
+    Args:
+        slow: Blocks as of a loop of one call per millisecond, else as of a tight one.
+
+    Returns:
+        `seconds` it took, `bytes` of its directory.
+    """
+    from daemon.store.run_writer import RunWriter
+    from sdk import ids, location
+    from sdk.files import DISK
+
+    start = time.monotonic()
+    writer = RunWriter(
+        DISK, location.make_store(store_path), run_id, ids.random_u64(), {"kind": "daemon", "stream": None}
+    )
+    blocks = Blocks(writer, ids.random_u64())
+    blocks.note({"stream": blocks.facts(), "run": {"id": run_id, "project": "bench", "name": run_id}})
+    layout = Layout(common.metric_names(noisy.metrics))
+    block_rows = SLOW_BLOCK_ROWS if slow else max(1, TIGHT_BLOCK_BYTES // layout.size)
+    for first, times, values in noisy.chunks():
+        for begin in range(0, len(times), block_rows):
+            part = slice(begin, begin + block_rows)
+            blocks.rows(layout.records(blocks.next, first + begin, times[part], values[part]), first + begin)
+    blocks.note({"end": {"state": "finished", "exit_code": 0, "time_ns": START_NS + noisy.steps * PERIOD_NS}})
+    writer.roll()
+    blocks.close_retired()
+    return {"seconds": round(time.monotonic() - start, 3), "bytes": directory_bytes(writer.directory)}
+
+
+class Layout:
+    """The bytes of a record that holds these keys, each with a float: only numbers in it change."""
+
+    def __init__(self, names: list[str]) -> None:
+        import numpy
+
+        from sdk import record
+
+        payload = record.encode_map(dict.fromkeys(names, 0.5))
+        self.size = record.HEADER_SIZE + len(payload)
+        head = record.HEADER.pack(self.size, record.KIND_ROW, record.FLAG_COMMIT, 0, 0, 0, 0)
+        places, place = [], record.HEADER_SIZE + len(record.encode_map({})) + (2 if len(names) > 15 else 0)
+        for name in names:
+            place += len(record.encode_map({name: None})) - 2 + 1  # the name, and the byte that says "a float"
+            places.append(place)
+            place += 8
+        fields: list[tuple[str, str, int]] = [("sequence", "<u8", 8), ("step", "<u8", 16), ("time", "<i8", 24)]
+        fields += [(f"value{index}", ">f8", offset) for index, offset in enumerate(places)]
+        labels, formats, offsets = zip(*fields)
+        named = {"names": labels, "formats": formats, "offsets": offsets, "itemsize": self.size}
+        self._fields = numpy.dtype(named)
+        self._bytes = numpy.frombuffer(head + payload, "u1")
+
+    def records(self, sequence: int, step: int, times: Any, values: Any) -> Any:
+        """The bytes of consecutive rows."""
+        import numpy
+
+        # Tiled as bytes: of a structured array numpy copies the fields, and not what lies between them.
+        found = numpy.tile(self._bytes, len(times)).view(self._fields)
+        found["sequence"] = numpy.arange(sequence, sequence + len(times))
+        found["step"] = numpy.arange(step, step + len(times))
+        found["time"] = times
+        for index in range(values.shape[1]):
+            found[f"value{index}"] = values[:, index]
+        return found
+
+
+class Blocks:
+    """One stream's way into a run.
+
+    Attributes:
+        next: The sequence of its next record.
+    """
+
+    def __init__(self, writer: Any, stream: int) -> None:
+        self._writer = writer
+        self._stream = stream
+        self.next = 1
+
+    def facts(self) -> Results:
+        """What the stream says of itself in its first record."""
+        from sdk.ids import hex_u64
+
+        return {
+            "id": hex_u64(self._stream), "kind": "main", "attempt": 1, "first_step": 0, "pid": os.getpid(),
+            "host": "bench", "started_ns": START_NS,
+        }  # fmt: skip
+
+    def note(self, facts: Results) -> None:
+        """Writes one META record."""
+        from sdk import record
+        from sdk.wire.messages import BATCH_HAS_META
+
+        packed = record.pack(record.Record(self.next, 0, 0, record.KIND_META, START_NS, record.encode_map(facts)))
+        self._append(packed, 1, 0, BATCH_HAS_META)
+
+    def rows(self, records: Any, step: int) -> None:
+        """Writes one block of consecutive rows that begin at `step`."""
+        self._append(records.tobytes(), len(records), step + len(records) - 1, 0)
+
+    def _append(self, packed: bytes, count: int, step_max: int, flags: int) -> None:
+        from daemon.pipeline.coalesce import Waiting, coalesce
+
+        last = self.next + count - 1
+        self._writer.append(self._stream, coalesce([Waiting(self.next, last, flags, step_max, packed)]))
+        self.next = last + 1
+        self.close_retired()
+
+    def close_retired(self) -> None:
+        """Closes the segments that were sealed, as the daemon's syncer does."""
+        while self._writer.retired:
+            self._writer.retired.pop()[0].close()
+
+
+def compact(store: str, *runs: str) -> Results:
+    """Runs `stepd compact` until nothing is left to do; seconds and CPU seconds of the whole command, its start included."""
+    line = [sys.executable, "-m", "stepd", "compact", "--json", *runs]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    done = subprocess.run(line, env=common.environment(store), cwd=common.ROOT, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"stepd compact failed with {done.returncode}: {done.stderr or done.stdout}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "rss_max_mb": round(after.ru_maxrss / 1024, 1)}
+
+
+def directory_bytes(directory: str) -> int:
+    """The sizes of all files of a run."""
+    return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
