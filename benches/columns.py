@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ SIZE_METRICS, READ_METRICS = 5, 10
 SIZE_BUDGET = {"float32": 19, "float64": 38}
 PEERS = ("wandb", "SummaryWriter", "json")
 POINTS = 2000
+WAITING_STEPS_MIN = 3_000_000  # some seconds of compaction, for the time in which clients make ready
 CASE_SECONDS_MAX = 300.0
 # In Parquet's default a row group has 2²⁰ rows at most, and the compression is snappy.
 COMPRESSIONS = ("snappy", "zstd")
@@ -115,17 +115,11 @@ def case_long(arguments: Results) -> Results:
         "open, with name, state and last step": look,
         "keys()": run.keys,
         "tail(10)": lambda: run.tail(10),
-        f"series(points={POINTS})": lambda: run.series(key, points=POINTS),
         "series()": lambda: run.series(key),
     }
+    if common.is_installed("tsdownsample"):
+        ways[f"series(points={POINTS})"] = lambda: run.series(key, points=POINTS)
     return common.alternating(ways, arguments["repeat"])
-
-
-def case_compact(arguments: Results) -> Results:
-    """`stepd compact` of one run; what the same command takes when there is nothing to do is taken off."""
-    found = made_runs.compact(arguments["store"], arguments["run"])
-    idle = made_runs.compact(arguments["store"], arguments["run"])
-    return found | {name: round(max(found[name] - idle[name], 0.001), 3) for name in ("seconds", "cpu_seconds")}
 
 
 # ---- in the parent
@@ -134,11 +128,11 @@ def case_compact(arguments: Results) -> Results:
 def measure_size(options: argparse.Namespace) -> list[Results]:
     """Bytes a step: our run before and after compaction, then the peers."""
     results = []
-    for kind in made_runs.KINDS:
+    for kind in options.kinds:
         with common.fresh_store() as store:
             made = made_runs.make_run(store, RUN, Noisy(options.steps, SIZE_METRICS, kind))
             made_runs.compact(store, RUN)
-            after = made_runs.directory_bytes(run_directory(store))
+            after = made_runs.directory_bytes(made["directory"])
         steps = {"kind": kind, "steps": options.steps}
         results.append(
             {"tool": "stepd, rows before compaction", **steps, "bytes_per_step": made["bytes"] / options.steps}
@@ -160,13 +154,6 @@ def peer_size(options: argparse.Namespace, tool: str, kind: str) -> Results:
         found = common.run_case("peer", arguments, env, CASE_SECONDS_MAX)
         size = sum(entry.stat().st_size for entry in Path(directory).rglob("*") if entry.is_file())
     return {**what, **found, "bytes_per_step": None if "missing" in found else size / options.peer_steps}
-
-
-def run_directory(store: str) -> str:
-    """Where the run lies."""
-    import sdk
-
-    return str(sdk.open_store(store).run(RUN).directory)
 
 
 def measure_read(options: argparse.Namespace) -> list[Results]:
@@ -229,9 +216,9 @@ def measure_runs(options: argparse.Namespace) -> list[Results]:
         made_runs.compact(store)
         # What is derived from a directory is trusted when the directory was not changed just before.
         time.sleep(2.1)
-        first = timed_command(store, "runs")
-        again = [timed_command(store, "runs") for _ in range(options.repeat)]
-        nothing = [timed_command(store, "--version") for _ in range(options.repeat)]
+        first = made_runs.timed_command(store, "runs")
+        again = [made_runs.timed_command(store, "runs") for _ in range(options.repeat)]
+        nothing = [made_runs.timed_command(store, "--version") for _ in range(options.repeat)]
     return [
         {"runs": options.runs, "what": "stepd runs, the first time", "ms": first, "worst_ms": first},
         {"runs": options.runs, "what": "stepd runs", "ms": common.median(again), "worst_ms": max(again)},
@@ -239,27 +226,18 @@ def measure_runs(options: argparse.Namespace) -> list[Results]:
     ]
 
 
-def timed_command(store: str, *arguments: str) -> float:
-    """The milliseconds of a whole command, from its start to its end."""
-    line = [sys.executable, "-m", "stepd", *arguments]
-    start = time.perf_counter()
-    subprocess.run(line, env=common.environment(store), cwd=common.ROOT, stdout=subprocess.DEVNULL, check=True)
-    return round((time.perf_counter() - start) * 1e3, 1)
-
-
 def measure_compaction(options: argparse.Namespace) -> list[Results]:
     """How fast rows become columns: records for each CPU second of the process that does it."""
     results = []
     for blocks in ("tight", "slow"):
-        for kind in made_runs.KINDS:
+        for kind in options.kinds:
             with common.fresh_store() as store:
                 made = made_runs.make_run(store, RUN, Noisy(options.steps, SIZE_METRICS, kind), slow=blocks == "slow")
-                arguments = {"store": store, "run": RUN}
-                found = common.run_case("compact", arguments, common.environment(store), CASE_SECONDS_MAX)
-                after = made_runs.directory_bytes(run_directory(store))
+                found = made_runs.compact(store, RUN)
+                after = made_runs.directory_bytes(made["directory"])
             results.append({
                 "blocks": blocks, "kind": kind, "records": options.steps, **found,
-                "records_per_cpu_second": round(options.steps / found["cpu_seconds"]),
+                "records_per_cpu_second": round(options.steps / found["cpu_seconds"]) if after < made["bytes"] else None,
                 "megabytes_before": round(made["bytes"] / 1e6, 1), "megabytes_after": round(after / 1e6, 1),
             })  # fmt: skip
             common.progress(results[-1])
@@ -273,7 +251,7 @@ def measure_ingest(options: argparse.Namespace) -> list[Results]:
     for _ in range(options.ingest_repeat):
         for beside in (nothing_rewritten, worker_rewriting):
             busy = beside is worker_rewriting
-            waiting = Noisy(options.ingest_records * 3 if busy else 1, SIZE_METRICS)
+            waiting = Noisy(max(3 * options.ingest_records, WAITING_STEPS_MIN) if busy else 1, SIZE_METRICS)
             found = ingest.measure(
                 arguments, "wire", "committed", 1,
                 prepare=lambda store, waiting=waiting: made_runs.make_run(store, "waiting", waiting), beside=beside,
@@ -286,7 +264,7 @@ def measure_ingest(options: argparse.Namespace) -> list[Results]:
 @contextlib.contextmanager
 def nothing_rewritten(store: str, pid: int) -> Iterator[Results]:
     """Has the right to rewrite, of which each store has one, so that no worker can do anything."""
-    from daemon.store.rewrite import hold
+    from daemon.store.replacing import hold
 
     deadline = time.monotonic() + 60
     while (lock := hold(store)) is None:
@@ -320,11 +298,12 @@ def table_size(results: list[Results]) -> Table:
     found = {(r["tool"], r["kind"]): r for r in results}
     rows: list[list[object]] = []
     for tool in dict.fromkeys(r["tool"] for r in results):
-        sizes = [found[tool, kind]["bytes_per_step"] for kind in made_runs.KINDS]
-        asked = [*SIZE_BUDGET.values()] if tool == "stepd" else [None, None]
-        rows.append([tool, *sizes, *asked, found[tool, made_runs.KINDS[0]]["steps"]])
+        sizes = [found.get((tool, kind), {}).get("bytes_per_step") for kind in made_runs.KINDS]
+        asked = SIZE_BUDGET if tool == "stepd" else {}
+        pairs = [number for kind, size in zip(made_runs.KINDS, sizes) for number in (size, asked.get(kind))]
+        rows.append([tool, *pairs, next(r["steps"] for r in results if r["tool"] == tool)])
     missing = dict.fromkeys(f"{r['tool']}: {r['missing']}" for r in results if "missing" in r)
-    columns = ["bytes a step", "float32-valued", "float64", "asked", "asked", "steps"]
+    columns = ["bytes a step", "float32-valued", "asked", "float64", "asked", "steps"]
     return Table(
         f"{SIZE_METRICS} noisy metrics with step and time, the run's whole directory", columns, rows, [*missing]
     )
@@ -356,7 +335,7 @@ def table_long(results: list[Results]) -> Table:
     """A long run."""
     rows = [[r["way"], r["ms"], r["worst_ms"], r["cpu_ms"], ASKED_MS.get(r["way"])] for r in results]
     steps = results[0]["steps"] if results else 0
-    return Table(f"a run of {steps:,} steps of 5 metrics", ["way", "ms", "worst", "CPU ms", "asked"], rows)
+    return Table("looks at a long run", [f"a run of {steps:,} steps", "ms", "worst", "CPU ms", "asked"], rows)
 
 
 def table_runs(results: list[Results]) -> Table:
@@ -392,7 +371,7 @@ def table_ingest(results: list[Results]) -> Table:
     )
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], list[Results]], Callable[[list[Results]], Table]]] = {
+PARTS: dict[str, tuple[common.Measure, common.ToTable]] = {
     "size": (measure_size, table_size),
     "read": (measure_read, table_read),
     "long": (measure_long, table_long),
@@ -406,6 +385,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--kinds", nargs="+", choices=made_runs.KINDS, default=list(made_runs.KINDS))
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the runs whose size and reading is measured")
     parser.add_argument("--long-steps", type=int, default=10_000_000)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="tools beside which sizes stand")
@@ -414,14 +394,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--ingest-records", type=int, default=3_000_000)
     parser.add_argument("--ingest-repeat", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything or less: to see that it runs")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--markdown", metavar="FILE", help="the tables as docs/performance.md has them")
+    common.add_output_options(parser)
     options = parser.parse_args()
     if options.quick:
-        options.steps, options.long_steps, options.peer_steps = 100_000, 1_000_000, 2000
-        options.runs, options.ingest_records = options.runs // 20, options.ingest_records // 10
-        options.repeat = options.ingest_repeat = 3
+        tenth = {"steps": 100_000, "long_steps": 1_000_000, "peer_steps": 2000, "runs": 100, "repeat": 3}
+        for name, most in {**tenth, "ingest_records": 300_000, "ingest_repeat": 1}.items():
+            setattr(options, name, min(getattr(options, name), most))
     return options
 
 
@@ -430,7 +408,7 @@ CASES = {
     "read": case_read,
     "whole": case_whole,
     "long": case_long,
-    "compact": case_compact,
+    "compact": made_runs.case_compact,
     "wire": ingest.case_wire,
 }
 
@@ -439,8 +417,7 @@ def main() -> None:
     """Measures what was asked for, prints it, and writes it."""
     if common.serve_case(CASES):
         return
-    options = parse()
-    common.measure_parts(PARTS, options)
+    common.measure_parts(PARTS, parse())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -67,6 +68,11 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "from the tree"
+
+
+def is_installed(module: str) -> bool:
+    """Whether an optional package is there."""
+    return importlib.util.find_spec(module) is not None
 
 
 def timer_cost_ns(calls: int = 100_000) -> int:
@@ -145,8 +151,8 @@ class Table(NamedTuple):
         """For a page of docs/."""
         lines = [f"| {' | '.join(line)} |" for line in self._cells()]
         lines.insert(1, "|" + "---|" * len(self.columns))
-        parts = [f"*{self.title}*", "\n".join(lines), *self.notes]
-        return "\n\n".join(parts) + "\n"
+        parts = [f"*{self.title}*", "\n".join(lines), "\n".join(f"* {note}" for note in self.notes)]
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def _cells(self) -> list[list[str]]:
         return [list(self.columns), *([cell(value) for value in row] for row in self.rows)]
@@ -206,25 +212,36 @@ Measure = Callable[[argparse.Namespace], list[Results]]
 ToTable = Callable[[list[Results]], Table]
 
 
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """What `measure_parts` wants to know, `only` apart."""
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything or less: to see that it runs")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave in the file of --json the parts that are not in --only"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="the tables as docs/performance.md has them")
+
+
 def measure_parts(parts: Mapping[str, tuple[Measure, ToTable]], options: argparse.Namespace) -> None:
     """The main of a benchmark of several parts: each is measured, printed and written before the next begins, so that
     what was measured is there when a later part fails.
 
     Args:
-        options: With `only` (names of parts), `json` and `markdown` (files or None).
+        options: With `only` (names of parts) and those of `add_output_options`.
     """
     facts = machine()
     print_machine(facts)
     results: Results = {"machine": facts}
-    tables = []
+    if options.keep and options.json and os.path.exists(options.json):
+        results = {**json.loads(Path(options.json).read_text(encoding="utf-8")), **results}
     for name in options.only:
         measure, table_of = parts[name]
         results[name] = measure(options)
-        tables.append(table_of(results[name]))
-        print(tables[-1].text(), flush=True)
+        print(table_of(results[name]).text(), flush=True)
         if options.json:
             write_json(options.json, results)
         if options.markdown:
+            tables = [table(results[part]) for part, (_, table) in parts.items() if part in results]
             write_markdown(options.markdown, facts, tables)
 
 
@@ -305,6 +322,15 @@ def process_memory(pid: int) -> Results:
     return found
 
 
+def anonymous_mb(pid: int) -> float | None:
+    """Memory that is a process's own, in MB: without files and shared memory, and its share of what it has from a fork."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Pss_Anon:"):
+                return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    return None
+
+
 def process_cpu_seconds(pid: int) -> float:
     """What all threads of a process used so far, user and system."""
     with contextlib.suppress(OSError, IndexError, ValueError):
@@ -346,7 +372,7 @@ def watched_workers(pid: int) -> Iterator[Results]:
         thread.join()
 
 
-def tree_cpu_seconds(pid: int) -> float:
+def tree_cpu_seconds(pid: int, *, itself: bool = True) -> float:
     """What a process and all that it started used so far, those that have ended included."""
     import psutil
 
@@ -355,7 +381,8 @@ def tree_cpu_seconds(pid: int) -> float:
         root = psutil.Process(pid)
         for process in [root, *root.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
-                found += sum(process.cpu_times()[:4])  # its own user and system, and those of its ended children
+                first = 0 if itself or process is not root else 2
+                found += sum(process.cpu_times()[first:4])  # its own user and system, then those of its ended children
     return found
 
 
@@ -379,15 +406,32 @@ def stored_rows(store: str, key: str, run: str = "latest") -> int:
 class Case:
     """A case that runs: the parent's side of the conversation."""
 
-    def __init__(self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str]) -> None:
-        """Starts the program again with `--case`."""
+    def __init__(
+        self, name: str, arguments: Mapping[str, Any], env: Mapping[str, str], seconds_max: float | None = None
+    ) -> None:
+        """Starts the program again with `--case`.
+
+        Args:
+            seconds_max: A case that is not done by then is killed, with all that it has started.
+        """
         line = [sys.executable, os.path.abspath(sys.argv[0]), "--case", name, json.dumps(arguments)]
         self.name = name
         # A file, not a pipe: a case that writes more than a pipe holds would wait for us while we wait for it.
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by result()
         self.process = subprocess.Popen(
-            line, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+            line,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            start_new_session=seconds_max is not None,
         )
+        self._timer: threading.Timer | None = None
+        if seconds_max is not None:
+            self._timer = threading.Timer(seconds_max, self._kill)
+            self._timer.daemon = True
+            self._timer.start()
 
     def wait_for(self, word: str) -> None:
         """Reads on until the case says `word`; what it prints besides is passed on to stderr."""
@@ -410,50 +454,43 @@ class Case:
         self.process.communicate()
         self.errors.close()
 
-    def result(self, seconds_max: float | None = None) -> Results:
+    def result(self) -> Results:
         """Waits for the end.
-
-        Args:
-            seconds_max: A case that is not done by then is killed.
 
         Raises:
             SystemExit: It failed, or was killed.
         """
         assert self.process.stdout is not None
         found: Results | None = None
-        with _killed_after(self.process, seconds_max):
-            for line in self.process.stdout:
-                if line.startswith(_RESULT):
-                    found = json.loads(line[len(_RESULT) :])
-            self.process.wait()
-        if self.process.returncode or found is None:
+        for line in self.process.stdout:
+            if line.startswith(_RESULT):
+                found = json.loads(line[len(_RESULT) :])
+        if self.process.wait() or found is None:
             raise SystemExit(f"case {self.name} failed with {self.process.returncode}:\n{self._errors()}")
+        self._end_timer()
         self.errors.close()
         return found
 
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _errors(self) -> str:
         self.process.wait()
+        self._end_timer()
         self.errors.seek(0)
         return self.errors.read()[-4000:]
-
-
-@contextlib.contextmanager
-def _killed_after(process: subprocess.Popen[str], seconds: float | None) -> Iterator[None]:
-    timer = threading.Timer(seconds, process.kill) if seconds is not None else None
-    if timer is not None:
-        timer.start()
-    try:
-        yield
-    finally:
-        if timer is not None:
-            timer.cancel()
 
 
 def run_case(
     name: str, arguments: Mapping[str, Any], env: Mapping[str, str], seconds_max: float | None = None
 ) -> Results:
     """A case with which there is nothing to talk about."""
-    return Case(name, arguments, env).result(seconds_max)
+    return Case(name, arguments, env, seconds_max).result()
 
 
 def tell_and_wait(word: str) -> None:

@@ -9,9 +9,9 @@ segments. `compact` is `stepd compact`, the real one. What is logged is named he
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ def make_run(store_path: str, run_id: str, noisy: Noisy, *, slow: bool = False) 
         slow: Blocks as of a loop of one call per millisecond, else as of a tight one.
 
     Returns:
-        `seconds` it took, `bytes` of its directory.
+        `seconds` it took, `bytes` of its `directory`.
     """
     from daemon.store.run_writer import RunWriter
     from sdk import ids, location
@@ -87,7 +87,8 @@ def make_run(store_path: str, run_id: str, noisy: Noisy, *, slow: bool = False) 
     blocks.note({"end": {"state": "finished", "exit_code": 0, "time_ns": START_NS + noisy.steps * PERIOD_NS}})
     writer.roll()
     blocks.close_retired()
-    return {"seconds": round(time.monotonic() - start, 3), "bytes": directory_bytes(writer.directory)}
+    seconds = round(time.monotonic() - start, 3)
+    return {"seconds": seconds, "bytes": directory_bytes(writer.directory), "directory": writer.directory}
 
 
 class Layout:
@@ -174,20 +175,57 @@ class Blocks:
             self._writer.retired.pop()[0].close()
 
 
-def compact(store: str, *runs: str) -> Results:
-    """Runs `stepd compact` until nothing is left to do; seconds and CPU seconds of the whole command, its start included."""
-    line = [sys.executable, "-m", "stepd", "compact", "--json", *runs]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.monotonic()
-    done = subprocess.run(line, env=common.environment(store), cwd=common.ROOT, capture_output=True, text=True)
-    seconds = time.monotonic() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"stepd compact failed with {done.returncode}: {done.stderr or done.stdout}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "rss_max_mb": round(after.ru_maxrss / 1024, 1)}
+def compact(store: str, *runs: str, seconds_max: float | None = None) -> Results:
+    """Makes columns of runs that have ended, by `stepd compact` (needs `case_compact` among the program's cases).
+
+    Args:
+        seconds_max: It is killed if it takes longer.
+
+    Returns:
+        `seconds`, `cpu_seconds`: less those of the same command when there was nothing left to do. `rss_max_mb`.
+    """
+    return common.run_case("compact", {"store": store, "runs": runs}, common.environment(store), seconds_max)
+
+
+def case_compact(arguments: Results) -> Results:
+    """Why a case: what a process used before it became `stepd` counts as its memory, and we are small here."""
+    line = ["compact", "--json", *arguments["runs"]]
+    found, idle = (command_usage(arguments["store"], *line) for _ in range(2))
+    for name in ("seconds", "cpu_seconds"):
+        found[name] = round(max(found[name] - idle[name], 0.001), 3)
+    return found
+
+
+def command_usage(store: str, *arguments: str) -> Results:
+    """What a whole `stepd …` takes, from its start to its end: seconds, CPU seconds, memory."""
+    line = [sys.executable, "-m", "stepd", *arguments]
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(line, env=common.environment(store), cwd=common.ROOT, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"stepd {' '.join(arguments)} failed with {process.returncode}: {output.read()[-4000:]}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return {
+        "seconds": round(seconds, 4), "cpu_seconds": round(cpu, 4), "rss_max_mb": round(usage.ru_maxrss / 1024, 1)
+    }  # fmt: skip
+
+
+def timed_command(store: str, *arguments: str) -> float:
+    """The milliseconds of a whole `stepd …`."""
+    return round(float(command_usage(store, *arguments)["seconds"]) * 1e3, 1)
 
 
 def directory_bytes(directory: str) -> int:
     """The sizes of all files of a run."""
     return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
+
+
+def run_directory(store: str, run_id: str) -> str:
+    """Where a run lies."""
+    from sdk.segment.naming import run_path
+
+    return run_path(store, run_id)

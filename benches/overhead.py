@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import common
-from common import Results
+from common import Results, progress
 
 WARM_UP_CALLS = 2000
 TABLE_ROWS = 1024  # a power of two: the loop takes row i & (TABLE_ROWS - 1)
@@ -254,7 +254,7 @@ def measure_latency(options: argparse.Namespace) -> list[Results]:
                 above = result["loop_cpu_us_per_call"] - base["loop_cpu_us_per_call"]
                 # A loop that spins uses a whole core with or without us: the difference would be noise.
                 results.append({**result, "cpu_us_per_call": None if pace == "spin" else round(above, 3)})
-                common.progress(results[-1])
+                progress(results[-1])
     return results
 
 
@@ -303,7 +303,7 @@ def measure_slowdown(options: argparse.Namespace) -> list[Results]:
             }
             result = common.run_case("slowdown", arguments, common.environment(store))
         results.append({"work": work, **result})
-        common.progress(results[-1])
+        progress(results[-1])
     return results
 
 

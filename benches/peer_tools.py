@@ -249,7 +249,7 @@ class Parquet(Tool):
     def load(self, directory: str) -> str:
         try:
             import pyarrow
-            import pyarrow.parquet  # noqa: F401 - its cost is no part of reading
+            import pyarrow.parquet
         except ImportError as error:
             raise Missing(f"not installed: {error}") from None
         return str(pyarrow.__version__)

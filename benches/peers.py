@@ -138,7 +138,7 @@ def case_lost(arguments: Results) -> Results:
             found = {int(step) for step in tool.read(directory, key)[0]}
         except Missing as missing:
             return {"missing": str(missing), "lost": None}
-        except OSError:  # nothing was written at all
+        except (OSError, LookupError):  # nothing of it is there yet
             found = set()
         lost = calls - len(found & set(range(calls)))
         if not lost or time.monotonic() > deadline:
@@ -154,7 +154,13 @@ def case_training(arguments: Results) -> Results:
         return {"missing": f"not installed: {error}"}
     torch.manual_seed(3)
     torch.set_num_threads(1)
-    layers = [torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 128), torch.nn.ReLU(), torch.nn.Linear(128, 1)]
+    layers = [
+        torch.nn.Linear(64, 128),
+        torch.nn.ReLU(),
+        torch.nn.Linear(128, 128),
+        torch.nn.ReLU(),
+        torch.nn.Linear(128, 1),
+    ]
     model = torch.nn.Sequential(*layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9999)
@@ -231,44 +237,46 @@ def place(name: str, *, daemon: bool = True) -> Iterator[Place]:
         pid = common.start_daemon(store) if is_ours else 0
         more = {**tool.environment, **({"STEPD_AUTOSTART": "0"} if is_ours else {})}
         directory = os.path.dirname(store)
-        yield Place({"tool": name, "directory": directory}, common.environment(store, **more), store, pid)
+        # Temporary files, too: W&B's and torch's stay behind when they are killed.
+        env = common.environment(store, TMPDIR=directory, **more)
+        yield Place({"tool": name, "directory": directory}, env, store, pid)
 
 
-def settle(pid: int) -> None:
-    """Waits until a daemon and its workers do nothing any more: what they do for a run is part of what it costs."""
+def settle(pid: int, pause: float) -> None:
+    """Waits until a daemon and its workers do nothing for `pause` seconds: what they do for a run is part of what it costs."""
     deadline, used = time.monotonic() + SETTLE_SECONDS_MAX, -1.0
     while pid and time.monotonic() < deadline:
         before, used = used, common.tree_cpu_seconds(pid)
         if used - before < 0.02:  # the clock of /proc has ticks of 10 ms; an idle daemon may use one
             return
-        time.sleep(1.0)
+        time.sleep(pause)
 
 
 # ---- in the parent: the parts
 
 
-def measure_latency(options: argparse.Namespace) -> list[Results]:
+def measure_latency(options: Options) -> list[Results]:
     """Flat out and at one call per millisecond; the loop that calls nothing comes first."""
     results = []
-    for pace in PACES:
+    for pace in options.paces:
         calls = options.calls if pace == "tight" else options.paced_calls
-        base = latency(peer_tools.NOTHING.title, pace, calls)["loop_cpu_us_per_call"]
+        base = latency(options, peer_tools.NOTHING.title, pace, calls)["loop_cpu_us_per_call"]
         for name in options.taking_part("latency"):
-            result = latency(name, pace, calls)
+            result = latency(options, name, pace, calls)
             result["cpu_us_per_call"] = round(result["loop_cpu_us_per_call"] - base, 3)
             results.append(result)
-            overhead.progress(result)
+            common.progress(result)
     return results
 
 
-def latency(name: str, pace: str, calls: int) -> Results:
+def latency(options: Options, name: str, pace: str, calls: int) -> Results:
     """One case, and what its helpers used from the beginning of its loop until they had nothing left to do."""
     what = {"tool": name, "pace": pace, "calls": calls, "metrics": METRICS}
     with place(name) as here:
         case = here.start("latency", **what)
 
         def helpers() -> float:
-            children = common.tree_cpu_seconds(case.process.pid) - common.process_cpu_seconds(case.process.pid)
+            children = common.tree_cpu_seconds(case.process.pid, itself=False)
             return children + (common.tree_cpu_seconds(here.daemon) if here.daemon else 0.0)
 
         before = helpers()
@@ -276,49 +284,50 @@ def latency(name: str, pace: str, calls: int) -> Results:
         case.wait_for("measured")
         case.say("go")
         case.wait_for("finished")
-        settle(here.daemon)
+        settle(here.daemon, options.settle)
         used = helpers() - before
         case.say("go")
         result = case.result()
         lost: Results = {}
         if name != peer_tools.NOTHING.title:
             lost = here.run("lost", calls=calls + overhead.WARM_UP_CALLS, seconds=0)
-    finish = (result["finish_cpu_ms"]) * 1e3 / calls
-    return {**what, **result, "finish_cpu_us_per_call": round(finish, 3), "helpers_us_per_call": round(used / calls * 1e6, 2), **lost}
+    finish = result["finish_cpu_ms"] * 1e3 / calls
+    more = {"finish_cpu_us_per_call": round(finish, 3), "helpers_us_per_call": round(used / calls * 1e6, 2)}
+    return {**what, **result, **more, **lost}
 
 
-def measure_init(options: argparse.Namespace) -> list[Results]:
+def measure_init(options: Options) -> list[Results]:
     """Medians and the worst; of stepd the first has no daemon, and starts it."""
     results = []
     for name in options.taking_part("init"):
         with place(name, daemon=False) as here:
             rows = [here.run("init") for _ in range(options.repeat)]
         results.append({"tool": name, **overhead.spread(rows)})
-        overhead.progress(results[-1])
+        common.progress(results[-1])
     return results
 
 
-def measure_size(options: argparse.Namespace) -> list[Results]:
+def measure_size(options: Options) -> list[Results]:
     """Bytes of everything the tool left, for each step: its directory before and behind the run."""
     results = []
-    for kind in KINDS:
+    for kind in options.kinds:
         for name in options.taking_part("size"):
-            with written(name, kind, METRICS, options.steps, paced=True) as (here, size):
+            with written(options, name, kind, METRICS, paced=True) as (here, size):
                 lost = here.run("lost", calls=options.steps, seconds=0)["lost"]
             result = {"tool": name, "kind": kind, "steps": options.steps, "bytes_per_step": size / options.steps}
             results.append({**result, "lost": lost})
-            overhead.progress(results[-1])
+            common.progress(results[-1])
     return results
 
 
 @contextlib.contextmanager
-def written(name: str, kind: str, metrics: int, steps: int, *, paced: bool) -> Iterator[tuple[Place, int]]:
+def written(options: Options, name: str, kind: str, metrics: int, *, paced: bool) -> Iterator[tuple[Place, int]]:
     """A run that has ended, and its bytes. Of stepd compacted: by the worker as far as it came, then by `stepd compact`."""
     with place(name) as here:
         before = common.tree_bytes(here.arguments["directory"])
-        here.run("write", kind=kind, metrics=metrics, steps=steps, paced=paced)
+        here.run("write", kind=kind, metrics=metrics, steps=options.steps, paced=paced)
         if here.daemon:
-            settle(here.daemon)
+            settle(here.daemon, options.settle)
             common.end_daemon(here.store)
             done = common.command(here.store, "compact")
             if done.returncode:
@@ -326,38 +335,38 @@ def written(name: str, kind: str, metrics: int, steps: int, *, paced: bool) -> I
         yield here, common.tree_bytes(here.arguments["directory"]) - before
 
 
-def measure_reading(options: argparse.Namespace) -> list[Results]:
+def measure_reading(options: Options) -> list[Results]:
     """One metric of ten."""
     results = []
     for name in options.taking_part("reading"):
         result: Results = {"tool": name, "metrics": READ_METRICS, "steps": options.steps}
         if TOOLS[name].reads:
-            with written(name, "float64", READ_METRICS, options.steps, paced=False) as (here, _):
+            with written(options, name, "float64", READ_METRICS, paced=False) as (here, _):
                 result |= here.run("read", metrics=READ_METRICS, repeat=options.reads)
         results.append(result)
-        overhead.progress(result)
+        common.progress(result)
     return results
 
 
-def measure_training(options: argparse.Namespace) -> list[Results]:
+def measure_training(options: Options) -> list[Results]:
     """With and without logging, in turns."""
     results = []
     for name in options.taking_part("training"):
         with place(name) as here:
             result = here.run("training", iterations=options.iterations, blocks=options.blocks)
         results.append({"tool": name, **result})
-        overhead.progress(results[-1])
+        common.progress(results[-1])
     return results
 
 
-def measure_kill(options: argparse.Namespace) -> list[Results]:
+def measure_kill(options: Options) -> list[Results]:
     """Each tool is killed at the same random moments."""
     results = []
     for name in options.taking_part("kill"):
         chance = random.Random(options.seed)
         for _ in range(options.kills):
             results.append({"tool": name, **killed(name, chance.uniform(*options.kill_seconds))})
-            overhead.progress(results[-1])
+            common.progress(results[-1])
     return results
 
 
@@ -404,14 +413,19 @@ def parse() -> Options:
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--calls", type=int, default=200_000, help="calls of a tight loop")
     parser.add_argument("--paced-calls", type=int, default=10_000, help="calls at one per millisecond")
+    parser.add_argument("--paces", nargs="+", choices=PACES, default=list(PACES))
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="values of the runs that are weighed"
+    )
     parser.add_argument("--repeat", type=int, default=5, help="processes for import, init and finish")
     parser.add_argument("--steps", type=int, default=100_000, help="of the runs that are weighed and read")
     parser.add_argument("--reads", type=int, default=15)
     parser.add_argument("--iterations", type=int, default=1000, help="training steps of a block")
     parser.add_argument("--blocks", type=int, default=8, help="pairs of blocks")
     parser.add_argument("--kills", type=int, default=5, help="of each tool")
-    parser.add_argument("--kill-seconds", type=float, nargs=2, default=(1.0, 4.0), help="they come between these")
+    parser.add_argument("--kill-seconds", type=float, nargs=2, default=(0.5, 3.0), help="they come between these")
     parser.add_argument("--seed", type=int, default=5, help="of the moments of the kills")
+    parser.add_argument("--settle", type=float, default=1.0, help="so many seconds without work: a daemon is done")
     parser.add_argument("--quick", action="store_true", help="a few of everything: to see that it runs")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--from", dest="source", metavar="FILE", help="measure nothing, take this JSON")
@@ -433,11 +447,17 @@ def measure(options: Options) -> Results:
     options.available = {}
     for name in options.tools:
         with place(name, daemon=False) as here:
-            options.available[name] = {"title": TOOLS[name].title, "install": TOOLS[name].install, **here.run("available")}
+            options.available[name] = {
+                "title": TOOLS[name].title,
+                "install": TOOLS[name].install,
+                **here.run("available"),
+            }
     results: Results = {"machine": facts, "tools": options.available, "quick": options.quick, "seed": options.seed}
     for name in options.only:
         began = time.monotonic()
         results[name] = MEASURES[name](options)
+        if options.json:  # what was measured is there when a later part fails
+            common.write_json(options.json, results)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     results["minutes"] = round((time.monotonic() - start) / 60, 1)
     return results
@@ -453,8 +473,8 @@ def main() -> None:
             results = json.load(file)
     else:
         results = measure(options)
-    if options.json:
-        common.write_json(options.json, results)
+        if options.json:
+            common.write_json(options.json, results)
     peer_report.print_all(results)
     if options.figure:
         peer_report.draw(results, options.figure)

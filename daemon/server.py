@@ -24,8 +24,16 @@ from daemon.lifecycle import Leaving, on_termination, take_store
 from daemon.settings import DaemonSettings, budgets_from
 from daemon.stats import Stats
 from daemon.store.budgets import keep_budgets, read_budgets
-from daemon.store.recovery import Judge, Mended, lock_identity, mend_segments, mend_stream, ring_is_locked, wrote_media
-from daemon.store.rewrite import has_media
+from daemon.store.recovery import (
+    Judge,
+    Mended,
+    lock_identity,
+    mend_segments,
+    mend_stream,
+    ring_is_locked,
+    wrote_segments,
+)
+from daemon.store.replacing import kinds_in
 from daemon.store.run_writer import RunWriter
 from daemon.workers import Worker
 from sdk import __version__, clock, platform
@@ -35,6 +43,7 @@ from sdk.files import DISK, Files
 from sdk.ids import random_u64
 from sdk.limits import REFUSED_REASONS
 from sdk.location import StoreIdentity, read_store
+from sdk.segment.naming import HISTORY, MEDIA
 from sdk.transport import endpoint_path, lock_path
 from sdk.wire.messages import Control
 
@@ -44,6 +53,10 @@ _LOG_BYTES_MAX = 1 << 20
 _SWITCH_SECONDS = 0.0002
 # What a worker gets to end by itself when we leave; killed it loses nothing.
 _WORKER_END_SECONDS = 0.5
+# Rows that were sealed wait so long for a worker: the many runs of a sweep that end together are one worker's work.
+_REWRITE_PAUSE_SECONDS = 2.0
+# What the worker tells, and `stepd status` shows.
+_REWRITTEN = ("blobs", "failed", "missing", "errors", "rows", "bytes_before", "bytes_after", "alone")
 _IMPORTED_EARLY = ("numpy", "psutil")
 _GC_THRESHOLDS = (200_000, 20, 20)
 
@@ -74,11 +87,12 @@ class Server:
             self._lock_identity,
             ring_is_locked(settings.shared_memory_dir, self._digest),
         )
-        self._encoder = Worker("daemon.encode", [store.path], _log.warning)
-        self._encoded: dict[str, Any] = {}
-        self._is_media_known = False
+        self._rewriter = Worker("daemon.rewriter", [store.path], _log.warning)
+        self._rewritten: dict[str, Any] = {}
+        self._rewrite_at = float("inf")
+        self._is_store_known = False
         self._mending: Iterator[Mended | None] | None = None
-        self._has_new_media = False
+        self._has_new_segments = False
         self._looked_at = 0.0
         self._trouble = ""
         self._living = True  # until the first look
@@ -111,7 +125,7 @@ class Server:
         # Rings are looked at once more, then we are gone.
         if self._store_is_there():
             self._ingest.look_for_dead(clock.monotonic())
-        self._encoder.end(_WORKER_END_SECONDS)
+        self._rewriter.end(_WORKER_END_SECONDS)
         self._ingest.close()
 
     def open(self) -> None:
@@ -156,21 +170,23 @@ class Server:
         except (OSError, StoreError) as error:
             # The next look may find it well: a file system that is away for minutes, a mode that somebody changed.
             self._say_once(f"cannot look around: {error}")
-        self._look_for_media(now)
-        self._leaving.note(now, living_trainers=self._living or self._encoder.is_running)
+        self._look_for_work(now)
+        self._leaving.note(now, living_trainers=self._living or self._rewriter.is_running)
 
-    def _look_for_media(self, now: float) -> None:
-        """Has encoded what was sealed since, and at first what an earlier daemon left."""
-        if not self._settings.encode or self._mending is not None:
+    def _look_for_work(self, now: float) -> None:
+        """Has rewritten what was sealed since, and at first what an earlier daemon left."""
+        if not self._settings.rewrite or self._mending is not None:
             return
-        try:
-            if not self._is_media_known:
-                self._encoder.wanted = has_media(self._files, self._store.path)
-                self._is_media_known = True
-        except OSError:
-            return
-        self._encoder.wanted |= self._ingest.take_sealed_media()
-        self._encoder.look(now)
+        sealed = self._ingest.take_sealed()
+        if not self._is_store_known:
+            with contextlib.suppress(OSError):
+                sealed |= kinds_in(self._files, self._store.path)
+                self._is_store_known = True
+        if HISTORY in sealed:
+            self._rewrite_at = min(self._rewrite_at, now + _REWRITE_PAUSE_SECONDS)
+        if MEDIA in sealed or now >= self._rewrite_at:
+            self._rewriter.wanted, self._rewrite_at = True, float("inf")
+        self._rewriter.look(now)
 
     def _say_once(self, text: str) -> None:
         """What would be the same at every look stands in the log once."""
@@ -212,15 +228,15 @@ class Server:
         if self._mending is None and (ended := self._ingest.take_ended()) is not None:
             run, stream, is_dead = ended
             self._mending = mend_stream(self._files, self._store.path, run, stream, self._judge, is_dead=is_dead)
-            self._has_new_media = wrote_media(self._files, self._store.path, run, stream)
+            self._has_new_segments = wrote_segments(self._files, self._store.path, run, stream)
         if self._mending is None:
             return False
         try:
             mended = next(self._mending)
         except StopIteration:
             self._mending = None
-            self._encoder.wanted |= self._has_new_media
-            self._has_new_media = False
+            self._rewriter.wanted |= self._has_new_segments
+            self._has_new_segments = False
             return False
         except OSError as error:
             _log.warning("looking for unsealed segments: %s", error)
@@ -245,7 +261,7 @@ class Server:
             "flush": self._flush,
             "settle": self._settle,
             "budget": self._budget,
-            "encoded": self._note_encoded,
+            "rewritten": self._note_rewritten,
         }
         handler = verbs.get(message.verb)
         if handler is None:
@@ -285,9 +301,9 @@ class Server:
             self._say_once(f"the budgets are forgotten when this daemon ends: {error}")
         return self.status()
 
-    def _note_encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The encoding worker tells how far it is."""
-        self._encoded = {name: arguments.get(name) for name in ("blobs", "failed", "missing", "errors")}
+    def _note_rewritten(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The worker that rewrites tells how far it is."""
+        self._rewritten = {name: arguments.get(name) for name in _REWRITTEN}
         return {}
 
     def status(self) -> dict[str, Any]:
@@ -337,7 +353,7 @@ class Server:
             "warnings": self._warnings(),
             "memory_bytes": psutil.Process().memory_info().rss,
             "last_error": stats.last_error,
-            "encoding": {"running": self._encoder.is_running, **self._encoded},
+            "rewriting": {"running": self._rewriter.is_running, **self._rewritten},
         }
 
     def _refused_reasons(self, refused: dict[int, int]) -> dict[str, int]:

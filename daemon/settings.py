@@ -26,7 +26,7 @@ class DaemonSettings:
         drain_seconds: After SIGTERM it goes on serving living trainers for so long.
         liveness_seconds: How often the rings of known and unknown streams are looked at.
         pending_bytes_max: Bytes of all streams that wait while the disk refuses; beyond it nothing more is received.
-        encode: Start a worker that makes files of raw values once their segments are sealed.
+        rewrite: Start a worker that makes columns of rows and files of raw values once their segments are sealed.
         store_bytes_max, run_bytes_max, free_bytes_min: Budgets; `sdk.settings` explains them, `sdk.budget` what follows
             when one is reached.
     """
@@ -43,7 +43,7 @@ class DaemonSettings:
     store_bytes_max: int = 0
     run_bytes_max: int = 0
     free_bytes_min: int = FREE_BYTES_MIN
-    encode: bool = True
+    rewrite: bool = True
     persistent: bool = False
     shared_memory_dir: str = "/dev/shm"
 

@@ -280,8 +280,8 @@ MUTANTS = (
     Mutant(
         "room is given to log() before the ring says so",
         "sdk/journal/appender.py",
-        "        journal.ring.write_released(stored)\n        released = stored[0]\n",
-        "        released = stored[0]\n        journal.ring.write_released(stored)\n",
+        "            journal.ring.write_released(stored)\n            released = stored[0]\n",
+        "            released = stored[0]\n            journal.ring.write_released(stored)\n",
         ("tests/sdk/test_appender.py",),
     ),
     Mutant(
@@ -302,9 +302,9 @@ MUTANTS = (
     ),
     Mutant(
         "a call that an interrupt left is made again",
-        "sdk/journal/appender.py",
-        "        return inner is not None and inner.tb_frame.f_code is not convert_known.__code__\n",
-        "        return False\n",
+        "sdk/journal/calls.py",
+        "    return inner is not None and inner.tb_frame.f_code is not ours\n",
+        "    return False\n",
         ("tests/sdk/test_appender.py::test_a_call_that_was_interrupted_is_not_made_again",),
     ),
     Mutant(
@@ -493,17 +493,46 @@ MUTANTS = (
     ),
     Mutant(
         "a replaced segment is removed whatever the new one is worth",
-        "daemon/store/rewrite.py",
+        "daemon/store/replacing.py",
         "            if checked[segment.name] and not ",
         "            if not ",
         ("tests/daemon/test_replaced.py",),
     ),
     Mutant(
         "a rewritten segment gets its name before it was forced",
-        "daemon/store/rewrite.py",
+        "daemon/store/replacing.py",
         "        segment.sync()\n        segment.close()\n",
         "        segment.close()\n",
         ("tests/daemon/test_rewrite_crashes.py",),
+    ),
+    # -- columns: check and repair -----------------------------------------------------------------------------------------
+    Mutant(
+        "a window that lacks a block is taken for whole",
+        "sdk/segment/windows.py",
+        "    if expected is not None and expected != len(blocks):\n",
+        "    if False:\n",
+        ("tests/sdk/test_segment_windows.py::test_a_window_that_is_not_all_there",),
+    ),
+    Mutant(
+        "one bad column costs all columns of its rows",
+        "sdk/segment/windows.py",
+        '                troubles.append(Trouble(block, f"{where}, {key!r}: {error}", low, high, (key,), values=len(group)))\n',
+        "                raise\n",
+        ("tests/sdk/test_segment_windows.py::test_one_bad_column",),
+    ),
+    Mutant(
+        "a repaired segment goes on replacing what it may not hold",
+        "sdk/segment/repair.py",
+        '        values["replaces"] = [entry for entry in replaces if not self._is_read(entry)]\n',
+        "",
+        ("tests/sdk/test_segment_windows.py::test_what_was_replaced_and_is_still_there_is_replaced_no_more",),
+    ),
+    Mutant(
+        "a damaged rewriting is repaired although all that it replaced is there",
+        "daemon/store/repair.py",
+        "            done = _spared(files, path, verified)\n",
+        "            done = None\n",
+        ("tests/daemon/test_repair_windows.py::test_what_was_replaced_serves_again",),
     ),
     # -- the disk -------------------------------------------------------------------------------------------------------
     Mutant(

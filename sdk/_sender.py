@@ -22,31 +22,28 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import deque
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from . import clock
-from ._blobs import OwnBlobs
+from . import _lending, clock
+from ._facts import Facts
+from ._lending import Lending
 from ._pressure import Notices, Pressure
-from ._spool import BLOCK_BYTES, Spool
+from ._spool import Spool
+from ._spooling import Spooling, batch_flags
 from ._starting import RESTART_SECONDS_MAX, Starting
-from .budget import Budget, code_of
+from .budget import Budget
 from .errors import CommError, Error, ProtocolError
 from .files import DISK
 from .ids import hex_u64
 from .journal.handle import Journal
+from .journal.page import Taken
 from .journal.upkeep import Upkeep
 from .limits import BATCH_BYTES_MAX, KIB, MIB, WIRE_VERSION, WIRE_VERSION_MIN
 from .location import StoreIdentity
 from .platform import identity, is_locked
-from .record import HEADER_SIZE, encode_map
 from .settings import Settings
 from .transport import Connection, endpoint_path, known_lock_path
 from .wire.messages import (
-    BATCH_HAS_BLOBS,
-    BATCH_HAS_META,
-    BATCH_HAS_PIECES,
     Ack,
     Batch,
     Finish,
@@ -58,7 +55,7 @@ from .wire.messages import (
     Reject,
     Welcome,
 )
-from .wire.session import Outbox, Span, span_between
+from .wire.session import Outbox
 
 WAKE_SECONDS_MIN = 0.005
 # More than one message is waiting: 200 MB/s, as a loop of wide rows makes them, need 50 messages a second.
@@ -71,15 +68,14 @@ SILENCE_SECONDS = 1.0
 SPOOL_AGE_SECONDS = 2.0
 _SPOOL_INTERVAL_SECONDS = 1.0
 _BEGINNING_SECONDS = 0.2
+# Beside a daemon that reads the ring and says five times a second that it lives: it is busy, not gone.
+_LENT_SILENCE_SECONDS = 0.4
 # While bytes are in flight and no ack comes, look so often whether the daemon's process still lives.
 _LIVENESS_SECONDS = 0.1
 # Limit: what `finish` forces to the disk itself: 50 ms at 300 MB/s. More is left to the kernel, and the receipt says so.
 _SYNC_BYTES_MAX = 16 * MIB
-_SPOOL_TROUBLE_PAUSE_SECONDS = 1.0
 # After a Reject that a new Hello may mend. One that it cannot waits `RESTART_SECONDS_MAX`; records go to the spool.
 _REJECTED_SECONDS = 0.1
-# Limit: META records that wait for room in a full ring; the oldest go first, as later facts replace earlier ones.
-_PENDING_META_MAX = 10_000
 
 # Connections that a forked child inherited: kept for ever, because closing them there would disturb the parent's.
 _inherited: list[Connection] = []
@@ -130,8 +126,6 @@ class Sender:
         self._stuck = False
         self._held = False  # the daemon says that a budget is reached, and will say when it is not any more
         self._taken = 0  # the last sequence that the daemon acked
-        self._spooled_at = 0.0
-        self._spool_trouble_until = 0.0
         self._delay = WAKE_SECONDS_MIN
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -142,15 +136,17 @@ class Sender:
         self._flush_wanted = 0
         self._flush_sent = 0
         self._progress = threading.Condition()
-        self.pending_meta: deque[Mapping[str, Any]] = deque(maxlen=_PENDING_META_MAX)
-        self.placed_meta = 0  # how many of these found room later
-        self._meta_lock = threading.RLock()  # a signal handler may call finish() as well
         self.notices = Notices()
         self._notice = self.notices.note
+        self.facts = Facts(journal, self._notice)
+        self._lending = Lending(journal, wanted=settings.ring_reader, wake=self.wake)
         self._upkeep = Upkeep(journal, now, self._notice)
         self._pressure = Pressure(journal, store.path, self._notice)
         self._starting = Starting(store.path, settings, now, self._notice)
-        self._blobs = OwnBlobs(journal, self._spool, self._trouble)
+        self._spooling = Spooling(
+            stream, journal, self._outbox, self._spool, self._pressure, self._notice, self._release
+        )
+        self._blobs = self._spooling.blobs
         self.cpu_seconds = 0.0
 
     # -- from other threads ------------------------------------------------------------------------------------------
@@ -200,7 +196,7 @@ class Sender:
     def make_room(self) -> None:
         """The stream ends: from now on its records are stored past every budget, so that its last facts find room."""
         self._is_ending = True
-        self._spool_trouble_until = 0.0
+        self._spooling.pause_until = 0.0
         self.wake()
 
     def finish(self, timeout: float) -> SenderState:
@@ -242,11 +238,23 @@ class Sender:
         self.cpu_seconds = clock.cpu()
 
     def _next_delay(self, found: int) -> float:
+        if self._lending.is_read and self._flush_wanted <= self._outbox.stored_sequence:
+            return self._next_look(found)
         if found > BATCH_BYTES_MAX:
             return WAKE_SECONDS_FULL
         if found > _BUSY_BYTES or self._flush_wanted > self._outbox.stored_sequence:
             return WAKE_SECONDS_MIN
         return min(self._delay * 1.5, WAKE_SECONDS_MAX)
+
+    def _next_look(self, found: int) -> float:
+        """While the daemon reads the ring itself: only what it has stored, and whether it lives, is looked for."""
+        large = self._journal.large
+        is_filling = found > self._journal.ring.capacity // 4
+        if is_filling and not self._pressure.code:
+            return WAKE_SECONDS_MIN
+        is_wanted = is_filling or (large is not None and large.pending)
+        longest = WAKE_SECONDS_MAX if is_wanted else _lending.WAKE_SECONDS_MAX
+        return min(self._delay * 1.5, longest)
 
     def wake_once(self, now: float) -> int:
         """One look; returns the bytes that were waiting."""
@@ -254,10 +262,10 @@ class Sender:
         if journal.deferred:
             journal.drain_deferred()
         journal.report_gap()
-        self.place_pending_meta()
-        mark = journal.mark()
-        found = mark[0] - outbox.sent[0]
+        self.facts.place()
+        found = journal.mark()[0] - outbox.sent[0]
         self._receive(now)
+        self._look(now)
         if self._state == _DOWN:
             self._connect(now)
         elif self._is_lost(now):
@@ -277,28 +285,6 @@ class Sender:
         self.notices.show_all(now)
         return found
 
-    def place_pending_meta(self) -> bool:
-        """Puts the META records that found no room into the ring; whether none is left.
-
-        Race: `finish` calls it as well. Without the lock both place the first one, and then each removes one.
-        """
-        with self._meta_lock:
-            return self._place_pending_meta()
-
-    def _place_pending_meta(self) -> bool:
-        while self.pending_meta:
-            facts = self.pending_meta[0]
-            if self._journal.append_meta(facts):
-                self.placed_meta += 1
-            else:
-                size = len(encode_map(dict(facts)))
-                if size + HEADER_SIZE <= self._journal.ring.capacity:
-                    return False
-                # It never will: what is behind it, the end of the run among it, must not wait for ever.
-                self._notice("facts", f"facts of {size} bytes do not fit into the ring and are left out")
-            self.pending_meta.popleft()
-        return True
-
     def _connect(self, now: float) -> None:
         if now < self._next_session or not self._blobs.may_greet(now, is_last=self._is_ending):
             return
@@ -316,9 +302,10 @@ class Sender:
         """Says Hello, first in a session or again in the same one, after records went another way than to the daemon."""
         assert self._connection is not None
         ring = self._journal.ring.path or ""
+        self._take_back()
         hello = Hello(
             WIRE_VERSION_MIN, WIRE_VERSION, self._stream, self._run_id, self._store.id, self._outbox.stored_sequence,
-            ring, os.getpid(), self._version, self._limits,
+            ring, os.getpid(), self._version, self._limits, *self._lending.offer(allowed=not self._blobs.all),
         )  # fmt: skip
         try:
             sent = self._connection.send(hello)
@@ -344,7 +331,41 @@ class Sender:
         self._asked_liveness = now
         return not is_locked(self._lock_path)
 
+    def _look(self, now: float) -> None:
+        """What the daemon that reads the ring has stored, and whether it goes on."""
+        if not self._lending.is_read:
+            return
+        taken = self._lending.look(now)
+        if taken is not None:
+            self._note_taken(taken)
+        self._heard = self._starting.contact = self._lending.heard
+        waits = self._journal.mark()[0] > self._outbox.stored[0]
+        if not waits:
+            self._lending.heard = now
+        self._waiting_since = self._lending.heard if waits else None
+        if self._lending.is_over:
+            self._disconnect()
+
+    def _note_taken(self, taken: Taken) -> None:
+        if self._outbox.taken(taken.mark, taken.synced):
+            self._taken = self._outbox.stored_sequence
+            self._release()
+            boundaries = self._journal.boundaries
+            while boundaries and boundaries[0][0] <= taken.position:
+                boundaries.popleft()
+        self._pressure.note(taken.trouble)
+        self._held = self._pressure.is_budget
+
+    def _take_back(self) -> None:
+        """Nobody else reads the ring from now on."""
+        if self._lending.is_offered:
+            self._lending.take_back()
+            taken = self._journal.look()
+            if taken is not None:
+                self._note_taken(taken)
+
     def _disconnect(self) -> None:
+        self._take_back()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -373,6 +394,7 @@ class Sender:
                 if self._connection is None:
                     return
             self._outbox.open(message.credit)
+            self._lending.answered(message.reads, now)
             self._held = False  # one batch tells whether it still is
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE
@@ -404,15 +426,13 @@ class Sender:
         with self._progress:
             self._progress.notify_all()
 
-    def _flags(self, span: Span) -> int:
-        journal = self._journal
-        pieces = BATCH_HAS_PIECES if journal.piece_end() > span.start else 0
-        blobs = BATCH_HAS_BLOBS if journal.blob_end() > span.start else 0
-        return pieces | blobs | (BATCH_HAS_META if journal.meta_end() > span.start else 0)
-
     def _send_batch(self) -> bool:
         assert self._connection is not None
         self._blobs.store(clock.monotonic(), is_last=self._is_ending)
+        if self._lending.is_read:
+            self._journal.open_gate()
+            self._upkeep.cover(self._journal.mark(), self._outbox.stored)
+            return False
         mark = self._blobs.sendable()
         if self._held and self._outbox.in_flight_bytes and not self._is_ending:
             self._stuck = False
@@ -427,7 +447,7 @@ class Sender:
         crc = self._upkeep.cover_batch(span.start, (span.end, span.last + 1, span.step_max), mark, self._outbox.stored)
         parts = self._journal.ring.slices(span.start, span.end)
         records = parts[0] if len(parts) == 1 else b"".join(parts)
-        batch = Batch(self._stream, span.first, span.last, self._flags(span), span.step_max, records)
+        batch = Batch(self._stream, span.first, span.last, batch_flags(self._journal, span), span.step_max, records)
         try:
             sent = self._connection.send(batch, payload_crc=crc)
         except CommError:
@@ -440,7 +460,12 @@ class Sender:
 
     def _ask_for_flush(self) -> None:
         wanted = self._flush_wanted
-        if wanted > self._flush_sent and self._outbox.sent[1] > wanted and self._connection is not None:
+        mark, capacity = self._journal.mark(), self._journal.ring.capacity
+        if self._lending.is_read and mark[0] - self._outbox.stored[0] > capacity // 4 and not self._held:
+            # A daemon that found nothing for long looks seldom.
+            wanted = max(wanted, mark[1] - 1) if self._flush_sent <= self._outbox.stored_sequence else wanted
+        is_sent = self._lending.is_read or self._outbox.sent[1] > wanted
+        if wanted > self._flush_sent and is_sent and self._connection is not None:
             with contextlib.suppress(CommError):
                 if self._connection.send(Flush(self._stream, wanted)):
                     self._flush_sent = wanted
@@ -450,22 +475,23 @@ class Sender:
     def _maybe_spool(self, now: float) -> None:
         if self._held and not self._is_ending:
             return  # the spool would fill the same disk
-        capacity = self._journal.ring.capacity
+        capacity, is_read = self._journal.ring.capacity, self._lending.is_read
         waiting = self._journal.mark()[0] - self._outbox.stored[0]
         large = self._journal.large.waiting_share() if self._journal.large is not None else 0.0
         # While acks come the daemon is merely busy: it may have a little more of the ring than when nobody answers.
-        healthy = self._state == _LIVE and now - self._heard < 0.1
+        healthy = self._state == _LIVE and now - self._heard < (_LENT_SILENCE_SECONDS if is_read else 0.1)
         full = max(waiting / capacity, large) > (0.75 if healthy else 0.5)
         old = (
             self._state != _LIVE
             and now - self._starting.contact > SPOOL_AGE_SECONDS
-            and now - self._spooled_at > _SPOOL_INTERVAL_SECONDS
+            and now - self._spooling.at > _SPOOL_INTERVAL_SECONDS
         )
         # A session that has just begun answers within milliseconds: the flush may wait for that.
         beginning = self._waiting_since is not None and now - self._waiting_since < _BEGINNING_SECONDS
         urgent = self._state != _LIVE and not beginning and self._flush_wanted > self._outbox.stored_sequence
         stuck = self._state == _LIVE and self._stuck
-        if waiting and (full or old or urgent or stuck or self._held) and now >= self._spool_trouble_until:
+        if waiting and (full or old or urgent or stuck or self._held) and now >= self._spooling.pause_until:
+            self._take_back()
             self._spool_all(now)
             # The session goes on: a new one would cost 60 ms beside a busy loop, in which the ring fills again. What is
             # in flight arrives before this Hello and is a duplicate; its Welcome says that the daemon is through with it.
@@ -474,47 +500,10 @@ class Sender:
                 self._greet(now)
 
     def _spool_all(self, now: float) -> bool:
-        """Moves what is in the ring now to the spool; whether all of it is stored.
-
-        Not what comes meanwhile: beside a loop that logs flat out this would never end, and the daemon be forgotten.
-        """
-        self._spooled_at = now
-        begins = not self._spool.is_open and not self._is_ending
+        """Moves what is in the ring now to the spool; whether all of it is stored."""
         self._stuck = False
-        boundaries, goal = self._journal.boundaries, self._journal.mark()
-        if not self._blobs.store(now, goal, is_last=self._is_ending):
-            return False
-        while True:
-            stored = self._outbox.stored
-            while boundaries and boundaries[0][0] <= stored[0]:
-                boundaries.popleft()
-            # Few and large blocks: checksum and write each give the GIL away, whatever their size.
-            span = span_between(stored, boundaries, goal, BLOCK_BYTES, at_least_one=True)
-            if span is None:
-                self._pressure.note(0)
-                return True
-            size = span.end - span.start
-            refusal = self._spool.refusal(size, now, is_last=self._is_ending)
-            if refusal:
-                self._trouble(now, refusal)
-                return False
-            try:
-                self._spool.append(
-                    self._stream, span, self._journal.ring.slices(span.start, span.end), self._flags(span)
-                )
-            except OSError as error:
-                self._trouble(now, code_of(error), str(error))
-                return False
-            self._outbox.store_locally(span)
-            self._release()
-            if begins:
-                begins = False
-                why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
-                self._notice("spool", f"{why} the records; they go to this run's spool on disk, nothing is lost")
-
-    def _trouble(self, now: float, code: int, detail: str = "") -> None:
-        self._spool_trouble_until = now + _SPOOL_TROUBLE_PAUSE_SECONDS
-        self._pressure.note(code, detail)
+        why = "the daemon does not keep up with" if self._state == _LIVE else "no daemon takes"
+        return self._spooling.all(now, why, is_last=self._is_ending)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -525,7 +514,7 @@ class Sender:
             self._finish_with_daemon(last)
         except Exception as error:  # whatever it is: what the daemon did not take goes to the spool
             self._notice("bug", f"the sender met an unexpected error, records go to the spool: {error!r}")
-        if self._finish_state != "written" or self._outbox.stored_sequence < last or self.pending_meta:
+        if self._finish_state != "written" or self._outbox.stored_sequence < last or self.facts.waiting:
             self._disconnect()
             self._finish_state = "spool" if self._spool_rest() else "ring"
         small = self._spool.bytes_written <= _SYNC_BYTES_MAX
@@ -543,7 +532,7 @@ class Sender:
         """Moves all that is left to the spool, with the facts that had no room in the ring; whether all of it is stored."""
         while self._spool_all(clock.monotonic()):
             mark = self._journal.mark()
-            self.place_pending_meta()
+            self.facts.place()
             self._journal.report_gap()
             if self._journal.mark() == mark:
                 return True
@@ -554,6 +543,7 @@ class Sender:
         assert self._finish_deadline is not None
         deadline = self._finish_deadline
         asked = False
+        self._look(clock.monotonic())
         if self._state == _DOWN:
             self._connect(clock.monotonic())
         advanced, stored_before = clock.monotonic(), -1
@@ -564,16 +554,20 @@ class Sender:
                 if not self._greets_another(now):
                     break
             self._receive(now)
+            self._look(now)
             if self._outbox.stored_sequence > stored_before:
                 advanced, stored_before = now, self._outbox.stored_sequence
             if now > deadline or now - advanced > SILENCE_SECONDS:
                 break
             # A budget is reached: the daemon writes what it has, and then takes the rest, once it knows that this is the end.
-            complete = self._state == _LIVE and not self._send_batch() and (self._outbox.sent[1] > last or self._held)
+            complete = self._state == _LIVE and not self._send_batch() and self._is_all_sent(last)
             if complete and not asked:
                 asked = self._connection is not None and self._connection.send(Finish(self._stream, last))
             if self._connection is not None:
                 self._connection.wait(0.02)
+
+    def _is_all_sent(self, last: int) -> bool:
+        return self._lending.is_read or self._outbox.sent[1] > last or self._held
 
     def _greets_another(self, now: float) -> bool:
         """After a Reject: a daemon that took over while we were idle does not know us, and asks for a Hello."""

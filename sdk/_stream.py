@@ -158,7 +158,7 @@ class Stream:
             # It would wait for ever for a ring that is larger, and everything behind it would wait too.
             self._notice("meta", f"{', '.join(facts)} of {size} bytes does not fit into the ring and is left out")
             return
-        pending = self._sender.pending_meta
+        pending = self._sender.facts.waiting
         if not pending and self.journal.append_meta(facts):
             self._meta_count += 1
             return
@@ -219,16 +219,16 @@ class Stream:
         if self.journal.append_meta(end):
             self._meta_count += 1
         else:
-            self._sender.pending_meta.append(end)
+            self._sender.facts.waiting.append(end)
         self._settle(begun + min(timeout, _META_SECONDS_MAX))
         result = self._sender.finish(max(timeout - (clock.monotonic() - begun), 0.1))
         refusals = self.journal.refusals()
         last = self.journal.mark()[1] - 1
         large = self.journal.large
         announced = large.count if large is not None else 0
-        own = self._meta_count + self._sender.placed_meta + refusals.reported + announced
+        own = self._meta_count + self._sender.facts.placed + refusals.reported + announced
         accepted, refused = last - own, refusals.refused
-        is_stored, facts_lost = result.stored >= last, len(self._sender.pending_meta)
+        is_stored, facts_lost = result.stored >= last, len(self._sender.facts.waiting)
         self._receipt = Receipt(
             accepted=accepted,
             stored=accepted - (0 if is_stored else self._waiting_rows()),
@@ -272,7 +272,7 @@ class Stream:
     def _settle(self, deadline: float) -> None:
         """Waits for room for the last META records: a sender that still lives is making some."""
         self._sender.make_room()
-        while not (self._sender.place_pending_meta() and self.journal.report_gap()) and clock.monotonic() < deadline:
+        while not (self._sender.facts.place() and self.journal.report_gap()) and clock.monotonic() < deadline:
             if not self._sender.is_alive():
                 with contextlib.suppress(Exception):  # finish() raises for no trouble of ours; the end tries again
                     self._sender.wake_once(clock.monotonic())

@@ -196,6 +196,10 @@ class Settings:
     shared_memory_dir: str = _setting("/dev/shm", _text)
     """A file system in memory, for the rings. Default: where Linux has it. STEPD_SHARED_MEMORY_DIR."""
 
+    ring_reader: bool = _setting(True, _boolean)
+    """Let a daemon of the same host read the ring itself, so that no thread of this process sends. Default: true; where it
+    cannot, and with false, the records are sent. STEPD_RING_READER."""
+
     spool_bytes_max: int = _setting(GIB, _bytes(0))
     """The most this process writes itself while no daemon answers, in bytes. Default: 1 GiB, a day of 5 values at 100
     calls a second. STEPD_SPOOL_BYTES_MAX."""

@@ -6,6 +6,7 @@
     main.log({"loss": 0.5})              # step 0; the step counts up as `sdk.log` does
     main.finish()
     run.flush()                          # what is pending becomes one ROWS block per stream; run.seal() seals
+    compact(run)                         # what was written becomes columns
 
 Times are made up: stream n starts at START_NS + n seconds, a record comes every millisecond after.
 """
@@ -19,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from sdk.files import DISK, Files
 from sdk.ids import hex_u64
 from sdk.record import (
@@ -28,12 +31,17 @@ from sdk.record import (
     KIND_META,
     KIND_ROW,
     Record,
+    decode_map,
     encode_map,
     pack,
 )
+from sdk.rows import Piece, merge
 from sdk.segment import format as segment
+from sdk.segment.columns import Group
+from sdk.segment.columns import pack as columns_pack
 from sdk.segment.format import Block, FileHeader
-from sdk.segment.naming import RUNS, STORE_FILE, SegmentName, format_segment, run_path
+from sdk.segment.naming import HISTORY, RUNS, STORE_FILE, SegmentName, format_segment, parse_segment, run_path
+from sdk.segment.windows import tell_windows
 from sdk.segment.writer import SegmentWriter, step_range
 
 STORE_ID = bytes(range(16))
@@ -149,6 +157,7 @@ class StreamBuilder:
     Attributes:
         step: The open step.
         time_ns: The time of the last record.
+        taken: How many of `records` were written.
     """
 
     def __init__(self, run: RunBuilder, kind: str, about: dict[str, Any]) -> None:
@@ -158,7 +167,7 @@ class StreamBuilder:
         self.step: int = about.get("first_step", 0)
         started_ns = about.get("started_ns")
         self.time_ns: int = started_ns if isinstance(started_ns, int) else START_NS + number * 10**9
-        self._taken = 0
+        self.taken = 0
         run.streams.append(self)
         said = {
             "id": self.hex, "kind": kind, "parent": None, "continues": None, "attempt": 1, "first_step": self.step,
@@ -200,8 +209,8 @@ class StreamBuilder:
         return self.meta({"end": {"state": state, "exit_code": exit_code, "time_ns": self.time_ns}})
 
     def take(self) -> list[Record]:
-        pending = self.records[self._taken :]
-        self._taken = len(self.records)
+        pending = self.records[self.taken :]
+        self.taken = len(self.records)
         return pending
 
 
@@ -226,3 +235,102 @@ def make_run(
         main.finish(state)
     run.seal()
     return run
+
+
+# ---- columns
+
+
+def compact(run: RunBuilder, *, window: int = 1000, keep: bool = False, indexed: bool = True) -> str:
+    """Rewrites all that a run's streams have written so far into one sealed segment of columns; its path.
+
+    As simply as can be, record by record; `daemon.compact` does it for real.
+
+    Args:
+        window: Sequences in a window.
+        keep: The segments that it replaces stay.
+        indexed: Let its index tell the keys.
+    """
+    old = {name: one for name in os.listdir(run.directory) if (one := parse_segment(name)) and one.holds == HISTORY}
+    name = SegmentName(0xC000 + next(_numbers), 0)
+    final = os.path.join(run.directory, format_segment(name))
+    header = FileHeader(STORE_ID, name.writer, name.number, START_NS)
+    writer = SegmentWriter.create(run.files, final + ".draft", header)
+    writer.append_map(segment.KIND_META, {"run": run.id, "writer": {"kind": "rewrite"}})
+    for stream in run.streams:
+        written = stream.records[: stream.taken]
+        for start in range(0, len(written), window):
+            _append_window(writer, stream, written[start : start + window], indexed)
+    replaced = [[hex_u64(one.writer), one.number] for one in old.values()]
+    told = {"replaces": replaced, "ended_ns": START_NS, "windows": tell_windows(writer.blocks)}
+    writer.append_map(segment.KIND_META, told)
+    writer.seal()
+    os.rename(final + ".draft", final)
+    for entry in old if not keep else ():
+        os.remove(os.path.join(run.directory, entry))
+    return final
+
+
+def _append_window(writer: SegmentWriter, stream: StreamBuilder, records: Sequence[Record], indexed: bool) -> None:
+    rows = [record for record in records if record.kind == KIND_ROW]
+    facts = [record for record in records if record.kind != KIND_ROW]
+    pieces = merge(Piece(r.sequence, r.step, r.flags, r.time_ns, decode_map(r.payload, tensors=False)) for r in rows)
+    flags = segment.FLAG_MERGED if len(pieces) < len(rows) else 0
+    where = {"stream": stream.id, "first": records[0].sequence, "last": records[-1].sequence}
+    block: list[Group] = []
+    for group in [*groups_of(pieces), None]:
+        if block and (group is None or sum(g.columns for g in [*block, group]) > segment.COLUMNS_MAX):
+            packed = columns_pack(block)
+            head = {"records": packed.records, "step_min": packed.step_min, "step_max": packed.step_max, **where}
+            keys = packed.keys if indexed else None
+            writer.append(segment.KIND_COLUMNS, packed.parts, flags=flags, keys=keys, compress=False, **head)
+            block = []
+        block += [group] if group is not None else []
+    if facts:
+        flags |= segment.FLAG_WINDOW | segment.FLAG_HAS_META
+        raw = b"".join(map(pack, facts))
+        writer.append(segment.KIND_ROWS, raw, records=len(facts), flags=flags, keys={}, **where)
+
+
+def groups_of(pieces: Sequence[Piece]) -> list[Group]:
+    """Groups of columns that hold these rows: keys that are in the same rows, with the same type, stand together."""
+    pieces = sorted(pieces, key=lambda piece: piece.sequence)
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, piece in enumerate(pieces):
+        for key, value in piece.values.items():
+            places.setdefault((key, _column_type(value)), []).append(place)
+    columns: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+    for column, held in places.items():
+        columns.setdefault(tuple(held), []).append(column)
+    bare = tuple(place for place, piece in enumerate(pieces) if not piece.values)
+    found = []
+    for held, together in [*columns.items(), *([(bare, [])] if bare else [])]:
+        # A key may be in the same rows with one type only, and more columns than a block takes are more groups.
+        for start in range(0, max(len(together), 1), segment.COLUMNS_MAX - 4):
+            chosen = together[start : start + segment.COLUMNS_MAX - 4]
+            here = [pieces[place] for place in held]
+            values = {key: _column([piece.values[key] for piece in here], kind) for key, kind in chosen}
+            found.append(
+                Group(
+                    numpy.array([piece.sequence for piece in here], numpy.uint64),
+                    numpy.array([piece.step for piece in here], numpy.int64),
+                    numpy.array([piece.time_ns // 1000 for piece in here], numpy.int64),
+                    numpy.array([piece.flags for piece in here], numpy.uint8),
+                    values,
+                )
+            )
+    return found
+
+
+_COLUMN_TYPES: dict[type, str] = {float: "float64", bool: "bool", str: "str", type(None): "null"}
+
+
+def _column_type(value: Any) -> str:
+    if type(value) is int:
+        return "int64" if -(2**63) <= value < 2**63 else "uint64"
+    return _COLUMN_TYPES.get(type(value), "packed")
+
+
+def _column(values: list[Any], kind: str) -> Any:
+    if kind == "packed":
+        return [encode_map({"v": value})[3:] for value in values]
+    return values if kind in ("str", "null") else numpy.array(values, kind)

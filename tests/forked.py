@@ -80,7 +80,7 @@ def fork_daemon(store: str, prepare: Callable[[], object] = lambda: None, **sett
         logging.getLogger("stepd.daemon").propagate = False
         log_to(os.path.join(store, LOG_FILE))
         prepare()
-        os._exit(serve(store, DaemonSettings(**{"liveness_seconds": LOOK_SECONDS, "encode": False, **settings})))
+        os._exit(serve(store, DaemonSettings(**{"liveness_seconds": LOOK_SECONDS, "rewrite": False, **settings})))
 
     return Trainer(body)
 

@@ -14,7 +14,8 @@ import pytest
 from daemon.encode.known import Known
 from daemon.encode.work import Encoding
 from daemon.store import rewrite as rewriting
-from daemon.store.rewrite import MediaSegment, Report, Transform, sealed_media
+from daemon.store.replacing import Sealed
+from daemon.store.rewrite import Report, Transform, sealed_media
 from sdk.errors import Error
 from sdk.files import DISK, Files
 from sdk.location import read_store
@@ -65,7 +66,7 @@ class Scene:
         assert path is not None
         return path
 
-    def sealed(self, files: Files = DISK) -> list[MediaSegment]:
+    def sealed(self, files: Files = DISK) -> list[Sealed]:
         return sealed_media(files, self.directory)
 
     def rewrite(self, transform: Transform = as_it_is, files: Files = DISK, sources: Any = None) -> Report:
@@ -73,7 +74,7 @@ class Scene:
         found = self.sealed(files) if sources is None else sources
         return rewriting.rewrite(files, store, self.directory, self.run.id, found, transform)
 
-    def encode(self, sources: list[MediaSegment] | None = None, files: Files = DISK) -> Encoding:
+    def encode(self, sources: list[Sealed] | None = None, files: Files = DISK) -> Encoding:
         """As the worker does with these sources; what it made of them."""
         sources = self.sealed(files) if sources is None else sources
         others = [segment for segment in self.sealed(files) if segment not in sources]

@@ -45,23 +45,24 @@ def append_window(
     writer: SegmentWriter,
     blocks: Sequence[Sequence[Group]],
     span: tuple[int, int],
-    records: Sequence[Record] = (),
+    facts: Sequence[Record] = (),
     *,
     flags: int = 0,
+    stream: int = STREAM,
     **changes: Any,
 ) -> None:
     """Appends a window; `changes` are made to the headers of its COLUMNS blocks."""
-    where = {"stream": STREAM, "first": span[0], "last": span[1]}
+    where = {"stream": stream, "first": span[0], "last": span[1]}
     for groups in blocks:
         packed = pack(groups)
         header: dict[str, Any] = {
             "records": packed.records, "step_min": packed.step_min, "step_max": packed.step_max, "flags": flags, **where,
         }  # fmt: skip
         writer.append(KIND_COLUMNS, packed.parts, keys=packed.keys, compress=False, **{**header, **changes})
-    if records:
-        raw = b"".join(map(pack_record, records))
+    if facts:
+        raw = b"".join(map(pack_record, facts))
         flags |= FLAG_WINDOW | FLAG_HAS_META
-        writer.append(KIND_ROWS, raw, records=len(records), flags=flags, keys={}, **where)
+        writer.append(KIND_ROWS, raw, records=len(facts), flags=flags, keys={}, **where)
 
 
 def begin(path: Path | str, name: SegmentName = NAME) -> SegmentWriter:

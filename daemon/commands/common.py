@@ -5,9 +5,7 @@ Everything printed here may come from a hostile store, so no text reaches the te
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import re
 import shutil
 import sys
@@ -23,6 +21,7 @@ from sdk.errors import NotFoundError
 from sdk.reader import MediaItem, Run, Store
 from sdk.reader.media import items_in
 from sdk.reader.names import list_names, nearest
+from sdk.reader.plain import as_json, with_text_keys
 from sdk.reader.times import ago
 
 _LATEST = re.compile(r"latest(~[0-9]+)?")
@@ -49,37 +48,12 @@ def print_json(document: Any) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """A value of the reader as JSON text: bytes as base64, arrays as lists, media as what they say of themselves without
-    their bytes, other keys and values as their text.
-
-    Floats are written so that reading them gives the same bits; NaN, Infinity and -Infinity as such.
-    """
+    """As `as_json`, of any depth that msgpack reads."""
     try:
-        return json.dumps(value, indent=indent, default=_plain)
-    except TypeError:  # a map whose keys are neither text nor numbers
-        return json.dumps(_text_keys(value), indent=indent, default=_plain)
+        return as_json(value, indent)
     except RecursionError:
-        # msgpack reads 1024 levels, more than Python's encoder wants to descend.
         sys.setrecursionlimit(_RECURSION)
-        return json.dumps(_text_keys(value), indent=indent, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, MediaItem):
-        return value.as_plain()
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
-
-
-def _text_keys(value: Any) -> Any:
-    if isinstance(value, MediaItem):
-        value = value.as_plain()
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _text_keys(inner) for key, inner in value.items()}
-    return [_text_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return as_json(with_text_keys(value), indent)
 
 
 _VALUE_CHARACTERS_MAX = 200

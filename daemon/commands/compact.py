@@ -1,4 +1,4 @@
-"""`stepd compact`: large values encoded and joined into few files, without doubles and without what is not wanted any more."""
+"""`stepd compact`: rows as columns, large values encoded, both in few files, without doubles and without what is not wanted."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ import click
 from daemon.commands.common import json_option, open_store_of, print_json, progress
 from daemon.commands.service import clean, directory_option, shared_memory_dir, size
 from daemon.commands.verify import chosen_runs
+from daemon.compact.work import Report, compact_run
 from daemon.encode.known import Known
 from daemon.encode.work import Encoding, plans
+from daemon.store.replacing import KEPT_SECONDS, hold, remove_drafts, remove_replaced
 from daemon.store.retention import Removals, Retention, Wish, lying_in, removals, uses_of
-from daemon.store.rewrite import (
-    KEPT_SECONDS,
-    hold,
-    remove_drafts,
-    remove_replaced,
-    rewrite,
-    sealed_media,
-)
+from daemon.store.rewrite import rewrite, sealed_media
 from sdk import clock
 from sdk._greeting import count
 from sdk.errors import Error, StoreError
@@ -50,6 +45,8 @@ class Outcome(NamedTuple):
         removed, removed_bytes: What became a tombstone. `kept_shared`: what stays because others need its bytes.
         bytes_before, bytes_after: Of its media segments, but for those that were replaced and wait to be removed.
         trouble: What could not be done.
+        rows: Records that were written as columns or copied; `row_files`: the segments in which they are now.
+        row_bytes_before, row_bytes_after: Of the segments in which they were and are.
     """
 
     id: str
@@ -61,6 +58,10 @@ class Outcome(NamedTuple):
     bytes_before: int
     bytes_after: int
     trouble: str | None = None
+    rows: int = 0
+    row_files: int = 0
+    row_bytes_before: int = 0
+    row_bytes_after: int = 0
 
 
 def seconds_of(text: str) -> float:
@@ -90,7 +91,9 @@ def command(
     ctx: click.Context, runs: tuple[str, ...], keep_media: str | None, keys: tuple[str, ...], unnamed: bool, dry_run: bool,
     as_json: bool, directory: str | None,
 ) -> None:  # fmt: skip
-    """Rewrite the large values of runs (default: all): encoded, equal ones once, in few files.
+    """Rewrite runs (default: all): rows as columns, large values encoded, equal ones once, both in few files.
+
+    The daemon does so by itself when segments are full and when a run ends; this is for what lies around without one.
 
     With --keep-media the bytes of older ones are removed for good; their rows stay and say so. What younger rows, or other
     keys, name or share is kept. Bytes that no row names are removed where they are more than half of a run's. A run that is
@@ -109,7 +112,7 @@ def command(
     chosen = chosen_runs(store, runs)
     lock = hold(store.path)
     if lock is None:
-        raise StoreError("another process rewrites large values of this store", hint="try again in a minute")
+        raise StoreError("another process rewrites runs of this store", hint="try again in a minute")
     try:
         with progress(sum(run.size_bytes for run in chosen), "compacting") as note:
             outcomes = [done for run in chosen if (done := _compact(identity, run, wish, dry_run, note)) is not None]
@@ -131,19 +134,41 @@ def _wish(keep_media: str | None, keys: tuple[str, ...], unnamed: bool) -> Wish:
 
 
 def _compact(store: StoreIdentity, run: Run, wish: Wish, dry_run: bool, note: Callable[[int], None]) -> Outcome | None:
-    """Rewrites one run's media; None: there is nothing to do."""
+    """Rewrites one run; None: there is nothing to do."""
+    left = run.size_bytes
+
+    def read(count: int) -> None:
+        nonlocal left
+        note(min(count, left))
+        left -= min(count, left)
+
+    rows = Report()
     try:
-        return _rewritten(store, run, wish, dry_run)
+        if not dry_run:
+            rows = compact_run(DISK, store, run.directory, progress=read, kept_seconds=_kept_seconds(run))
+        media = _rewritten(store, run, wish, dry_run)
     except (OSError, Error) as error:
-        return Outcome(run.id, 0, 0, 0, 0, 0, 0, 0, str(error))
+        media = Outcome(run.id, 0, 0, 0, 0, 0, 0, 0, str(error))
     finally:
-        note(run.size_bytes)
+        note(left)
+    if media is None and not rows.rows and not rows.alone:
+        return None
+    media = media or Outcome(run.id, 0, 0, 0, 0, 0, 0, 0)
+    alone = f"left alone, as stepd verify would say: {'; '.join(rows.alone)}" if rows.alone else None
+    return media._replace(
+        trouble=media.trouble or alone, rows=rows.rows, row_files=rows.files, row_bytes_before=rows.bytes_before,
+        row_bytes_after=rows.bytes_after,
+    )  # fmt: skip
+
+
+def _kept_seconds(run: Run) -> float:
+    """Whoever reads a run that has ended opens its files again where one is gone; a live one may be followed by many."""
+    return KEPT_SECONDS if run.state == "running" else 0.0
 
 
 def _rewritten(store: StoreIdentity, run: Run, wish: Wish, dry_run: bool) -> Outcome | None:
     directory = run.directory
-    # Whoever reads a run that has ended opens its files again where one is gone; a live one may be followed by many.
-    kept_seconds = KEPT_SECONDS if run.state == "running" else 0.0
+    kept_seconds = _kept_seconds(run)
     if not dry_run:
         remove_drafts(DISK, directory)
         remove_replaced(DISK, directory, clock.wall_ns(), kept_seconds=kept_seconds)
@@ -198,8 +223,12 @@ def _rewrite_groups(
 
 def _print(outcomes: list[Outcome], dry_run: bool) -> None:
     for one in outcomes:
-        if one.trouble is not None and not one.values:
-            click.echo(f"run {clean(one.id)}: {clean(one.trouble)}")
+        if one.rows:
+            change = f"{size(one.row_bytes_before)} became {size(one.row_bytes_after)}"
+            click.echo(f"run {clean(one.id)}: {count(one.rows, 'record')} in {count(one.row_files, 'file')}, {change}")
+        if not one.values:
+            if one.trouble is not None:
+                click.echo(f"run {clean(one.id)}: {clean(one.trouble)}")
             continue
         would = "would be removed" if dry_run else "removed"
         removed = f"{count(one.removed, 'value')} of {size(one.removed_bytes)} {would}" if one.removed else ""

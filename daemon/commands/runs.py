@@ -8,6 +8,7 @@ import click
 
 from daemon.commands.common import json_option, open_store_of, print_json, when_text, write_table
 from daemon.commands.service import directory_option, size
+from daemon.store.listing import remember
 from sdk.reader import Run
 
 
@@ -19,13 +20,19 @@ from sdk.reader import Run
 def command(ctx: click.Context, project: str | None, as_json: bool, directory: str | None) -> None:
     """List the runs of the store, the one that was started last first."""
     store = open_store_of(ctx, directory)
-    runs = store.runs(project)
+    everything = store.runs()
+    runs = [run for run in everything if project is None or run.project == project]
+    _print(store.path, runs, project, as_json)
+    remember(store.path, everything)
+
+
+def _print(where: str, runs: list[Run], project: str | None, as_json: bool) -> None:
     if as_json:
         print_json([facts(run) for run in runs])
         return
     if not runs:
-        where = f"{store.path} holds no run" + (f" of project {project!r}" if project else " yet")
-        click.echo(f"{where}. Try: " + ("stepd runs" if project else 'sdk.init(project="…") in a training script'))
+        told = f"{where} holds no run" + (f" of project {project!r}" if project else " yet")
+        click.echo(f"{told}. Try: " + ("stepd runs" if project else 'sdk.init(project="…") in a training script'))
         return
     rows = [
         (

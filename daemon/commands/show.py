@@ -163,7 +163,7 @@ def _print_trouble(run: Run, gaps: list[Gap]) -> None:
         when = f", {when_text(gap.start)}" if gap.start else ""
         what = f"{gap.count:,} records" if gap.key is None else f"the bytes of {clean(repr(gap.key))}"
         if gap.values is not None:
-            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}"
+            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}" if gap.key else "values of unknown keys"
         click.echo(f"  {what} ({steps}) of stream {gap.stream}: {clean(gap.reason)}{when}")
     if run.damage:
         click.echo("\ndamage")

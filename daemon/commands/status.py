@@ -59,6 +59,8 @@ def _print(facts: dict[str, Any]) -> None:
     )
     if facts["store_bytes"] is not None:
         click.echo(f"  budget   {size(facts['store_bytes'])} of {size(facts['budget']['store_bytes_max'])} taken")
+    if rewriting := _rewriting(facts["rewriting"]):
+        click.echo(f"  rewrite  {rewriting}")
     if facts["gaps"]:
         lost = ", ".join(f"{count:,} {reason}" for reason, count in facts["gaps"].items())
         click.echo(f"  gaps     records not stored: {lost}; `stepd verify` says which")
@@ -71,6 +73,19 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(click.style(f"  warning  {clean(line)}", fg="yellow"))
     if facts["last_error"]:
         click.echo(f"  trouble  {clean(facts['last_error'])}")
+
+
+def _rewriting(told: dict[str, Any]) -> str:
+    """What the worker did last, and what it left alone; "" where it has nothing to say."""
+    words = ["running"] if told["running"] else []
+    if told.get("rows"):
+        change = f"{size(told['bytes_before'])} became {size(told['bytes_after'])}"
+        words.append(f"{told['rows']:,} records as columns, {change}")
+    if told.get("blobs"):
+        words.append(f"{told['blobs']:,} large values encoded")
+    words += [f"left alone: {clean(str(text))}" for text in told.get("alone") or ()]
+    words += [f"trouble: {clean(str(text))}" for text in told.get("errors") or ()]
+    return "; ".join(words)
 
 
 def _refused(facts: dict[str, Any]) -> str:

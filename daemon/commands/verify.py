@@ -100,7 +100,7 @@ def gap_text(gap: Gap) -> str:
     if not gap.count:  # the rows are there
         what = f"the bytes of {clean(repr(gap.key))}" if gap.key is not None else "bytes of a large value"
         if gap.values is not None:
-            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}"
+            what = f"{count(gap.values, 'value')} of {clean(repr(gap.key))}" if gap.key else "values of unknown keys"
     return f"{what} ({steps}) of stream {gap.stream} missing: {clean(gap.reason)}"
 
 

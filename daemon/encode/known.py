@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
 
-from daemon.store.rewrite import Chunks, MediaSegment, gathered, identity, read_blob
+from daemon.store.replacing import Sealed
+from daemon.store.rewrite import Chunks, gathered, identity, read_blob
 from sdk.errors import Error
 from sdk.files import Files
 from sdk.record import BlobRef
@@ -22,7 +23,7 @@ class Known:
     the segment that notes it, and must be that value, with bytes of its own. That takes memory for one more blob.
     """
 
-    def __init__(self, files: Files, segments: Iterable[MediaSegment], unwanted: Collection[Key] = ()) -> None:
+    def __init__(self, files: Files, segments: Iterable[Sealed], unwanted: Collection[Key] = ()) -> None:
         """Notes what segments say.
 
         Args:
@@ -68,7 +69,7 @@ class Known:
         self._open.close()
 
 
-def _notes(segment: MediaSegment) -> Iterator[tuple[Key, bytes]]:
+def _notes(segment: Sealed) -> Iterator[tuple[Key, bytes]]:
     """What a segment says of its values; whatever else stands there is passed over."""
     told = segment.told.get("digests")
     for entry in told if isinstance(told, list) else ():

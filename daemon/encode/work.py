@@ -14,24 +14,15 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from daemon.encode.known import Key, Known
-from daemon.store.rewrite import (
-    FILE_BYTES_MAX,
-    MediaSegment,
-    Result,
-    Same,
-    identity,
-    remove_drafts,
-    remove_replaced,
-    rewrite,
-    sealed_media,
-)
+from daemon.store.replacing import Sealed, remove_drafts, remove_replaced
+from daemon.store.rewrite import FILE_BYTES_MAX, Result, Same, identity, rewrite, sealed_media
 from sdk import clock
 from sdk.encoders import VERSION, EncoderMissing, available, encode
 from sdk.errors import Error
 from sdk.files import Files
 from sdk.location import StoreIdentity
 from sdk.record import BlobRef, StoredBlob
-from sdk.segment.naming import RUNS, SegmentName
+from sdk.segment.naming import MEDIA, RUNS, SegmentName
 from sdk.segment.reader import SegmentReader
 
 # Limit: sources of one rewriting, so that what a crash makes be done again is a minute's work.
@@ -123,7 +114,7 @@ def _facts(meta: dict[str, Any]) -> dict[str, Any]:
     return {name: meta[name] for name in ("media", "key", "step") if name in meta}
 
 
-def wants_work(segment: MediaSegment) -> bool:
+def wants_work(segment: Sealed) -> bool:
     """Whether a segment has blobs that could be encoded now."""
     if segment.is_raw:
         return True
@@ -188,7 +179,7 @@ def _one_run(files: Files, store: StoreIdentity, directory: str, is_wanted: Call
             missing += encoding.missing
             if encoding.last_error:
                 errors.append(encoding.last_error)
-    return Done(blobs, failed, dict(missing), remove_replaced(files, directory, clock.wall_ns()), errors)
+    return Done(blobs, failed, dict(missing), remove_replaced(files, directory, clock.wall_ns(), kinds=(MEDIA,)), errors)
 
 
 def _while_wanted(encoding: Encoding, is_wanted: Callable[[], bool]) -> Callable[[BlobRef, StoredBlob], Result]:
@@ -200,7 +191,7 @@ def _while_wanted(encoding: Encoding, is_wanted: Callable[[], bool]) -> Callable
     return transform
 
 
-def plans(files: Files, directory: str, also: Collection[SegmentName] = ()) -> Iterator[list[MediaSegment]]:
+def plans(files: Files, directory: str, also: Collection[SegmentName] = ()) -> Iterator[list[Sealed]]:
     """What of a run is rewritten together: first what can be encoded now, then small segments where there are many.
 
     Each source is given once, and joining goes on only while there become fewer: what a rewriting made may have blobs that
@@ -209,7 +200,7 @@ def plans(files: Files, directory: str, also: Collection[SegmentName] = ()) -> I
     Args:
         also: Segments that are to be rewritten in any case.
     """
-    group: list[MediaSegment] = []
+    group: list[Sealed] = []
     size = 0
     for segment in sealed_media(files, directory):
         if segment.name not in also and not wants_work(segment):
@@ -229,9 +220,9 @@ def plans(files: Files, directory: str, also: Collection[SegmentName] = ()) -> I
         yield sources
 
 
-def joinable(segments: list[MediaSegment]) -> list[MediaSegment]:
+def joinable(segments: list[Sealed]) -> list[Sealed]:
     """The smallest segments of a run, where there are more than a finished run should have: as many as one file can hold."""
-    chosen: list[MediaSegment] = []
+    chosen: list[Sealed] = []
     size = 0
     for segment in sorted(segments, key=lambda segment: segment.size)[
         : min(len(segments) - _SEGMENTS_MAX + 1, _SOURCES_MAX)

@@ -13,6 +13,7 @@ from typing import Any
 from daemon.ingest.blobs import Blobs
 from daemon.ingest.dead import Dead
 from daemon.ingest.forcing import Forcing
+from daemon.ingest.reading import Reading
 from daemon.ingest.router import Router
 from daemon.ingest.sessions import Sessions
 from daemon.ingest.streams import Streams, StreamState
@@ -37,7 +38,7 @@ class Ingest:
     """The socket, the streams behind it, and the segments behind those.
 
     Attributes:
-        table, router, budget, sessions, writing, forcing, dead: The parts, each with a module of its own.
+        table, router, budget, sessions, reading, writing, forcing, dead: The parts, each with a module of its own.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Ingest:
         self.writing = Writing(self.router, self.table, make_writer, stats, say, self.budget, Blobs(files))
         self.forcing = Forcing(files, self.table, self.writing, settings, stats, say)
         self.dead = Dead(files, self.table, self.writing, store, settings, stats, say)
+        self.reading = Reading(self.table, self.writing, store, stats, say)
+        self.sessions.reads = self.reading.begin
         self.sessions.greeted = self.dead.watch
 
     @property
@@ -111,11 +114,15 @@ class Ingest:
         return self.table.waiting_bytes > self._settings.pending_bytes_max
 
     def wait(self, seconds: float) -> None:
-        """Waits until a message is there, at most `seconds`."""
+        """Waits until a message is there, or a record in a ring that we read, at most `seconds`."""
         if not self.router.is_bound or self.is_full():
             clock.pause(min(seconds, _FULL_PAUSE_SECONDS))
-        else:
-            self.router.poll(seconds)
+            return
+        pause = self.reading.pause(seconds)
+        while not self.router.poll(pause) and not self.reading.has_news() and seconds > pause:
+            # Why here: a tick costs ten times what this look at mapped memory does, and most find nothing.
+            seconds -= pause
+            pause = self.reading.pause(seconds)
 
     def make_room(self, now: float) -> None:
         """Sees to it that descriptors are left for who comes next, if need be by ending connections that say nothing.
@@ -131,8 +138,13 @@ class Ingest:
             self._say("nearly all descriptors are taken: no new connection" if not was_deaf else "listening again")
 
     def receive(self, now: float) -> int:
-        """Takes messages that are there, a tick's worth; returns how many."""
-        return 0 if self.is_full() else self.sessions.receive(now)
+        """Takes messages that are there, a tick's worth, and what is new in rings; returns how many messages."""
+        if self.is_full():
+            self.reading.beat(now)
+            return 0
+        count = self.sessions.receive(now)
+        self.reading.read(now)
+        return count
 
     def flush(self, now: float, reason: Reason | None = None) -> None:
         """Writes what is due, or everything for `reason`; sends acks to everybody who was heard in this tick."""
@@ -161,9 +173,9 @@ class Ingest:
         (run, stream), is_dead = self.writing.ended.popitem()
         return run, stream, is_dead
 
-    def take_sealed_media(self) -> bool:
-        """Whether media segments were sealed since the last call, by us or by a trainer."""
-        sealed, self.writing.media_sealed = self.writing.media_sealed, False
+    def take_sealed(self) -> set[str]:
+        """Of which kinds (HISTORY, MEDIA) we sealed segments since the last call."""
+        sealed, self.writing.sealed = self.writing.sealed, set()
         return sealed
 
     def refused_by_stream(self) -> dict[int, int]:

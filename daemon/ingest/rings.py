@@ -16,7 +16,7 @@ from sdk.journal.lookback import Lookback
 
 
 class WatchedRing:
-    """An open ring, read only. Close it only while we hold no lock on it: closing any descriptor of a file drops that."""
+    """An open ring. Close it only while we hold no lock on it: closing any descriptor of a file drops that."""
 
     def __init__(self, path: str) -> None:
         """Opens it.
@@ -26,7 +26,10 @@ class WatchedRing:
             ValueError: The path cannot be one.
         """
         self.path = path
-        self.descriptor = platform.open_regular(path, os.O_RDONLY)
+        try:
+            self.descriptor = platform.open_regular(path, os.O_RDWR)
+        except OSError:  # or a file that is not there: this says so again
+            self.descriptor = platform.open_regular(path, os.O_RDONLY)
 
     def is_locked(self) -> bool:
         """Whether its trainer lives."""
@@ -35,6 +38,11 @@ class WatchedRing:
     def is_unlinked(self) -> bool:
         """Whether its name was removed: by its trainer when it finished, or by somebody who cleaned up."""
         return os.fstat(self.descriptor).st_nlink == 0
+
+    def file(self) -> tuple[int, int]:
+        """Device and inode."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino
 
     def is_at(self, path: str) -> bool:
         """Whether the file at `path` is this one."""

@@ -155,11 +155,12 @@ class Router:
                 socket.disable_monitor()
             monitor.close(linger=0)
 
-    def poll(self, seconds: float) -> None:
-        """Waits until a message is there or somebody connects, at most `seconds`."""
+    def poll(self, seconds: float) -> bool:
+        """Waits until a message is there or somebody connects, at most `seconds`; whether so."""
         if self._socket is not None:
             with contextlib.suppress(zmq.ZMQError):
-                self._poller.poll(max(int(seconds * 1000), 0))
+                return bool(self._poller.poll(max(int(seconds * 1000), 0)))
+        return True
 
     def send(self, peer: bytes, message: Message) -> None:
         """Sends, or forgets it when that peer is gone: it will say Hello again."""

@@ -27,7 +27,8 @@ class Sessions:
 
     Attributes:
         control: Answers a command of the command line; the server puts its own here.
-        greeted: Called with each stream that said Hello.
+        greeted: Called with each stream that said Hello. `reads`: begins to read the ring of one that offers it, and tells
+            whether that goes.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Sessions:
         self._budget = budget
         self.control: Callable[[Control], dict[str, Any]] = lambda message: {}
         self.greeted: Callable[[StreamState], None] = lambda state: None
+        self.reads: Callable[[Hello, StreamState], bool] = lambda hello, state: False
 
     def receive(self, now: float) -> int:
         """Takes the messages that are there, at most `_MESSAGES_PER_TICK`; returns how many."""
@@ -122,14 +124,17 @@ class Sessions:
         state.is_dead = state.owes_hello = False
         self._budget.limit_run(hello.run, hello.limits.get("run_bytes_max", 0))
         self.greeted(state)
-        self._router.send(peer, self._welcome(hello, state))
+        reads = self.reads(hello, state)
+        self._router.send(peer, self._welcome(hello, state, reads))
 
-    def _welcome(self, hello: Hello, state: StreamState) -> Welcome:
+    def _welcome(self, hello: Hello, state: StreamState, reads: bool) -> Welcome:
         from sdk import __version__
 
         inbox, credit = state.inbox, admit.credit(len(self._streams.by_id))
         limits, version = admit.common_limits(hello), min(WIRE_VERSION, hello.version_max)
-        return Welcome(version, hello.stream, inbox.written, inbox.synced, credit, os.getpid(), __version__, limits)
+        return Welcome(
+            version, hello.stream, inbox.written, inbox.synced, credit, os.getpid(), __version__, limits, int(reads)
+        )
 
     def _session(self, peer: bytes, stream: int) -> StreamState | None:
         """The stream if this peer greeted for it; else the peer is told to greet."""

@@ -10,6 +10,7 @@ from collections import Counter
 from enum import Enum
 from typing import Any
 
+from daemon.ingest.lent import RingReader
 from daemon.ingest.rings import WatchedRing
 from daemon.pipeline.coalesce import Waiting
 from daemon.pipeline.flush import FlushPolicy
@@ -34,7 +35,8 @@ class StreamState:
 
     __slots__ = (
         "arena", "asked", "base", "blob_offset", "blobs_until", "finishing", "heard", "held_until", "identity", "inbox",
-        "is_dead", "known_blobs", "last_trouble", "owes_hello", "pid", "policy", "ring", "run", "silent", "stores_itself", "trouble",
+        "is_dead", "known_blobs", "last_trouble", "owes_hello", "pid", "policy", "reader", "ring", "run", "silent", "stores_itself",
+        "trouble",
         "waiting", "waiting_bytes", "watched",
     )  # fmt: skip
 
@@ -47,6 +49,8 @@ class StreamState:
         self.identity: bytes | None = None
         self.ring = ""
         self.watched: WatchedRing | None = None
+        # We read its ring ourselves, so no batches come and acks are written there.
+        self.reader: RingReader | None = None
         self.pid = 0
         self.heard = 0.0
         self.finishing: int | None = None
@@ -108,8 +112,17 @@ class StreamState:
         self.policy.note(now, len(records), has_commits=not has_pieces, has_blobs=has_blobs)
         return skip
 
+    def stop_reading(self) -> None:
+        """Its trainer is to say Hello again, to us or to who serves next."""
+        if self.reader is not None:
+            self.reader.ring.stop()
+            self.reader = None
+
     def close(self) -> None:
         """Lets go of its ring and arena; whoever serves next finds them by their names."""
+        if self.reader is not None:
+            self.reader.ring.close()
+            self.reader = None
         if self.watched is not None:
             self.watched.close()
         if self.arena is not None:
@@ -177,6 +190,7 @@ class Streams:
     def close(self) -> None:
         """Lets go of the rings."""
         for state in self.by_id.values():
+            state.stop_reading()
             state.close()
 
     def forget_peers(self) -> None:
@@ -184,6 +198,7 @@ class Streams:
         self._of_peer.clear()
         for state in self.by_id.values():
             state.identity = None
+            state.stop_reading()
 
     def serves(self, run: str) -> bool:
         """Whether any stream of `run` is here."""

@@ -19,6 +19,7 @@ from daemon.store.run_writer import RunWriter, Trust
 from sdk.budget import Keeper, code_of
 from sdk.ids import hex_u64
 from sdk.limits import REFUSED_DISK_ERROR
+from sdk.segment.naming import HISTORY, MEDIA
 from sdk.wire.messages import Ack, Finished, Flushed, Reject
 
 # After the disk or a budget refused, when it is asked again. Limit: less than the second of silence after which a trainer
@@ -36,7 +37,7 @@ class Writing:
         ended: (run, stream) of the streams that were forgotten, and whether their trainers are dead; the server looks at what
             they wrote themselves, and removes them here.
         pause_until: After the disk refused, when it is asked again.
-        media_sealed: There may be sealed segments with blobs that nobody encoded yet.
+        sealed: Of which kinds (HISTORY, MEDIA) there may be sealed segments that nobody rewrote yet.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Writing:
         self.writers: dict[str, RunWriter] = {}
         self.ended: dict[tuple[str, int], bool] = {}
         self.pause_until = 0.0
-        self.media_sealed = False
+        self.sealed: set[str] = set()
 
     def writer(self, run: str) -> RunWriter:
         """The writer of a run."""
@@ -74,7 +75,7 @@ class Writing:
         writer = self.writers.get(run)
         if writer is not None and not self._streams.serves(run):
             writer.roll()
-            self.media_sealed |= writer.has_media
+            self.sealed |= {lane.holds for lane in (writer.history, writer.media) if lane.number}
             if writer.is_done:
                 del self.writers[run]
 
@@ -100,13 +101,16 @@ class Writing:
             try:
                 at_once = reason is Reason.DRAIN
                 writer = self.writer(state.run)
-                media = writer.media.number
+                history, media = writer.history.number, writer.media.number
                 stored = self._blobs.store(stream, state, parts, writer, at_once=at_once)
-                self.media_sealed |= writer.media.number != media
+                if writer.media.number != media:
+                    self.sealed.add(MEDIA)
                 if not stored:
                     return
                 payload = coalesce(parts)
                 self._append(stream, state.run, payload)
+                if 0 < history != writer.history.number:
+                    self.sealed.add(HISTORY)
             except Unreadable as error:
                 self._let_store_itself(stream, state, str(error))
                 return
@@ -118,7 +122,7 @@ class Writing:
             except Exception as error:  # DamageError, or a bug that these bytes find: it must not end the daemon
                 self._say(f"stream {hex_u64(stream)} sent records that cannot be read: {error!r}")
                 self._stats.last_error = str(error)[:500]
-                self._drop_stream(stream, state)
+                self.drop_stream(stream, state)
                 return
             if (told := self._episode.over(now)) is not None:
                 self._say(told)
@@ -158,15 +162,21 @@ class Writing:
         inbox, peer = state.inbox, state.identity
         if state.asked is not None and inbox.written >= state.asked:
             state.asked = None
+            if state.reader is not None:
+                state.reader.tell(inbox, state.trouble)
             if peer is not None:
                 self._router.send(peer, Flushed(stream, inbox.written, inbox.synced))
         if state.finishing is not None and inbox.written >= state.finishing:
+            if state.reader is not None:
+                state.reader.tell(inbox, state.trouble)
             if peer is not None:
                 self._router.send(peer, Finished(stream, inbox.written, inbox.synced))
             self.forget(stream, state)
 
     def _acknowledge(self, stream: int, state: StreamState) -> None:
-        if state.identity is not None:
+        if state.reader is not None:
+            state.reader.tell(state.inbox, state.trouble)
+        elif state.identity is not None:
             self._router.send(state.identity, Ack(stream, state.inbox.written, state.inbox.synced, state.trouble))
 
     def trouble(self, text: str, now: float) -> None:
@@ -181,12 +191,14 @@ class Writing:
         """Ends the session of a trainer whose arena we cannot read; its next one begins when it has stored the blobs."""
         self._say(f"cannot read the arena of stream {hex_u64(stream)}: {text}; its trainer stores large values itself")
         state.owes_hello = True
+        state.stop_reading()
         if state.identity is not None:
             self._router.send(state.identity, Reject(stream, "arena", "large values cannot be read from here", True))
             self._streams.forget_peer(state)
 
-    def _drop_stream(self, stream: int, state: StreamState) -> None:
+    def drop_stream(self, stream: int, state: StreamState) -> None:
         """A stream whose bytes cannot be believed: its session ends; what was written stays."""
+        state.stop_reading()
         if state.identity is not None:
             self._router.send(state.identity, Reject(stream, "damage", "these are not records", False))
         self.forget(stream, state)

@@ -14,7 +14,7 @@ from sdk.errors import Error
 from sdk.files import Files
 from sdk.journal.format import SUFFIX
 from sdk.segment.format import FILE_HEADER_SIZE, KIND_META
-from sdk.segment.naming import MEDIA, RUNS, parse_segment, run_path
+from sdk.segment.naming import RUNS, parse_segment, run_path
 from sdk.segment.reader import SegmentReader
 from sdk.segment.recovery import Recovered, recover
 
@@ -109,13 +109,13 @@ def mend_stream(
             yield _mend(files, os.path.join(directory, name), size, stream, judge, is_dead)
 
 
-def wrote_media(files: Files, store: str, run: str, stream: int) -> bool:
-    """Whether the trainer of a stream wrote segments of blobs itself, as far as the disk says."""
+def wrote_segments(files: Files, store: str, run: str, stream: int) -> bool:
+    """Whether the trainer of a stream wrote segments itself, as far as the disk says."""
     try:
         names = [parse_segment(entry) for entry, _, _ in files.entries(run_path(store, run))]
     except OSError:
         return False
-    return any(name is not None and (name.writer, name.holds) == (stream, MEDIA) for name in names)
+    return any(name is not None and name.writer == stream for name in names)
 
 
 def _mend(files: Files, path: str, size: int, writer: int, judge: Judge, stream_is_dead: bool) -> Mended | None:

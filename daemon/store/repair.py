@@ -98,10 +98,13 @@ def _spared(files: Files, path: str, verified: Verified) -> Repaired | None:
     directory = os.path.dirname(path)
     name = parse_segment(os.path.basename(path))
     good = {parse_segment(os.path.basename(c.path)) for c in verified.segments if c.sealed and not c.findings}
-    there = (parse_segment(entry) for entry, _, _ in files.entries(directory))
-    own = sorted(found for found in there if found is not None and name is not None and found.writer == name.writer)
+    names = (parse_segment(entry) for entry, _, _ in files.entries(directory))
+    own = sorted(found for found in names if found is not None and name is not None and found.writer == name.writer)
     replaced = {other for member in own for other in _replaced(files, os.path.join(directory, format_segment(member)))}
-    if name not in own or not replaced or not replaced <= good:
+    there = replaced & good
+    # What is not there any more must have been replaced by something that is, before that was rewritten again.
+    known = {other for member in there for other in _replaced(files, os.path.join(directory, format_segment(member)))}
+    if name not in own or not there or not replaced <= there | known:
         return None
     aside = path
     # The last one first: it alone says what is replaced, and a chain of blocks may end early, but not begin late.
@@ -161,7 +164,7 @@ def _origin() -> dict[str, Any]:
 def damaged(verified: Verified) -> dict[str, tuple[list[str], bool]]:
     """Path -> (what was found, whether nobody writes there any more)."""
     paths = {
-        checked.path: ([finding.text for finding in checked.findings], checked.sealed)
+        checked.path: ([finding.text for finding in checked.findings], checked.sealed or checked.is_rewritten)
         for checked in verified.segments
         if checked.findings
     }

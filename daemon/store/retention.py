@@ -13,12 +13,14 @@ made it is known to have said everything.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from daemon.store.rewrite import MediaSegment, Result, Transform
+from daemon.store.replacing import Sealed
+from daemon.store.rewrite import Result, Transform
 from sdk.errors import DamageError, Error
 from sdk.files import Files
 from sdk.reader.blobs import REMOVED, SAME, Blobs
@@ -26,7 +28,8 @@ from sdk.reader.contents import raw_of
 from sdk.record import KIND_ROW, BlobRef, MediaValue, StoredBlob, decode_map, walk
 from sdk.rows import flatten
 from sdk.segment.blobs import parse_chunk
-from sdk.segment.format import KIND_BLOB, KIND_ROWS
+from sdk.segment.columns import PACKED, Columns
+from sdk.segment.format import KIND_BLOB, KIND_COLUMNS, KIND_ROWS, Block
 from sdk.segment.naming import HISTORY, SegmentName, parse_segment
 from sdk.segment.reader import SegmentReader
 
@@ -141,6 +144,8 @@ def _rows_with_references(files: Files, path: str) -> Iterator[tuple[dict[str, A
         if reader.damage:
             raise DamageError(f"{path!r} is damaged: {reader.damage[0].reason}", hint="stepd repair")
         for block in reader.blocks:
+            if block.kind == KIND_COLUMNS:
+                yield from _columns_with_references(reader, block)
             if block.kind != KIND_ROWS:
                 continue
             payload = bytes(reader.payload(block))
@@ -151,6 +156,16 @@ def _rows_with_references(files: Files, path: str) -> Iterator[tuple[dict[str, A
                     yield decode_map(record.payload), record.time_ns
     finally:
         reader.close()
+
+
+def _columns_with_references(reader: SegmentReader, block: Block) -> Iterator[tuple[dict[str, Any], int]]:
+    """The same of a block of columns, value by value; only columns of packed values can name blobs."""
+    for group in Columns(functools.partial(reader.read_part, block), block.stored_size).groups:
+        for key in group.keys:
+            packed = group.packed(key) if group.kind(key) == PACKED else []
+            if any(_REFERENCE in value for value in packed):
+                for value, time_ns in zip(group.values(key), group.times_ns().tolist()):
+                    yield {key: value}, time_ns
 
 
 def _references(value: Any, *, inside: bool = False) -> Iterator[_Reference]:
@@ -182,7 +197,7 @@ def _inner(blobs: Blobs, ref: _Reference, wanted: dict[Key, bool], keeps: bool) 
     return True
 
 
-def lying_in(files: Files, segments: Iterable[MediaSegment]) -> Lying:
+def lying_in(files: Files, segments: Iterable[Sealed]) -> Lying:
     """Looks at the headers of segments, and at the metadata of blobs without bytes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""This daemon's segments of one run: a fresh one at the start, the next at 8 MiB, sealed at the end.
+"""This daemon's segments of one run: a fresh one at the start, the next at 8 MiB or 512 blocks, sealed at the end.
 
 Rows and blobs go into files of their own, each a `Lane` with a writer id and numbers of its own. What is said below of
 the run's segments holds for both: a failed fsync of either makes the disk doubtful for both, and blobs are handed over to
@@ -37,6 +37,10 @@ from sdk.segment.format import KIND_BLOB, KIND_CHECKPOINT, KIND_GAP, KIND_META, 
 from sdk.segment.naming import HISTORY, MEDIA, SUSPECT_SUFFIX, mark_suspect, run_path
 from sdk.segment.writer import SegmentWriter
 from sdk.wire.messages import BATCH_HAS_META, BATCH_HAS_PIECES
+
+# A segment of rows with so many blocks is sealed however small it is, so that compaction makes few of them: a run logged once a
+# minute fills one in nine hours. Compaction reads and writes every row about five times in that run's first year.
+SEGMENT_BLOCKS_MAX = 512
 
 # (stream, first, last) -> (sequence of the first record that is left, the bytes from there to `last`), or None.
 FromRing = Callable[[int, int, int], "tuple[int, bytes] | None"]
@@ -204,7 +208,10 @@ class RunWriter:
         self.bytes += segment.size - before
 
     def _roll_if_full(self, lane: Lane) -> None:
-        if lane.segment is not None and lane.segment.size >= lane.segment_bytes:
+        if lane.segment is None:
+            return
+        is_long = lane is self.history and len(lane.segment.blocks) >= SEGMENT_BLOCKS_MAX
+        if is_long or lane.segment.size >= lane.segment_bytes:
             self._roll(lane)
 
     def _open(self, lane: Lane) -> SegmentWriter:

@@ -24,6 +24,8 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 _IOV_MAX = 512
 _NAMES_PER_PORTION = 16
+# How often a directory is listed whose names go while we look at them.
+_LISTINGS_MAX = 4
 # What `link` says on a file system that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
 # What fsync of a directory says on a file system that has no such thing (CIFS, some of FUSE); PostgreSQL ignores the same.
@@ -98,6 +100,9 @@ class Files(Protocol):
     def remove(self, path: str) -> None: ...
 
     def remove_tree(self, path: str) -> None: ...
+
+    def set_modified(self, path: str, seconds: float) -> None:
+        """Lets a file look as if it had last changed then, Unix time."""
 
     def write_whole(self, path: str, data: bytes) -> None:
         """Replaces `path` by rename: a reader sees the old bytes or the new ones, never a part."""
@@ -274,15 +279,22 @@ class Disk(Drafting):
         return DiskFile(path, descriptor)
 
     def entries(self, path: str) -> list[tuple[str, int, float]]:
-        found = []
-        try:
-            with os.scandir(path) as scan:
-                for entry in scan:
-                    with contextlib.suppress(FileNotFoundError):
-                        status = entry.stat(follow_symlinks=False)
-                        found.append((entry.name, status.st_size, status.st_mtime))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        found: list[tuple[str, int, float]] = []
+        for _ in range(_LISTINGS_MAX):
+            names = 0
+            found.clear()
+            try:
+                with os.scandir(path) as scan:
+                    for entry in scan:
+                        names += 1
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            found.append((entry.name, status.st_size, status.st_mtime))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            # Race: 1. we list A, 2. B takes its place, 3. A is removed, 4. we look at A: neither would be there.
+            if len(found) == names:
+                break
         return sorted(found)
 
     def exists(self, path: str) -> bool:
@@ -321,6 +333,9 @@ class Disk(Drafting):
         import shutil
 
         shutil.rmtree(path)
+
+    def set_modified(self, path: str, seconds: float) -> None:
+        os.utime(path, (seconds, seconds))
 
     def sync_directory(self, path: str) -> None:
         try:

@@ -106,6 +106,9 @@ class FilesOver(Drafting):
         self._asked("remove_tree", path)
         self._files.remove_tree(path)
 
+    def set_modified(self, path: str, seconds: float) -> None:
+        self._files.set_modified(path, seconds)
+
     def sync_directory(self, path: str) -> None:
         self._asked("sync_directory", path)
         self._files.sync_directory(path)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
@@ -44,10 +44,11 @@ from ..record import (
     encode_map,
 )
 from ..rows import flatten
+from .calls import Foreign, Full, Prepared, is_from_elsewhere, nothing
 from .format import WORD_HEAD
 from .handle import ChildMaker, Journal
 from .large import Call, Large
-from .page import Mark, Refusals
+from .page import Mark, Refusals, Taken
 from .ring import Ring, reserved_bytes
 from .split import split
 from .steps import StepError, check_step
@@ -60,22 +61,6 @@ _RECORD_SHARE = 8
 _RECORD_BYTES_MAX = BATCH_BYTES_MAX // 2
 _FIRST_WORD = KIND_ROW << KIND_SHIFT
 _COMMIT_WORD = _FIRST_WORD | FLAG_COMMIT << FLAGS_SHIFT
-
-
-class _Foreign(Exception):
-    """The fast path met something it does not know; the call goes on outside the lock."""
-
-
-class _Full(Exception):
-    """The ring is full and the caller asked to wait."""
-
-
-class Prepared(NamedTuple):
-    """A call made plain: its payloads, one or (too wide for one record) several, flags of all, and its blobs."""
-
-    payloads: list[bytes]
-    flags: int
-    large: Call | None
 
 
 def _measures(capacity: int) -> tuple[int, int, int]:
@@ -125,11 +110,14 @@ def open_journal(
     dropped_late = 0
     stopped: str | None = None
     child_ring: ChildMaker | None = None
+    # Whether the daemon reads the ring itself, what it said last, and what to call while half the ring waits for it.
+    lent, filling = False, nothing
+    taken: Taken | None = None
 
     def convert_known(value: object) -> object:
         convert = values.KNOWN_SCALARS.get(type(value))
         if convert is None:
-            raise _Foreign
+            raise Foreign
         return convert(value)
 
     pack: Callable[[object], bytes] = msgpack.Packer(default=convert_known).pack
@@ -141,13 +129,13 @@ def open_journal(
             return
         try:
             if type(data_) is not dict:
-                raise _Foreign
+                raise Foreign
             # Invariant: no loop inside the `with`, here or wherever a lock is held (tests/tidy). CPython 3.13.0 takes a
             # signal at the jump back of such a loop for one outside of the block, and leaves the lock held when the
             # handler raises: 561 of 3000 interrupts.
             for key in data_:
                 if type(key) is not str:
-                    raise _Foreign
+                    raise Foreign
             with lock:
                 payload = pack(data_)
                 head, sequence, open_step = mark
@@ -156,7 +144,7 @@ def open_journal(
                 start = head & mask
                 if tail > limit or start + size > capacity:
                     if size > record_max:
-                        raise _Foreign
+                        raise Foreign
                     append_row(Prepared([payload], 0, None), step, commit)
                     return
                 if step is None and (commit is None or commit is True):
@@ -171,9 +159,9 @@ def open_journal(
                 data[start + HEADER_SIZE : start + size] = payload
                 mark = (tail, sequence + 1, open_step)
                 words[WORD_HEAD] = tail
-        except (_Foreign, UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError, _Full) as error:
+        except (Foreign, UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError, Full) as error:
             release_leaked()
-            if (isinstance(error, StepError) and misuse != "warn") or is_from_elsewhere(error):
+            if (isinstance(error, StepError) and misuse != "warn") or is_from_elsewhere(error, convert_known.__code__):
                 raise
             log_slowly(data_, step, commit)
         except BaseException:
@@ -192,17 +180,6 @@ def open_journal(
         if owned():
             lock.release()
 
-    def is_from_elsewhere(error: Exception) -> bool:
-        """Whether a frame that is not ours raised it: a signal handler's error, which may come after the record is in."""
-        if isinstance(error, (_Foreign, _Full, StepError)):
-            return False
-        trace = error.__traceback__
-        inner = trace.tb_next if trace is not None else None
-        # The packer's own frames, which msgpack shows since it is built with Cython 3.
-        while inner is not None and str(inner.tb_frame.f_globals.get("__name__")).partition(".")[0] == "msgpack":
-            inner = inner.tb_next
-        return inner is not None and inner.tb_frame.f_code is not convert_known.__code__
-
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
         """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
         call = prepare(data_)
@@ -214,7 +191,7 @@ def open_journal(
                 with lock:
                     append_row(call, step, commit)
                 return
-            except _Full:
+            except Full:
                 clock.pause(0.001)
             except BaseException:
                 release_leaked()
@@ -294,7 +271,7 @@ def open_journal(
             before = mark
             try:
                 append_row(call, step, commit)
-            except _Full:
+            except Full:
                 return  # on_full="block": they wait for room like everything else
             except UsageError as error:
                 on_notice("deferred", f"a log() call from inside another one was left out: {error}")
@@ -316,7 +293,7 @@ def open_journal(
         if child_ring is not None:
             rebind()
         if len(payloads) == 1 and len(payloads[0]) > record_max - HEADER_SIZE:
-            raise _Foreign  # to be split, outside the lock
+            raise Foreign  # to be split, outside the lock
         if on_first_log is not None:
             callback, on_first_log = on_first_log, None
             callback()
@@ -362,6 +339,10 @@ def open_journal(
         for index, payload in enumerate(payloads):
             before = mark
             if index < len(blobs.announced):
+                if lent and blobs.announced[index].blob.is_private:
+                    # Invariant: before the announcement is published; only the sender can store those bytes.
+                    journal.ring.close_gate(before[0])
+                    filling()
                 place(KIND_BLOB, 0, payload, row, open_step, piece=False)
                 large.placed(blobs.announced[index], before, row)
             else:
@@ -404,10 +385,14 @@ def open_journal(
         head = mark[0]
         if head + size > limit:
             note_boundary(head)
+            if lent and not refusing:  # then the sender looks: a loop may be refused for hours
+                take_over()
+                if head - released > capacity // 4:
+                    filling()
             room_until = released + capacity - reserved
             if head + size > room_until:
                 if on_full == "block" and size <= capacity - reserved:
-                    raise _Full
+                    raise Full
                 refuse(row)
                 return False
             # Never more than one record away, so that the fast path cannot take a wider one.
@@ -483,15 +468,49 @@ def open_journal(
             return sequence
 
     def release(stored: Mark) -> None:
-        """Lets `log()` overwrite everything before `stored`. Called by the sender only.
-
-        Invariant: the ring says so first, so that a drain never takes overwritten bytes for what waits.
-        """
-        nonlocal released
-        journal.ring.write_released(stored)
-        released = stored[0]
+        """Lets `log()` overwrite everything before `stored`. Called by the sender only."""
+        if lent:
+            with lock:
+                let_go(stored)
+        else:
+            let_go(stored)
         if large is not None:
             large.release(stored[1])
+
+    def let_go(stored: Mark) -> None:
+        """Invariant: the ring says so first, so that a drain never takes overwritten bytes for what waits."""
+        nonlocal released
+        if stored[0] > released:
+            journal.ring.write_released(stored)
+            released = stored[0]
+
+    def take_over() -> None:
+        """Notes what the daemon that reads the ring has stored. Under the lock."""
+        nonlocal taken
+        now_taken = journal.ring.taken()
+        if now_taken is not None and now_taken.position <= mark[0]:
+            taken = now_taken
+            let_go(taken.mark)
+
+    def look() -> Taken | None:
+        if lent:
+            with lock:
+                take_over()
+        return taken
+
+    def lend(session: int, call: Callable[[], None]) -> None:
+        nonlocal lent, filling
+        with lock:
+            if lent:
+                take_over()
+            open_gate()
+            lent, filling = session != 0, call if session else nothing
+            journal.ring.lend(session)
+
+    def open_gate() -> None:
+        """What the daemon may read ends where a blob is announced that only the sender can store, and has not yet."""
+        with lock:
+            journal.ring.open_gate(large.first_unstored() if large is not None else None)
 
     def replace_ring() -> None:
         """The ring's file was removed: goes on in a new one of the same name. Called by the sender only.
@@ -533,12 +552,13 @@ def open_journal(
 
     def bind_child(make: ChildMaker) -> None:
         """In a forked child: the next append asks `make(open step)` for a ring of the child's own and goes on there."""
-        nonlocal lock, owned, pack, limit, child_ring
+        nonlocal lock, owned, pack, limit, child_ring, lent, taken, filling
         lock = threading.RLock()
         owned = lock._is_owned  # type: ignore[attr-defined]
         # Why a new packer: another thread of the parent may have been in the middle of packing.
         pack = msgpack.Packer(default=convert_known).pack
         limit, child_ring = 0, make
+        lent, taken, filling = False, None, nothing
         deferred.clear()
         boundaries.clear()
 
@@ -567,27 +587,14 @@ def open_journal(
     journal = Journal()
     journal.ring = ring
     ring.write_released(mark)
-    journal.boundaries = boundaries
-    journal.deferred = deferred
-    journal.log = log
-    journal.mark = lambda: mark
-    journal.piece_end = lambda: piece_end
-    journal.meta_end = lambda: meta_end
-    journal.blob_end = lambda: blob_end
-    journal.large = large
-    journal.refusals = lambda: refusals
-    journal.release = release
-    journal.replace_ring = replace_ring
-    journal.set_reason = set_reason
-    journal.append_meta = append_meta
-    journal.drain_deferred = drain_deferred
-    journal.report_gap = report_gap
-    journal.bind_child = bind_child
-    journal.close_log = close_log
-    journal.hold = hold
-    journal.is_inside = lambda: owned()
-    journal.is_unbound = lambda: child_ring is not None
-    journal.let_go = lambda: lock.__exit__(None, None, None)
-    journal.late_dropped = lambda: dropped_late
-    journal.left_out = lambda: dict(misused)
+    journal.boundaries, journal.deferred, journal.large = boundaries, deferred, large
+    journal.log, journal.mark, journal.refusals = log, lambda: mark, lambda: refusals
+    journal.piece_end, journal.meta_end, journal.blob_end = lambda: piece_end, lambda: meta_end, lambda: blob_end
+    journal.release, journal.replace_ring, journal.set_reason = release, replace_ring, set_reason
+    journal.lend, journal.look, journal.open_gate = lend, look, open_gate
+    journal.append_meta, journal.drain_deferred, journal.report_gap = append_meta, drain_deferred, report_gap
+    journal.bind_child, journal.close_log = bind_child, close_log
+    journal.hold, journal.let_go = hold, lambda: lock.__exit__(None, None, None)
+    journal.is_inside, journal.is_unbound = lambda: owned(), lambda: child_ring is not None
+    journal.late_dropped, journal.left_out = lambda: dropped_late, lambda: dict(misused)
     return journal

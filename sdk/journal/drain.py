@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .. import clock, platform
 from ..errors import DamageError
 from .format import DRAFT_SUFFIX, HEADER_BYTES, SUFFIX, WORD_HEAD, WORD_RELEASED
-from .page import Chunk, Mark, Refusals, read_chunks, read_refusals, read_released, read_static
+from .page import Chunk, Mark, Refusals, read_chunks, read_refusals, read_released, read_static, read_taken
 from .salvage import Piece, Salvage, Window, sound_run
 
 _RING = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -150,13 +150,17 @@ def _parse_header(page: bytes, path: str) -> RingHeader:
     if len(page) < HEADER_BYTES:
         raise DamageError(f"ring {path!r} has {len(page)} bytes, its header alone has {HEADER_BYTES}")
     stream, capacity, identity = read_static(page, path)
+    head, released, taken = _word(page, WORD_HEAD), read_released(page), read_taken(page)
+    # A daemon that reads the ring itself says first what is stored, and the trainer repeats it when it needs the room.
+    if released is not None and taken is not None and released[0] < taken.position <= head:
+        released = taken.mark
     return RingHeader(
         stream,
         capacity,
         identity,
-        _word(page, WORD_HEAD),
+        head,
         _word(page, WORD_RELEASED),
-        read_released(page),
+        released,
         read_refusals(page),
         read_chunks(page, capacity),
     )

@@ -16,6 +16,8 @@ CAPACITY_MIN = 256 * 1024
 
 # Indices of the words in the header page (multiply by 8 for the byte offset).
 WORD_HEAD = 0  # written by the trainer's log(): everything before this position is published
+WORD_SESSION = 1  # the session that may read this ring from another process, as its Hello names it; 0: none may
+WORD_GATE = 2  # such a reader takes nothing from this position on, which stands here plus one; 0: up to head
 WORD_RELEASED = 8  # everything before this position may be overwritten; unchecked, see RELEASED_COPIES
 WORD_REFUSED = 16  # records refused since the ring was made; the first of the words of REFUSALS
 WORD_EPISODE = 17  # number of the current or last time of refusing, from 1
@@ -26,6 +28,7 @@ WORD_EPISODE_START_NS = 21
 WORD_EPISODE_END_NS = 22
 WORD_REPORTED = 23  # the last episode that a GAP record in the stream tells of
 WORD_REASON = 24  # why calls are refused in this episode: an index into `sdk.limits.REFUSED_REASONS`
+WORD_BEAT = 60  # written by who reads this ring from another process: grows as long as it does; 0: it has stopped
 WORDS = 64
 
 # The words of what was refused and of what is released, each written first to one place and then to the other, and
@@ -36,6 +39,10 @@ REFUSALS_COPIES = (WORD_REFUSED, 32)
 RELEASED = struct.Struct("<3Q")
 RELEASED_COPIES = (48, 56)
 CHECK = struct.Struct("<Q")
+# Written by who reads this ring from another process: what it has stored, and how it is. The position, sequence and open
+# step of the first record that is not stored; the last forced sequence; why nothing more is stored (`REFUSED_REASONS`).
+TAKEN = struct.Struct("<5Q")
+TAKEN_COPIES = (26, 42)
 
 # The static part, also twice.
 STATIC_OFFSET = 512

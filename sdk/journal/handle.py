@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .large import Large
-from .page import Mark, Refusals
+from .page import Mark, Refusals, Taken
 from .ring import Ring
 
 # (open step) -> ring and arena for this process, the facts of its first META record, what to call at the first log().
@@ -25,6 +25,9 @@ class Journal:
         boundaries: Marks between which a batch may be cut, oldest first; the sender removes what it passed.
         piece_end, meta_end: Call them for the position behind the last record that does not commit its row / that is
             META or GAP: a batch that begins behind it holds none. `blob_end`: the same of records that announce blobs.
+        lend: Lets the daemon read the ring as a session, or (0) nobody any more; `filling` is called by `log()` while a
+            quarter of the ring waits for it. `look`: what it has stored so far. `open_gate`: blobs of private memory were stored.
+            The sender's business.
         large: The blobs that are on their way; None: there may be none.
     """
 
@@ -42,10 +45,13 @@ class Journal:
         "large",
         "late_dropped",
         "left_out",
+        "lend",
         "let_go",
         "log",
+        "look",
         "mark",
         "meta_end",
+        "open_gate",
         "piece_end",
         "refusals",
         "release",
@@ -64,6 +70,9 @@ class Journal:
     refusals: Callable[[], Refusals]
     release: Callable[[Mark], None]
     replace_ring: Callable[[], None]
+    lend: Callable[[int, Callable[[], None]], None]
+    look: Callable[[], Taken | None]
+    open_gate: Callable[[], None]
     set_reason: Callable[[int], None]
     append_meta: Callable[[Mapping[str, Any]], int]
     drain_deferred: Callable[[], None]

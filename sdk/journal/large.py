@@ -187,6 +187,11 @@ class Large:
             with self._lock:
                 self.private_bytes += announced.ref.size
 
+    def first_unstored(self) -> int | None:
+        """The position of the first announcement whose bytes nobody but the sender can store, and it has not yet."""
+        waits = (p.before[0] for p in list(self.pending) if p.blob.is_private and not p.is_stored)
+        return next(waits, None)
+
     def waiting_share(self) -> float:
         """How much of the room for blobs is taken by those that are not stored yet; 1.0 is all of it."""
         if not self.pending:

@@ -28,6 +28,8 @@ from .format import (
     STATIC_OFFSET,
     STATIC_ROOM,
     STATIC_SECOND_OFFSET,
+    TAKEN,
+    TAKEN_COPIES,
     VERSION,
 )
 
@@ -89,6 +91,25 @@ class Refusals(NamedTuple):
         }
 
 
+class Taken(NamedTuple):
+    """What a daemon that reads the ring itself says: `mark` of the first record that is not stored, and how it is.
+
+    Attributes:
+        synced: The last sequence that survives power loss.
+        trouble: Why nothing more is stored now, an index into `REFUSED_REASONS`; 0: all is well.
+    """
+
+    position: int
+    sequence: int
+    step: int
+    synced: int
+    trouble: int
+
+    @property
+    def mark(self) -> Mark:
+        return self[:3]
+
+
 class Chunk(NamedTuple):
     """Bytes of the stream whose checksum is known: positions [start, end), sequences [first, next)."""
 
@@ -110,7 +131,7 @@ def checked(words: bytes) -> bytes:
     return words + zlib.crc32(words).to_bytes(CHECK.size, "little")
 
 
-def _copies(page: bytes, layout: struct.Struct, places: Sequence[int]) -> list[tuple[int, ...]]:
+def _copies(page: Buffer, layout: struct.Struct, places: Sequence[int]) -> list[tuple[int, ...]]:
     """The copies whose check word is right."""
     found = []
     for place in places:
@@ -136,6 +157,15 @@ def pack_released(mark: Mark) -> bytes:
 def read_released(page: bytes) -> Mark | None:
     """The newest good copy, or None when both are damaged."""
     return max(((words[0], words[1], words[2]) for words in _copies(page, RELEASED, RELEASED_COPIES)), default=None)
+
+
+def pack_taken(taken: Taken) -> bytes:
+    return checked(TAKEN.pack(*taken))
+
+
+def read_taken(page: Buffer) -> Taken | None:
+    """The first good copy, which is the newer one, or None: both are damaged, or nobody has taken anything yet."""
+    return next((Taken(*words) for words in _copies(page, TAKEN, TAKEN_COPIES)), None)
 
 
 def pack_chunk(chunk: Chunk) -> bytes:

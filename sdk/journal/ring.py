@@ -30,10 +30,13 @@ from .format import (
     STATIC_OFFSET,
     STATIC_SECOND_OFFSET,
     SUFFIX,
+    WORD_BEAT,
+    WORD_GATE,
     WORD_RELEASED,
+    WORD_SESSION,
     WORDS,
 )
-from .page import Chunk, Mark, Refusals, pack_chunk, pack_refusals, pack_released, pack_static
+from .page import Chunk, Mark, Refusals, Taken, pack_chunk, pack_refusals, pack_released, pack_static, read_taken
 
 # Limit: all rings and arenas of one user on one host together, as a share of the file system's size. PyTorch's own
 # workers die of a bus error when we fill /dev/shm, so this is a matter of goal 1.
@@ -150,6 +153,36 @@ class Ring:
         """Writes an entry of the table of checksums. One that a kill leaves half written has a wrong CRC."""
         at = CHUNKS_OFFSET + index * CHUNK.size
         self.page[at : at + CHUNK.size] = pack_chunk(chunk)
+
+    def lend(self, session: int) -> None:
+        """Lets a daemon of another process read this ring as `session`; 0: nobody any more."""
+        # In this order: who reads for an older session does not beat for this one.
+        self.words[WORD_SESSION] = session
+        self.words[WORD_BEAT] = 1
+
+    def close_gate(self, position: int) -> None:
+        """Such a reader takes nothing from `position` on, or from an earlier one where it is closed already."""
+        if not self.words[WORD_GATE]:
+            self.words[WORD_GATE] = position + 1
+
+    def open_gate(self, until: int | None) -> None:
+        """Such a reader may go on up to position `until`; None: up to head."""
+        self.words[WORD_GATE] = 0 if until is None else until + 1
+
+    def taken(self) -> Taken | None:
+        """What such a reader says that it has stored; None: nothing yet."""
+        return read_taken(self.page)
+
+    def beat(self) -> int:
+        """A number that such a reader makes grow as long as it reads; 0 when it stops."""
+        return self.words[WORD_BEAT]
+
+    def file(self) -> tuple[int, int]:
+        """Device and inode of the file; (0, 0) for private memory."""
+        if self._descriptor < 0:
+            return 0, 0
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
 
     def touch(self) -> None:
         """Maps all pages, so that `log()` never takes a page fault; gives the GIL away."""

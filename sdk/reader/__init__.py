@@ -5,10 +5,11 @@ creates none, takes no lock and starts no thread; it treats every byte of a stor
 raising. What a row is comes from `sdk.rows`, what a block is from `sdk.segment`.
 
 Floors inside, from below: `filenames`, `contents` (what stored bytes are), `blobs` (where they lie), `media` (the items
-that users get); `scan` (segments, blocks, payloads), `facts` (META and GAP records), `lanes` (which streams
-continue one another, what a resume hid), `state`; `columns` and `join` (values by key, rows by step), `looks`, `series`,
-`sample`, `frames`; `about`, `run`, `follow`, `names`, `store`. numpy is imported only by what returns arrays, so that
-listing runs stays cheap.
+that users get); `entries` (what there is to read), `parts` (what rows come as), `scan` (segments, blocks, rows), `facts`
+(META and GAP records), `lanes` (which streams continue one another, what a resume hid), `state`, `listing` (what lists
+show, and its cache); `direct` and `columns` (values by key), `whole` and `join` (rows by step), `looks`, `series`,
+`sample`, `points`, `tables`, `plain`, `frames`; `about`, `run`, `follow`, `names`, `many`, `store`. numpy is imported only by
+what returns arrays, so that listing runs stays cheap.
 """
 
 from .about import StreamInfo

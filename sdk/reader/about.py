@@ -1,7 +1,7 @@
 """What a run is, from the files alone: identity, streams, gaps, damage, state. `run` adds the values.
 
 Also the frame of every operation: list the directory again, read, close what was opened, and start again when a segment
-was replaced meanwhile.
+was replaced meanwhile. A run that comes from a list with a `Card` is opened when somebody asks for more than that says.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import clock
-from ..errors import StoreError
+from ..errors import DamageError, StoreError
 from ..files import DISK, Files
 from ..ids import run_directory
+from ..record import decode_map
 from ..segment.reader import Damage
 from . import state
 from .facts import Facts, StreamFacts
 from .gaps import Gap, broken_chains
 from .lanes import Lane, lanes_of
+from .listing import Card, Look, pack_config
 from .scan import Gone, Scan
 
 _Result = TypeVar("_Result")
@@ -57,8 +59,30 @@ class StreamInfo(NamedTuple):
     continues: str | None
 
 
+class Fact(Generic[_Result]):
+    """A property that a run's `Card` answers while there is one; the method says it of an opened run."""
+
+    def __init__(self, told: Callable[[Any], _Result]) -> None:
+        self._told = told
+        self.__doc__ = told.__doc__
+        self._name = told.__name__
+
+    def __get__(self, run: About, owner: type | None = None) -> _Result:
+        # Asked of the class: `inspect` and `help` want the property itself.
+        if run is None:
+            return self  # type: ignore[unreachable]
+        found: _Result = self._told(run) if run.card is None else getattr(run.card, self._name)
+        return found
+
+
 class About:
-    """The facts of one run; `Run` is what users hold."""
+    """The facts of one run; `Run` is what users hold.
+
+    Attributes:
+        directory: Where its segments are.
+        card: What a list told, until the run is opened.
+        look: What the directory was like before, where a list has looked.
+    """
 
     def __init__(
         self,
@@ -67,20 +91,29 @@ class About:
         files: Files = DISK,
         alive: state.Alive = state.alive_here,
         now_ns: Callable[[], int] = clock.wall_ns,
+        card: Card | None = None,
+        look: Look | None = None,
     ) -> None:
         self.directory = directory
+        self.card = card
+        self.look = look
         self._scan = Scan(files, directory)
         self._facts = Facts()
         self._lanes: list[Lane] = []
         self._alive = alive
         self._now_ns = now_ns
-        self.refresh()
+        if card is None:
+            self.refresh()
 
     # Operations: list again, read, close what was opened, start again if a segment was replaced meanwhile.
 
     def refresh(self) -> None:
         """Reads the facts again."""
         self._reading(lambda: None)
+
+    def _open(self) -> None:
+        if self.card is not None:
+            self.refresh()
 
     def _reading(self, operation: Callable[[], _Result]) -> _Result:
         try:
@@ -97,8 +130,9 @@ class About:
         self._facts.update(self._scan)
         self._scan.blobs.lost = self._facts.lost_blobs
         self._lanes = lanes_of(self._facts.streams)
+        self.card = None
 
-    @property
+    @Fact
     def id(self) -> str:
         """The run's id; where the files do not tell one that belongs to this directory, the directory's name."""
         name = os.path.basename(self.directory)
@@ -111,66 +145,74 @@ class About:
         value = self._facts.run.get(name)
         return value if isinstance(value, str) else default
 
-    @property
+    @Fact
     def name(self) -> str:
         return self._text("name") or self.id
 
-    @property
+    @Fact
     def project(self) -> str:
         return self._text("project")
 
-    @property
+    @Fact
     def group(self) -> str:
         return self._text("group")
 
-    @property
+    @Fact
     def job_type(self) -> str:
         return self._text("job_type")
 
-    @property
+    @Fact
     def notes(self) -> str:
         return self._text("notes")
 
     @property
     def tags(self) -> list[str]:
+        if self.card is not None:
+            return list(self.card.tags)
         tags = self._facts.run.get("tags")
         return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
     @property
     def config(self) -> dict[str, Any]:
         """A copy of the user's hyperparameters."""
+        if self.card is not None and self.card.packed_config is not None:
+            with contextlib.suppress(DamageError):
+                return decode_map(self.card.packed_config)
+        self._open()
         return dict(self._facts.config)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What `define_metric` said, by name."""
+        self._open()
         return dict(self._facts.metrics)
 
     @property
     def misuse(self) -> dict[str, Any]:
         """Keys that `misuse="warn"` left out, and why."""
+        self._open()
         return dict(self._facts.misuse)
 
-    @property
+    @Fact
     def created(self) -> float:
         """When the first stream started, Unix seconds; without one, when the first segment was made."""
         return min((s.started for s in self._facts.streams.values() if s.started > 0), default=self._facts.created)
 
-    @property
+    @Fact
     def started(self) -> float:
         """When it was last started or resumed, Unix seconds; what `latest` goes by."""
         return max((s.started for s in self._facts.streams.values() if s.kind == "main"), default=self.created)
 
-    @property
+    @Fact
     def updated(self) -> float:
         """When a segment last changed, Unix seconds."""
         return self._scan.changed
 
-    @property
+    @Fact
     def size_bytes(self) -> int:
         return self._scan.size_bytes
 
-    @property
+    @Fact
     def state(self) -> str:
         """One of "running", "finished", "failed", "crashed", "interrupted": computed now, from locks and last words."""
         if any(stream.end is None for stream in self._facts.streams.values()):
@@ -183,9 +225,10 @@ class About:
     @property
     def streams(self) -> list[StreamInfo]:
         """All streams, in the order of lanes: the main one first."""
+        self._open()
         plan = self._scan.plan()
         return [
-            self._stream(stream, [(e.block.first, e.block.last) for e in plan.get(stream.id, ())])
+            self._stream(stream, [(e.first, e.last) for e in plan.get(stream.id, ())])
             for lane in self._lanes
             for stream in lane.streams
         ]
@@ -207,19 +250,36 @@ class About:
             stream.text("continues"),
         )
 
-    @property
+    @Fact
     def records(self) -> int:
         """Sequence numbers that are stored, of all streams: what was accepted and is not in `gaps`."""
         return sum(stream.records for stream in self.streams)
 
-    @property
+    @Fact
     def step_max(self) -> int:
         """The largest step by the blocks' headers alone: 0 before the first row, hidden rows included. For lists."""
-        return max((e.block.step_max for entries in self._scan.plan().values() for e in entries), default=0)
+        return max((e.step_max for entries in self._scan.plan().values() for e in entries), default=0)
+
+    def card_if_over(self) -> Card | None:
+        """What lists may keep of the run; None while more may be said of it without a file that comes or goes."""
+        seen = self._scan.sources.values()
+        if not self._facts.streams or self._scan.damage() or not all(source.sealed for source in seen):
+            return None
+        quiet = self._now_ns() / 1e9 - self._scan.changed
+        for stream in self._facts.streams.values():
+            # What nobody here can know may live as long as it is said to.
+            if state.stream_state(stream, self._alive, quiet) == state.RUNNING:
+                return None
+        return Card(
+            self.id, self.name, self.project, self.group, self.job_type, self.notes, self.state, self.tags,
+            float(self.created), float(self.started), float(self.updated), self.size_bytes, self.records, self.step_max,
+            pack_config(self.config),
+        )  # fmt: skip
 
     @property
     def gaps(self) -> list[Gap]:
         """Records that are not in the data: refused ones, sequences that no segment holds, damage met so far."""
+        self._open()
         found = self._facts.missing(self._scan)
         if found:
             # Race: 1. we look at writer A, 2. A stores 5, B stores 6, 3. we look at B: 5 seems missing. Look once more.
@@ -230,6 +290,7 @@ class About:
     @property
     def damage(self) -> list[Damage]:
         """Bytes that could not be read, as far as somebody tried: payloads are checked when they are read."""
+        self._open()
         found = broken_chains(self._scan, self._facts.replaced)
         if found:  # the same race, between two segments of one writer
             self.refresh()

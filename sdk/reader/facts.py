@@ -19,8 +19,10 @@ from ..record import HEADER, HEADER_SIZE, KIND_GAP, KIND_META
 from ..segment import format as segment
 from ..segment.format import Block, Claim
 from ..segment.naming import SegmentName
+from .entries import Source
 from .gaps import Gap, Loss, missing
-from .scan import Scan, Source, decoded
+from .parts import decoded
+from .scan import Scan
 
 # What a GAP map that tells of a lost blob is called (docs/segment.md#gap).
 _BLOB_EPISODE = re.compile(r"blob ([0-9]{1,19})\b", re.ASCII)
@@ -103,7 +105,7 @@ class Facts:
         """Reads the blocks that came since the last call."""
         for source in list(scan.sources.values()):
             for block in source.blocks:
-                if block.kind == segment.KIND_ROWS:
+                if block.kind in (segment.KIND_ROWS, segment.KIND_COLUMNS):
                     self.streams.setdefault(block.stream, StreamFacts(block.stream))
                 if (source.name, block.offset) in self._seen or not _has_facts(block):
                     continue

@@ -38,10 +38,10 @@ class Follower:
         looked_at = _stored(scan)
         steps = [numpy.empty(0, numpy.int64)]
         for item in items(scan, lanes, Selection(self.keys)):
-            block = item.entry.block
-            seen = _within(self._last.get(block.stream, []), block.first, block.last)
+            entry = item.entry
+            seen = _within(self._last.get(entry.stream, []), entry.first, entry.last)
             # By sequence, not by file and block: recovery, a drain and compaction store the same records elsewhere.
-            if not any(low <= block.first and block.last <= high for low, high in seen):
+            if not any(low <= entry.first and entry.last <= high for low, high in seen):
                 steps.append(steps_in(scan, item, Selection(self.keys), seen))
         self._note(looked_at)
         return numpy.unique(numpy.concatenate(steps))
@@ -57,9 +57,7 @@ class Follower:
 
 def _stored(scan: Scan) -> dict[int, list[tuple[int, int]]]:
     """The sequences that a scan knows of now, as ranges by stream."""
-    return {
-        stream: [(entry.block.first, entry.block.last) for entry in entries] for stream, entries in scan.plan().items()
-    }
+    return {stream: [(entry.first, entry.last) for entry in entries] for stream, entries in scan.plan().items()}
 
 
 def _within(ranges: list[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:

@@ -1,20 +1,18 @@
-"""Columns as a pandas DataFrame. pandas is imported when somebody asks for one."""
+"""A table as a pandas, an Arrow or a polars one. Each library is imported when somebody asks for it."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
 from ..errors import Error
-from .columns import Joined
-from .lanes import Lane
-from .scan import Scan
-from .series import read_table
+from .plain import as_json
+from .tables import Table
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+# What is logged under the names of a table's own columns has these there, as `_step` and `_timestamp` of rows do.
+_LOGGED = {"step": "_logged_step", "time": "_logged_time"}
 
 
 def pandas_module(what: str) -> Any:
@@ -23,54 +21,80 @@ def pandas_module(what: str) -> Any:
     Raises:
         Error: It is not installed.
     """
+    return _module("pandas", what, "pandas")
+
+
+def _module(name: str, what: str, package: str) -> Any:
     import importlib
 
     try:
-        return importlib.import_module("pandas")
+        return importlib.import_module(name)
     except ImportError:
         raise Error(
-            f"cannot make a DataFrame for {what}: pandas is not installed here",
-            hint=f"pip install pandas   (interpreter: {sys.executable})",
+            f"cannot make a table for {what}: {name} is not installed here",
+            hint=f"pip install {package}   (interpreter: {sys.executable})",
         ) from None
 
 
-def frame_of(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> Any:
-    """The DataFrame of some keys (None: of all that do not begin with an underscore); the name of the first unknown key."""
-    pandas = pandas_module("to_pandas()")
-    table = read_table(scan, lanes, keys)
-    if keys is None:
-        keys = sorted(key for key in table if key[:1] != "_")
-    for key in keys:
-        if key not in table:
-            return key
-    steps = _all_steps([table[key].step for key in keys])
-    columns = {key: _column(pandas, table[key], steps) for key in keys}
-    return pandas.DataFrame(columns, index=pandas.Index(steps, name="step"))
+def pandas_frame(table: Table, pandas: Any) -> Any:
+    """A DataFrame, indexed by step."""
+    columns = {key: _pandas_column(pandas, table, key) for key in table.columns}
+    # Why no copy: the arrays are nobody else's, and consolidating them would write all of them once more.
+    return pandas.DataFrame(columns, index=pandas.Index(table.steps, name="step"), copy=False)
 
 
-def _all_steps(steps: list[NDArray[numpy.int64]]) -> NDArray[numpy.int64]:
-    return numpy.unique(numpy.concatenate(steps)) if steps else numpy.empty(0, numpy.int64)
+def _pandas_column(pandas: Any, table: Table, key: str) -> Any:
+    kind = table.columns[key].value.dtype.kind
+    values, hole = table.filled(key, {"f": numpy.nan, "O": None}.get(kind, 0))
+    if hole is None or kind in "fO":
+        return values
+    return (pandas.arrays.BooleanArray if kind == "b" else pandas.arrays.IntegerArray)(values, hole)
 
 
-_NULLABLE = {"i": "Int64", "u": "UInt64", "b": "boolean"}
+def arrow_module(what: str) -> Any:
+    """The module pyarrow.
+
+    Raises:
+        Error: It is not installed.
+    """
+    return _module("pyarrow", what, "'stepd[arrow]'")
 
 
-def _column(pandas: Any, joined: Joined, steps: NDArray[numpy.int64]) -> Any:
-    if len(joined.step) == len(steps):
-        return joined.value
-    place = numpy.searchsorted(steps, joined.step)
-    if joined.value.dtype.kind == "f":
-        whole = numpy.full(len(steps), numpy.nan)
-        whole[place] = joined.value
-        return whole
-    if joined.value.dtype.kind == "O":
-        objects = numpy.full(len(steps), None, object)
-        objects[place] = joined.value
-        return objects
-    filled = numpy.zeros(len(steps), joined.value.dtype)
-    filled[place] = joined.value
-    array = pandas.array(filled, dtype=_NULLABLE[joined.value.dtype.kind])
-    hole = numpy.ones(len(steps), bool)
-    hole[place] = False
-    array[hole] = pandas.NA
-    return array
+def arrow_table(table: Table, arrow: Any) -> Any:
+    """A pyarrow.Table with `step`, `time` and the keys."""
+    columns = {
+        "step": arrow.array(table.steps),
+        "time": arrow.array(table.times_us(), arrow.timestamp("us", tz="UTC")),
+        **{_LOGGED.get(key, key): _arrow_column(arrow, table, key) for key in table.columns},
+    }
+    return arrow.table(columns)
+
+
+def _arrow_column(arrow: Any, table: Table, key: str) -> Any:
+    if table.columns[key].value.dtype.kind != "O":
+        values, hole = table.filled(key, 0)
+        return arrow.array(values, mask=hole)
+    values, _ = table.filled(key, None)
+    kinds = set(map(type, table.columns[key].value))
+    if kinds == {bytes}:
+        return arrow.array(values, arrow.binary())
+    # A lone surrogate is no text elsewhere.
+    texts = values.tolist() if kinds == {str} else [value if value is None else _json(value) for value in values]
+    return arrow.array([text and text.encode("utf-8", "replace").decode() for text in texts], arrow.string())
+
+
+def _json(value: Any) -> str:
+    try:
+        return as_json(value)
+    except RecursionError:
+        return '"nested too deeply"'
+
+
+def polars_module(what: str) -> Any:
+    """The module polars, which takes tables from pyarrow.
+
+    Raises:
+        Error: One of them is not installed.
+    """
+    arrow_module(what)
+    return _module("polars", what, "'stepd[polars]'")

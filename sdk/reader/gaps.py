@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..ids import hex_u64
-from ..segment.format import Block, Claim
+from ..segment.format import Claim
 from ..segment.naming import SegmentName, format_segment, parse_segment
 from ..segment.reader import Damage
-from .scan import Entry, Scan
+from .entries import Entry
+from .scan import Scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Gap:
         first, last: The sequences, inclusive; None of refused calls, which have none.
         key: Whose value has lost its bytes, or whose values cannot be read; the rows are there, and `count` is 0. None:
             whole records are missing.
-        values: How many values of `key` cannot be read; None where the bytes of a large one are lost.
+        values: How many values of `key` cannot be read (without `key`: nobody knows of which, or how many); None where the bytes
+            of a large one are lost.
     """
 
     stream: str
@@ -83,36 +85,37 @@ def missing(scan: Scan, claims: Iterable[Claim], losses: Mapping[int, list[Loss]
 
 def _holes(scan: Scan, stream: int, entries: list[Entry], last: int, step_last: int) -> Iterator[Gap]:
     """The gaps of one stream whose last sequence and step are at least `last` and `step_last`."""
-    damaged: list[Block] = []
+    damaged: list[Entry] = []
     expected, step = 1, 0
-    for block in _readable(scan, entries, damaged):
-        if block.first > expected:
-            steps = (min(step, block.step_min), block.step_min)
-            yield from _hole(stream, expected, block.first - 1, steps, damaged)
-        expected, step = max(expected, block.last + 1), max(step, block.step_max)
-    last = max(last, *(block.last for block in damaged), 0)
+    for entry in _readable(scan, entries, damaged):
+        if entry.first > expected:
+            steps = (min(step, entry.step_min), entry.step_min)
+            yield from _hole(stream, expected, entry.first - 1, steps, damaged)
+        expected, step = max(expected, entry.last + 1), max(step, entry.step_max)
+    last = max(last, *(entry.last for entry in damaged), 0)
     if last >= expected:
         yield from _hole(stream, expected, last, (step, max(step, step_last)), damaged)
 
 
-def _readable(scan: Scan, entries: list[Entry], damaged: list[Block]) -> Iterator[Block]:
+def _readable(scan: Scan, entries: list[Entry], damaged: list[Entry]) -> Iterator[Entry]:
+    """The entries of which something can be read: of a window that is damaged in part, `verify` tells what is lost."""
     for entry in entries:
-        if (entry.source.name, entry.block.offset) in scan.unreadable:
-            damaged.append(entry.block)
+        if all((entry.source.name, block.offset) in scan.unreadable for block in entry.blocks):
+            damaged.append(entry)
             yield from _readable(scan, entry.inside, damaged)
         else:
-            yield entry.block
+            yield entry
 
 
-def _hole(stream: int, first: int, last: int, steps: tuple[int, int], damaged: list[Block]) -> Iterator[Gap]:
+def _hole(stream: int, first: int, last: int, steps: tuple[int, int], damaged: list[Entry]) -> Iterator[Gap]:
     """Sequences `first` to `last`; the steps are those of a damaged block's header where there is one."""
-    for block in sorted(damaged, key=lambda block: block.first):
-        if block.first <= last and block.last >= first:
-            if first < block.first:
-                yield _gap(stream, first, block.first - 1, (steps[0], block.step_min), "missing")
-            end = min(last, block.last)
-            yield _gap(stream, max(first, block.first), end, (block.step_min, block.step_max), "damage")
-            first, steps = end + 1, (block.step_max, steps[1])
+    for entry in sorted(damaged, key=lambda entry: entry.first):
+        if entry.first <= last and entry.last >= first:
+            if first < entry.first:
+                yield _gap(stream, first, entry.first - 1, (steps[0], entry.step_min), "missing")
+            end = min(last, entry.last)
+            yield _gap(stream, max(first, entry.first), end, (entry.step_min, entry.step_max), "damage")
+            first, steps = end + 1, (entry.step_max, steps[1])
     if first <= last:
         yield _gap(stream, first, last, steps, "missing")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import clock
-from ..errors import NotFoundError, UnsupportedError
+from ..errors import NotFoundError
 from . import join, looks
 from .about import TRIES_MAX, About
 from .follow import Follower, follow_run
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .series import Series
+    from .tables import Table
 
 # Limit: as in `sample`: 8 blocks of 4 MiB are about 40 ms.
 _QUICK_BLOCKS_MAX = 8
@@ -43,7 +44,7 @@ class Run(About):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the user set, over the last logged value of every key. Reads all rows."""
+        """What the user set, over the last logged value of every key. Of columns reads the last rows only."""
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         shown = {key: value for key, value in last.items() if key not in self._facts.removed and key[:1] != "_"}
         return {**shown, **self._facts.summary}
@@ -68,25 +69,73 @@ class Run(About):
         blocks_max = _QUICK_BLOCKS_MAX if quick else None
         return sorted(self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max)))
 
-    def series(self, key: str, stream: str | int | None = None, rank: int | None = None) -> Series:
-        """All values of one key, as numpy arrays.
+    def series(
+        self, key: str, stream: str | int | None = None, rank: int | None = None, *, points: int | None = None
+    ) -> Series:
+        """All values of one key, as numpy arrays; with `points` those that a chart needs.
+
+        Of a long series of numbers that was compacted the points are chosen without reading all of it. The first, the last,
+        the smallest and the largest value are always among them; infinities count as values, NaN are left out. Where there are
+        no more values than points, all are given, NaN too. `Series.sample_of` tells which it is.
 
         Args:
             stream: None: the main lane among those that hold the key. An id: this stream alone, rows that a resume hid
                 included. "all": every lane's values, ordered by step and time.
             rank: Only streams of this rank.
+            points: At most so many values, at least 7; they are chosen by the library tsdownsample (extra `plot`).
 
         Raises:
             NotFoundError: No such key, stream or rank.
-        """
-        from .series import read_series
-
+            UsageError: More values than `points`, and they are no numbers.
+            Error: tsdownsample is needed and not installed.
+        """  # fmt: skip
         every = stream == "all"
-        chosen = None if every else stream
-        found = self._reading(lambda: read_series(self._scan, self._chosen(chosen, rank), key, every=every))
+        found = self._read_several([key], points, None if every else stream, rank, every=every).get(key)
         if found is None:
             raise self._no_series(key)
+        if points is not None and found.sample_of is None and len(found) > points:
+            from .points import no_points
+
+            raise no_points(found, points)
         return found
+
+    def several(self, keys: str | Iterable[str], *, points: int | None = None) -> dict[str, Series]:
+        """The series of all keys that match some names or patterns ("train/*"), by key, in one pass; {} where none does.
+
+        Args:
+            points: As in `series`; values that are no numbers are all given.
+        """
+        wanted = self.keys_like([keys] if isinstance(keys, str) else keys)
+        return self._read_several(wanted, points) if wanted else {}
+
+    def keys_like(self, patterns: Iterable[str]) -> list[str]:
+        """The keys that are one of some names, or match one of them as a pattern. A name without ``*?[`` is given as it is."""
+        found: dict[str, None] = {}
+        names: list[str] | None = None
+        for pattern in patterns:
+            if _PATTERN.search(pattern):
+                names = self.keys() if names is None else names
+                found.update(dict.fromkeys([pattern] if pattern in names else fnmatch.filter(names, pattern)))
+            else:
+                found[pattern] = None
+        return list(found)
+
+    def _read_several(
+        self, keys: list[str], points: int | None, stream: str | int | None = None, rank: int | None = None, *,
+        every: bool = False,
+    ) -> dict[str, Series]:  # fmt: skip
+        from .points import check_points, read_points
+        from .series import read_several
+
+        check_points(points)
+
+        def read() -> dict[str, Series]:
+            lanes = self._chosen(stream, rank)
+            if points is None:
+                return read_several(self._scan, lanes, keys, every=every)
+            return read_points(self._scan, lanes, keys, points, every=every)
+
+        return self._reading(read)
 
     def _chosen(self, stream: str | int | None, rank: int | None = None) -> list[Lane]:
         lanes = self._lanes
@@ -109,6 +158,10 @@ class Run(About):
         if not names:
             return NotFoundError(
                 f"run {self.id} has no series {key!r}: it holds no values yet", hint="run.gaps, run.damage"
+            )
+        if key in names and self._scan.noted:
+            return NotFoundError(
+                f"run {self.id} has series {key!r}, but none of its values can be read", hint="run.damage, stepd verify"
             )
         near = nearest(key, names)
         told = f"Nearest: {list_names(near)}" if near else f"It has {list_names(names[:5])}{', …' if names[5:] else ''}"
@@ -142,20 +195,21 @@ class Run(About):
         return None if keys is None else frozenset(keys)
 
     def _rows(self, selection: join.Selection, stream: str | int | None = None) -> Iterator[dict[str, Any]]:
-        tries = 0
+        tries, following = 0, selection.first_step
         try:
             while True:
                 try:
                     self._look()
                     for row in join.rows(self._scan, self._chosen(stream), selection):
+                        following = row[join.STEP] + 1  # before it is the caller's, who may change it
                         yield row
-                        selection = selection._replace(first_step=row[join.STEP] + 1)
                     return
                 except Gone:
                     # Rows come in step order, so what is left begins after the last one that was given.
                     tries += 1
                     if tries == TRIES_MAX:
                         raise
+                    selection = selection._replace(first_step=following)
         finally:
             self._scan.close()
 
@@ -166,13 +220,13 @@ class Run(About):
 
     def steps_by_key(self, keys: Iterable[str]) -> list[NDArray[numpy.int64]]:
         """For each key the steps at which some lane holds a value that is not null; one pass over the run."""
-        from .series import read_table
+        from .tables import read_cells
 
         wanted = list(self.check_keys(keys) or ())
-        table = self._reading(lambda: read_table(self._scan, self._lanes, wanted))
+        found = self._reading(lambda: read_cells(self._scan, self._lanes, wanted))
         import numpy
 
-        return [table[key].step if key in table else numpy.empty(0, numpy.int64) for key in wanted]
+        return [found[key].spine.step if key in found else numpy.empty(0, numpy.int64) for key in wanted]
 
     def rows_at(self, steps: NDArray[numpy.int64], keys: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
         """The rows at these steps (sorted, ascending), reading only the blocks that may hold them."""
@@ -235,22 +289,60 @@ class Run(About):
 
         Integer columns with holes are `Int64`, booleans `boolean`, so that no integer passes through a float.
 
+        Args:
+            keys: Which, in which order; None: all but those that begin with an underscore.
+
         Raises:
             Error: pandas is not installed.
             NotFoundError: A key that the run does not have.
         """
-        from .frames import frame_of
+        from .frames import pandas_frame, pandas_module
+
+        pandas = pandas_module("to_pandas()")
+        return pandas_frame(self._table(keys), pandas)
+
+    def to_arrow(self, keys: Iterable[str] | None = None) -> Any:
+        """A pyarrow.Table, one row per step: `step` (int64), `time` (timestamp[us, UTC]; of a row the latest of its values), then
+        a column per key, joined as in `rows`.
+
+        Floats are `double`, integers `int64` or `uint64`, booleans `bool`; a hole is null, and NaN stays NaN. Texts are
+        `string`, bytes `binary`. Everything else (lists, media, tensors, integers beyond 64 bits, a key whose values are of
+        several kinds) is a `string` with the JSON of each value; of media without their bytes, which `media` gives. What was
+        logged under "step" and "time" is in `_logged_step` and `_logged_time`.
+
+        Args:
+            keys: As in `to_pandas`.
+
+        Raises:
+            Error: pyarrow is not installed.
+            NotFoundError: A key that the run does not have.
+        """  # fmt: skip
+        from .frames import arrow_module, arrow_table
+
+        arrow = arrow_module("to_arrow()")
+        return arrow_table(self._table(keys), arrow)
+
+    def to_polars(self, keys: Iterable[str] | None = None) -> Any:
+        """A polars.DataFrame with the columns of `to_arrow`.
+
+        Raises:
+            Error: polars or pyarrow is not installed.
+            NotFoundError: A key that the run does not have.
+        """
+        from .frames import arrow_module, arrow_table, polars_module
+
+        polars = polars_module("to_polars()")
+        return polars.from_arrow(arrow_table(self._table(keys), arrow_module("to_polars()")))
+
+    def _table(self, keys: Iterable[str] | None) -> Table:
+        from .tables import read_table
 
         ordered = None if keys is None else list(dict.fromkeys(keys))
-        self.check_keys(keys)
-        frame = self._reading(lambda: frame_of(self._scan, self._lanes, ordered))
-        if isinstance(frame, str):
-            raise self._no_series(frame)
-        return frame
-
-    def to_arrow(self) -> Any:
-        """Not served yet."""
-        raise UnsupportedError("run.to_arrow() is not served yet", hint="run.to_pandas(), run.series(key)")
+        self.check_keys(keys if isinstance(keys, str) else ordered)
+        table = self._reading(lambda: read_table(self._scan, self._lanes, ordered))
+        if isinstance(table, str):
+            raise self._no_series(table)
+        return table
 
     def media(
         self, key: str, stream: str | int | None = None, rank: int | None = None, *, step: int | None = None
@@ -267,12 +359,9 @@ class Run(About):
         """
         from .series import read_media
 
-        keys = [key]
-        if _PATTERN.search(key):
-            names = self.keys()
-            keys = [key] if key in names else fnmatch.filter(names, key)
-            if not keys:
-                raise self._no_series(key)
+        keys = self.keys_like([key])
+        if not keys:
+            raise self._no_series(key)
         every = stream == "all"
         chosen = None if every else stream
         found = self._reading(lambda: read_media(self._scan, self._chosen(chosen, rank), keys, every=every))
@@ -287,7 +376,7 @@ class Run(About):
         return found
 
     def media_keys(self) -> dict[str, str]:
-        """Key to kind ("image", "table", "tensor", …) of the keys whose last value is media. Reads all rows."""
+        """Key to kind ("image", "table", "tensor", …) of the keys whose last value is media. Reads as `summary`."""
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         found = {key: kind_of(value) for key, value in sorted(last.items()) if key[:1] != "_"}
         return {key: kind for key, kind in found.items() if kind is not None}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from .columns import collect, join
+from .entries import Entry
 from .lanes import Lane
-from .scan import Entry, Scan
+from .scan import Scan
 from .series import read_series
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def sample(
     A key that none of the looked-at blocks holds has two empty arrays.
     """
     plan = scan.plan()
-    records = sum(entry.block.records for entries in plan.values() for entry in entries)
+    records = sum(entry.records for entries in plan.values() for entry in entries)
     found: dict[str, tuple[NDArray[numpy.int64], NDArray[Any]]] = {}
     empty = numpy.empty(0, numpy.int64)
     if records < EXACT_RECORDS_MAX:
@@ -50,7 +51,7 @@ def sample(
 
 def _evenly(entries: list[Entry], limit: int) -> list[Entry]:
     """At most `_BLOCKS_MAX` visible entries over the whole range of steps, the first and the last among them."""
-    entries = sorted((e for e in entries if e.block.step_min < limit), key=lambda entry: entry.block.step_max)
+    entries = sorted((e for e in entries if e.step_min < limit), key=lambda entry: entry.step_max)
     if len(entries) <= _BLOCKS_MAX:
         return entries
     return [entries[int(index)] for index in numpy.linspace(0, len(entries) - 1, _BLOCKS_MAX).round()]

@@ -1,4 +1,4 @@
-"""The segments of one run as one thing: what is in the directory, which blocks they hold, and their payloads.
+"""The segments of one run as one thing: what is in the directory, which blocks they hold, and their rows.
 
 A scan lives as long as the `Run` that owns it. It keeps the block headers of every segment, but descriptors only while
 an operation runs (`close` ends it) and never many: a run of 1024 ranks may have thousands of segments. Sealed segments
@@ -9,23 +9,22 @@ holds makes it raise: what cannot be read becomes `Damage`.
 from __future__ import annotations
 
 import errno
+import functools
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Union
-
-import msgpack
+from collections.abc import Iterable, Iterator
 
 from ..errors import DamageError, Error
 from ..files import Buffer, Files
 from ..limits import BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, STEP_MAX
-from ..record import EXT_BIG_INT, KIND_ROW, BlobRef, MediaValue, Record, StoredBlob, decode_map
-from ..rows import flatten
-from ..segment.format import FILE_HEADER_SIZE, KIND_COLUMNS, KIND_ROWS, Block, Claim
+from ..record import KIND_ROW
+from ..segment.columns import Columns, StoredGroup
+from ..segment.format import FILE_HEADER_SIZE, Block
 from ..segment.naming import HISTORY, parse_segment
 from ..segment.reader import Damage, SegmentReader
 from ..shapes import Group, groups
 from .blobs import Blobs
-from .media import with_items
+from .entries import Entry, Source, entries_of
+from .parts import Part
 
 # Limit: descriptors of one scan. The usual soft limit of a process is 1024, and the user's program needs its own.
 _OPEN_MAX = 64
@@ -33,52 +32,14 @@ _OPEN_MAX = 64
 _LISTINGS_MAX = 3
 _GONE = (errno.ENOENT, errno.ESTALE)
 
-# What a block of rows is made of: rows that share their keys, as arrays, or one record by itself.
-Part = Union[Group, Record]
-
-# Types of values in which media may be: all others of a row are what they are.
-_MAY_HOLD_MEDIA = frozenset({MediaValue, BlobRef, StoredBlob, list})
+# How much of columns is read: which groups there are, which rows they hold, or the values of the wanted keys as well.
+DIRECTORY, ROWS, VALUES = 0, 1, 2
 
 
 class Gone(Error):
     """A segment was replaced while it was being read: `refresh` and start again where you were."""
 
     retriable = True
-
-
-class Source:
-    """One segment file.
-
-    Attributes:
-        blocks: Headers, only those that can be true.
-        claims: How far its seal area says that its streams go.
-        first_number, next_number: The numbers of its first block and of the one after its last; None where not known.
-    """
-
-    __slots__ = (
-        "blocks", "changed", "claims", "damage", "first_number", "name", "next_number", "reader", "sealed", "seen", "size",
-    )  # fmt: skip
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.size = 0
-        self.changed = 0.0
-        self.seen = -1
-        self.sealed = False
-        self.blocks: list[Block] = []
-        self.claims: tuple[Claim, ...] = ()
-        self.first_number: int | None = None
-        self.next_number: int | None = None
-        self.damage: list[Damage] = []
-        self.reader: SegmentReader | None = None
-
-
-class Entry(NamedTuple):
-    """A block of rows to be read, and the blocks wholly inside its range that it makes superfluous if it is whole."""
-
-    source: Source
-    block: Block
-    inside: list[Entry]
 
 
 class Scan:
@@ -203,6 +164,7 @@ class Scan:
         if source.reader is not None:
             source.reader.close()
             source.reader = None
+            source.places.clear()
 
     def close(self) -> None:
         """Closes the descriptors; the next operation opens them again."""
@@ -223,10 +185,18 @@ class Scan:
             self.unreadable.add((source.name, block.offset))
             raise
         except Exception as error:  # as above: EIO, ESTALE, and whatever a made-up header provokes
-            if isinstance(error, OSError) and error.errno in _GONE:
-                raise Gone(f"{reader.path!r} is gone") from error
-            self.unreadable.add((source.name, block.offset))
-            raise DamageError(f"cannot read block {block.number} of {reader.path!r}: {error}") from error
+            trouble = _trouble(reader, block, error)
+            if isinstance(trouble, DamageError):
+                self.unreadable.add((source.name, block.offset))
+            raise trouble from error
+
+    def _read_part(self, source: Source, block: Block, offset: int, size: int) -> bytes:
+        """Some of the stored bytes of a block. Raises as `payload`."""
+        reader = self._opened(source)
+        try:
+            return reader.read_part(block, offset, size)
+        except OSError as error:
+            raise _trouble(reader, block, error) from error
 
     def note(self, source: Source, block: Block, reason: str) -> None:
         """Remembers that a block cannot be read."""
@@ -240,71 +210,115 @@ class Scan:
         return found + list(self.noted.values())
 
     def plan(self) -> dict[int, list[Entry]]:
-        """The blocks of rows by stream, in order of their first sequence."""
-        found: dict[int, list[tuple[Source, Block]]] = {}
-        for source in self.sources.values():
-            for block in source.blocks:
-                if block.kind == KIND_ROWS:
-                    found.setdefault(block.stream, []).append((source, block))
-                elif block.kind == KIND_COLUMNS:
-                    self.note(source, block, "COLUMNS block: written by a newer version")
-        return {stream: _without_covered(pairs) for stream, pairs in found.items()}
+        """What there is to read by stream, in order of first sequences."""
+        return entries_of(self.sources.values())
 
-    def parts(self, entry: Entry) -> Iterator[Part]:
-        """The readable parts of an entry; where its block is damaged, also those of the blocks inside it.
+    def parts(
+        self, entry: Entry, keys: frozenset[str] | None = None, *, depth: int = VALUES, ordered: bool = False
+    ) -> Iterator[Part]:
+        """The readable parts of an entry; where something of it is damaged, also those of the entries inside it.
+
+        Of columns, what was asked for is read and checked before the first part is given. What is damaged is noted and left
+        out; the group of a damaged column has the others. After damage, rows may come twice.
+
+        Args:
+            keys: Parts that hold none of these may be left out, and of columns no others are read; None: all.
+            depth: DIRECTORY, ROWS or VALUES: what of columns may be asked for afterwards.
+            ordered: No other entry of the stream has one of its steps. Then sequences are left out where the steps alone
+                tell the order of each key's values: `StoredGroup.sequences` must not be asked for.
 
         Raises:
             Gone: As `payload`. Nothing of the entry was given yet.
         """
-        block = entry.block
+        if entry.is_window:
+            found, is_whole = self._of_window(entry, keys, depth, ordered)
+        else:
+            found, is_whole = self._of_rows(entry)
+        if not is_whole and entry.inside:
+            if ordered:  # what comes twice needs its sequences
+                found, _ = self._of_window(entry, keys, depth, False) if entry.is_window else (found, False)
+            for other in entry.inside:
+                found.extend(self.parts(other, keys, depth=depth))
+        yield from found
+
+    def _of_rows(self, entry: Entry) -> tuple[list[Part], bool]:
         found: list[Part] = []
+        (block,) = entry.blocks
         try:
             found.extend(_decode(block, self.payload(entry.source, block)))
         except DamageError as error:
             self.note(entry.source, block, error.message)
-            for other in entry.inside:
-                found.extend(self.parts(other))
-        yield from found
+            return found, False
+        return found, True
 
-
-def decoded(payload: Buffer) -> dict[str, Any]:
-    """The map in a payload.
-
-    Raises:
-        DamageError: It is none. Why not `decode_map` alone: a tensor's dtype comes from the file, and numpy answers some
-            made-up ones with errors of other kinds (SyntaxError of `"f8,("`).
-    """
-    try:
-        return decode_map(payload)
-    except DamageError:
-        raise
-    except Exception as error:
-        raise DamageError(f"payload of {len(payload)} bytes cannot be decoded: {error}") from error
-
-
-def values_of(record: Record, blobs: Blobs | None = None) -> dict[str, Any]:
-    """The values of a ROW record, flat, as users get them: integers beyond 64 bits are int again, media are items.
-
-    Args:
-        blobs: Where items find their bytes; None: media stay what they say of themselves.
-
-    Raises:
-        DamageError: Its payload is no map, or one whose flat names would fill the memory.
-    """
-    try:
-        values = flatten(decoded(record.payload))
-    except ValueError as error:
-        raise DamageError(f"record {record.sequence} cannot be shown: {error}") from error
-    for key, value in values.items():
-        kind = type(value)
-        if kind in _MAY_HOLD_MEDIA and blobs is not None:
-            values[key] = with_items(value, blobs, key, record.step, record.time_ns / 1e9)
-        elif kind is msgpack.ExtType and value.code == EXT_BIG_INT:
-            try:
-                values[key] = int(value.data)
-            except ValueError:  # not written by us: it stays what it is
+    def _of_window(
+        self, entry: Entry, keys: frozenset[str] | None, depth: int, ordered: bool
+    ) -> tuple[list[Part], bool]:
+        """The parts of a window, and whether nothing is missing."""
+        # Where headers of the segment are damaged, one of its blocks may be gone.
+        is_whole = not entry.source.damage
+        held: list[tuple[Block, StoredGroup]] = []
+        for block in entry.columns:
+            if keys is not None and not self._may_hold(entry.source, block, keys):
                 continue
-    return values
+            try:
+                found = Columns(functools.partial(self._read_part, entry.source, block), block.stored_size).groups
+            except DamageError as error:
+                self.unreadable.add((entry.source.name, block.offset))
+                self.note(entry.source, block, f"cannot read block {block.number}: {error.message}")
+                is_whole = False
+                continue
+            held += [(block, group) for group in found if keys is None or not keys.isdisjoint(group.keys)]
+        by_steps = ordered and _are_apart([group for _, group in held], keys)
+        parts: list[Part] = []
+        for block, group in held:
+            try:
+                trouble = _load(block, group, keys, depth, by_steps)
+                parts.append(group)
+            except DamageError as error:
+                trouble = f"cannot read {len(group)} rows of block {block.number}: {error.message}"
+            if trouble:
+                self.note(entry.source, block, trouble)
+                is_whole = False
+        return parts, is_whole
+
+    def _may_hold(self, source: Source, block: Block, keys: Iterable[str]) -> bool:
+        """Whether a block of columns may hold one of some keys, by the segment's index where there is one."""
+        reader = self._opened(source)
+        if reader.key_index is None:
+            return True
+        for key in keys:
+            held = source.places.get(key)
+            if held is None:
+                entries = reader.key_index.get(key, ())
+                held = source.places[key] = frozenset(reader.blocks[entry[0]].offset for entry in entries)
+            if block.offset in held:
+                return True
+        return False
+
+    def indexed_keys(self, source: Source, blocks: Iterable[Block]) -> set[str] | None:
+        """The keys in some blocks of columns by the word of the segment's index; None where it does not tell.
+
+        Raises:
+            DamageError: The segment cannot be opened.
+            Gone: As `payload`.
+        """
+        reader = self._opened(source)
+        if reader.key_index is None:
+            return None
+        wanted = {block.offset for block in blocks}
+        return {
+            key
+            for key, entries in reader.key_index.items()
+            if any(reader.blocks[entry[0]].offset in wanted for entry in entries)
+        }
+
+
+def _trouble(reader: SegmentReader, block: Block, error: Exception) -> Error:
+    """What to raise when reading a block failed."""
+    if isinstance(error, OSError) and error.errno in _GONE:
+        return Gone(f"{reader.path!r} is gone")
+    return DamageError(f"cannot read block {block.number} of {reader.path!r}: {error}")
 
 
 def _possible(block: Block, end: int) -> bool:
@@ -319,22 +333,46 @@ def _possible(block: Block, end: int) -> bool:
     )
 
 
-def _without_covered(pairs: list[tuple[Source, Block]]) -> list[Entry]:
-    """Entries in order of first sequence; a block wholly inside an earlier one is put into that one.
+def _are_apart(found: list[StoredGroup], keys: frozenset[str] | None) -> bool:
+    """Whether each key's groups follow one another by step."""
+    reached: dict[str, int] = {}
+    for group in found:
+        for key in group.keys if keys is None else keys.intersection(group.keys):
+            if reached.get(key, -1) >= group.step_min:
+                return False
+            reached[key] = group.step_max
+    return True
 
-    Invariant: in this order, the block with the largest last sequence so far begins no later than the next one, so if
-    it also ends no earlier it covers it alone.
+
+def _load(block: Block, group: StoredGroup, keys: frozenset[str] | None, depth: int, by_steps: bool) -> str:
+    """Reads what is wanted of a group, and takes out the columns that are damaged.
+
+    Returns:
+        What is wrong with those; empty: nothing.
+
+    Raises:
+        DamageError: It is not known which rows it holds, or they cannot be in this block.
     """
-    entries: list[Entry] = []
-    widest: Entry | None = None
-    for source, block in sorted(pairs, key=lambda pair: (pair[1].first, -pair[1].last)):
-        entry = Entry(source, block, [])
-        if widest is not None and block.last <= widest.block.last:
-            widest.inside.append(entry)
-            continue
-        entries.append(entry)
-        widest = entry
-    return entries
+    if not block.step_min <= group.step_min <= group.step_max <= block.step_max:
+        raise DamageError(
+            f"steps {group.step_min}-{group.step_max}, the block's header says {block.step_min}-{block.step_max}"
+        )
+    if depth == DIRECTORY:
+        return ""
+    steps = group.steps()
+    if not by_steps or not (steps[1:] > steps[:-1]).all():
+        group.sequences()
+    if depth == ROWS:
+        return ""
+    group.times_us()
+    troubles = []
+    for key in group.keys if keys is None else keys.intersection(group.keys):
+        try:
+            group.values(key)
+        except DamageError as error:
+            troubles.append(f"block {block.number}: {error.message}")
+            group.drop(key)
+    return "; ".join(troubles)
 
 
 def _decode(block: Block, payload: Buffer) -> Iterator[Part]:

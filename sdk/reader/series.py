@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from ..ids import hex_u64
-from .columns import Column, Joined, collect, join, unite
+from .columns import Column, Joined, collect, holds, join, unite
 from .lanes import Lane
 from .media import MediaItem, MediaList, items_in, tensor_item
 from .scan import Scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+# Key to stream to column.
+_Columns = dict[str, dict[int, Column]]
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -28,10 +31,12 @@ class Series:
         time: float64[n], Unix seconds. When the value was logged; where pieces of one row were coalesced, when the last
             of them was.
         value: float64[n], int64[n], uint64[n] (only where a value is beyond int64) or bool[n] where every value is of
-            that kind; float64[n] for a mix of integers and floats; else object[n], with str, list, bytes, arrays,
-            `MediaItem`s, or int beyond 64 bits. Integers never pass through a float. NaN and infinities are values; nulls are left out.
+            that kind; float64[n] for a mix of integers and floats; else object[n], of str where every value is a text, of list,
+            bytes, arrays, `MediaItem`s, or int beyond 64 bits; the same before and after rows become columns. Integers never
+            pass through a float. NaN and infinities are values; nulls are left out.
         stream: uint64[n], whose value each is; None when all are of one stream.
         others: Ids of the streams outside this series that hold the key too.
+        sample_of: None: these are all values. Else of how many these were chosen (`Run.series` with `points`).
     """
 
     key: str
@@ -40,6 +45,7 @@ class Series:
     value: NDArray[Any]
     stream: NDArray[numpy.uint64] | None = None
     others: tuple[str, ...] = ()
+    sample_of: int | None = None
 
     def __len__(self) -> int:
         return len(self.step)
@@ -48,25 +54,35 @@ class Series:
         held = str(self.value.dtype)
         if held == "object" and len(self.value) and items_in(self.value[-1]):
             held = f"media: see run.media({self.key!r})"
-        return f"Series({self.key!r}, {len(self.step)} values, {held})"
+        count = f"{len(self.step)} values" if self.sample_of is None else f"{len(self.step)} of {self.sample_of} values"
+        return f"Series({self.key!r}, {count}, {held})"
 
 
 def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
     """The series of `key` in the first of `lanes` that holds it, or in all of them; None where none does."""
+    return read_several(scan, lanes, [key], every=every).get(key)
+
+
+def read_several(
+    scan: Scan, lanes: list[Lane], keys: list[str], *, every: bool = False, collected: Callable[..., _Columns] = collect
+) -> dict[str, Series]:
+    """As `read_series`, of several keys in one pass; keys that nobody holds are left out.
+
+    Args:
+        collected: As `collect`.
+    """
     plan = scan.plan()
-    chosen: list[Joined] = []
-    others: list[str] = []
-    found = False
+    chosen: dict[str, list[Joined]] = {}
+    others: dict[str, list[str]] = {key: [] for key in keys}
     for lane in lanes:
-        columns = collect(scan, plan, lane, [key]).get(key)
-        if columns is None:
-            continue
-        if every or not found:
-            chosen.append(join(_by_priority(lane, columns)))
-        else:
-            others.extend(hex_u64(stream) for stream in columns)
-        found = True
-    return _series(key, chosen, tuple(others)) if found else None
+        found = [] if every else list(chosen)
+        for key in found:
+            pairs = zip(lane.streams, lane.step_limits)
+            others[key] += [s.hex for s, limit in pairs if holds(scan, plan.get(s.id, ()), limit, key)]
+        missing = [key for key in keys if key not in found]
+        for key, columns in collected(scan, plan, lane, missing).items() if missing else ():
+            chosen.setdefault(key, []).append(join(_by_priority(lane, columns)))
+    return {key: _series(key, chosen[key], tuple(others[key])) for key in keys if key in chosen}
 
 
 def read_media(scan: Scan, lanes: list[Lane], keys: list[str], *, every: bool = False) -> MediaList | None:
@@ -103,7 +119,7 @@ def _series(key: str, parts: list[Joined], others: tuple[str, ...]) -> Series:
         value = _together([part.value for part in parts])
         order = numpy.lexsort((time, step))
         step, time, value, stream = step[order], time[order], value[order], stream[order]
-    several = len(stream) and bool((stream != stream[0]).any())
+    several = len(stream) and stream.strides != (0,) and bool((stream != stream[0]).any())
     return Series(key, step, time, value, stream if several else None, others)
 
 
@@ -112,8 +128,8 @@ def _together(values: list[NDArray[Any]]) -> NDArray[Any]:
     return unite([value if value.dtype != object else list(value) for value in values])[0]
 
 
-def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> dict[str, Joined]:
-    """All values of some keys (None: of all), at each step those of the first lane that holds the key there."""
+def columns_of(scan: Scan, lanes: list[Lane], keys: Iterable[str] | None) -> dict[str, list[tuple[int, int, Column]]]:
+    """The columns of some keys (None: of all) in all lanes, as `join` takes them: the first lane has the highest priority."""
     plan = scan.plan()
     columns: dict[str, list[tuple[int, int, Column]]] = {}
     place = 0
@@ -121,4 +137,4 @@ def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> dict[st
         for key, by_stream in collect(scan, plan, lane, keys).items():
             columns.setdefault(key, []).extend((place + n, s, c) for n, s, c in _by_priority(lane, by_stream))
         place += len(lane.streams)
-    return {key: join(found) for key, found in columns.items()}
+    return columns

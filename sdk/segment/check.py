@@ -58,6 +58,7 @@ class Checked(NamedTuple):
     Attributes:
         records: Sequences that its good blocks hold.
         is_file: No symbolic link, directory, FIFO or device: these are never read.
+        is_rewritten: It holds windows, so it was sealed before it got its name: nobody writes it.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Checked(NamedTuple):
     sealed: bool
     findings: list[Finding]
     is_file: bool = True
+    is_rewritten: bool = False
 
 
 # Hears of each record that announces a blob: stream, and the record.
@@ -111,20 +113,23 @@ def check_segment(
             note(block.end - block.offset)
         told = windows_told(reader)
         for where, members in windows(reader.blocks).items():
-            contents = read_window(reader, members, told.pop(where, None))
+            contents = read_window(reader, members, told.pop(where, None), keep=False)
             found += _window(reader, contents, announced)
             records += where[2] - where[1] + 1 - contents.lost
         for (stream, first, last), count in told.items():
             text = f"the window of sequences {first}-{last} of stream {stream:016x} is missing, {count} blocks"
             found.append(Finding(path, 0, 0, text, records=last - first + 1))
         found.sort(key=lambda finding: finding.start)
-        return Checked(path, reader.size, len(blocks), records, reader.sealed, found)
+        is_rewritten = any(map(is_window, reader.blocks))
+        return Checked(path, reader.size, len(blocks), records, reader.sealed, found, is_rewritten=is_rewritten)
     finally:
         reader.close()
 
 
 def _ends(reader: SegmentReader) -> Iterator[Finding]:
     """Seal area and trailer: of a sealed segment both must be there, but a writer may die between the two."""
+    if not reader.sealed and any(map(is_window, reader.blocks)):
+        yield Finding(reader.path, reader.tail, reader.tail, "a rewritten segment that is not sealed: its end is gone")
     if reader.seal is None:
         packed = reader.bytes_at(FILE_HEADER_SIZE, SEAL_SIZE)
         if packed.strip(b"\0"):

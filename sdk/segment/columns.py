@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import compression
-from ..errors import DamageError
+from ..errors import DamageError, Error
 from ..files import Buffer
-from ..limits import STEP_MAX
+from ..limits import BLOCK_STORED_BYTES_MAX, STEP_MAX
 from ..record import decode_map, encode_map
 from .encoding import (
     Plan,
@@ -24,6 +24,7 @@ from .encoding import (
     pack_floats,
     pack_integers,
     pack_items,
+    total_bytes,
     unpack_booleans,
     unpack_floats,
     unpack_integers,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 # Physical types, as the directory names them.
 FLOAT, INT, UINT, BOOL, STR, NULL, PACKED = "float", "int", "uint", "bool", "str", "null", "packed"
+# Those whose values are byte strings of any length.
+_ITEMS = (STR, PACKED)
 # The first columns of a group, in this order.
 _SYSTEM = (("sequence", UINT), ("step", INT), ("time", INT), ("flags", INT))
 # How much is read at first: head, directory and, of a small block, everything.
@@ -134,6 +137,9 @@ def pack(groups: Sequence[Group]) -> Packed:
         raise ValueError(f"more than {COLUMNS_RAW_BYTES_MAX} raw bytes in a block of columns")
     writer = _Writer()
     directory = [writer.group(group) for group in groups]
+    items = sum(plan[2] for *_, columns in directory for _, kind, plan, *_ in columns if kind in _ITEMS)
+    if items > BLOCK_STORED_BYTES_MAX:
+        raise ValueError(f"texts and packed values of {items} bytes, a block has at most {BLOCK_STORED_BYTES_MAX}")
     codec, stored = compression.compress(raw := encode_map({"groups": directory}))
     if len(raw) > DIRECTORY_BYTES_MAX:
         raise ValueError(f"the names in a block of columns take {len(raw)} bytes, at most {DIRECTORY_BYTES_MAX}")
@@ -293,8 +299,9 @@ class Columns:
             raise DamageError(f"the directory of columns cannot be understood: {error}") from error
         columns = sum(group.columns for group in self.groups)
         raw = sum(len(group) * (ROW_BYTES + 8 * len(group.keys)) for group in self.groups)
-        if columns > COLUMNS_MAX or raw > COLUMNS_RAW_BYTES_MAX:
-            raise DamageError(f"{columns} columns of {raw} raw bytes, more than a block may hold")
+        items = sum(group.items_bytes for group in self.groups)
+        if columns > COLUMNS_MAX or raw > COLUMNS_RAW_BYTES_MAX or items > BLOCK_STORED_BYTES_MAX:
+            raise DamageError(f"{columns} columns of {raw} raw bytes and values of {items}, more than a block may hold")
 
 
 def _bytes_at(read: Callable[[int, int], bytes], first: bytes, body: int, size_max: int, place: Sequence[Any]) -> bytes:
@@ -362,20 +369,61 @@ class StoredGroup:
         """How many it has, its own four included."""
         return len(self._system) + len(self._columns)
 
+    @property
+    def items_bytes(self) -> int:
+        """Bytes of all its texts and packed values, from the directory."""
+        return sum(total_bytes(column.plan) for column in self._columns.values() if column.kind in _ITEMS)
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether they were read."""
+        return (True, "sequence") in self._kept
+
     def sequences(self) -> NDArray[numpy.uint64]:
         """uint64[n], rising."""
         return self._get(True, "sequence")
 
+    def read_into(
+        self, key: str, steps: NDArray[numpy.int64], times_us: NDArray[numpy.int64], values: NDArray[Any]
+    ) -> None:
+        """Steps, times and the values of a numeric column into arrays of the right types and n elements; nothing is kept.
+
+        Why: a long series comes of many blocks, and new memory for each takes as long as decoding it.
+        """
+        column = self._columns[key]
+        system = self._system
+        n = self._rows
+        self._decoded(
+            "step", system["step"], lambda source: unpack_integers(system["step"].plan, source, n, steps.dtype, steps)
+        )
+        self._check_steps(steps)
+        self._decoded(
+            "time",
+            system["time"],
+            lambda source: unpack_integers(system["time"].plan, source, n, times_us.dtype, times_us),
+        )
+        if column.kind == FLOAT:
+            self._decoded(key, column, lambda source: unpack_floats(column.plan, source, n, values))
+        else:
+            self._decoded(key, column, lambda source: unpack_integers(column.plan, source, n, values.dtype, values))
+
     def steps(self) -> NDArray[numpy.int64]:
         """int64[n]."""
         found = self._get(True, "step")
+        self._check_steps(found)
+        return found
+
+    def _check_steps(self, found: NDArray[numpy.int64]) -> None:
         if int(found.min()) < self.step_min or int(found.max()) > self.step_max:
             raise DamageError(f"steps {found.min()}-{found.max()}, the directory says {self.step_min}-{self.step_max}")
-        return found
+
+    def times_us(self) -> NDArray[numpy.int64]:
+        """int64[n]."""
+        return self._get(True, "time")
 
     def times_ns(self) -> NDArray[numpy.int64]:
         """int64[n], whole microseconds."""
-        return self._get(True, "time") * 1000
+        return self.times_us() * 1000
 
     def flags(self) -> NDArray[numpy.uint8]:
         import numpy
@@ -385,6 +433,10 @@ class StoredGroup:
     def values(self, key: str) -> Any:
         """float64, int64, uint64 or bool [n]; a list of str or None; packed values as `sdk.record.decode_map` gives them."""
         return self._get(False, key)
+
+    def drop(self, key: str) -> None:
+        """Takes a column out of what the group holds: it was found bad, and the others are to be used."""
+        del self._columns[key]
 
     def packed(self, key: str) -> list[bytes]:
         """The msgpack of each value of a packed column."""
@@ -401,6 +453,8 @@ class StoredGroup:
         told = self._columns[key].statistics
         if self._columns[key].kind not in (FLOAT, INT, UINT) or type(told) is not list or len(told) != 3:
             return None
+        if not {type(told[0]), type(told[1])} <= {int, float, type(None)} or type(told[2]) is not int:
+            raise DamageError(f"statistics {told!r} of column {key!r}")
         return Statistics(*told)
 
     def preview(self, key: str) -> Preview | None:
@@ -417,7 +471,7 @@ class StoredGroup:
             source = Source(self._bytes_at(place))
             step, time = (unpack_integers(plan, source, rows, numpy.int64) for plan in plans[:2])
             return Preview(step, time * 1000, _unpack_values(column.kind, plans[2], source, rows))
-        except DamageError:
+        except Error:
             raise
         except Exception as error:
             raise DamageError(f"the preview of {key!r} cannot be decoded: {error}") from error
@@ -437,6 +491,8 @@ class StoredGroup:
             return decode(Source(self._bytes_at(column.place)))
         except DamageError as error:
             raise DamageError(f"column {name!r}: {error.message}") from error
+        except Error:  # what reading says, and is no damage
+            raise
         except Exception as error:  # Why so broad: bytes made to confuse the decoder, whose checksum is right.
             raise DamageError(f"column {name!r} cannot be decoded: {error}") from error
 
@@ -454,7 +510,9 @@ def _unpack_values(kind: str, plan: Any, source: Source, count: int) -> Any:
         return [None] * count
     items = unpack_items(plan, source, count)
     if kind == STR:
-        return [item.decode("utf-8", "surrogatepass") for item in items]
+        # Each text once: a dictionary of one long entry that all rows point at would fill the memory.
+        texts = {item: item.decode("utf-8", "surrogatepass") for item in dict.fromkeys(items)}
+        return [texts[item] for item in items]
     return [decode_map(b"\x81\xa1v" + item)["v"] for item in items]
 
 

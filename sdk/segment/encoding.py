@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import compression
 from ..errors import DamageError
 from ..files import Buffer
-from ..limits import BLOCK_RAW_BYTES_MAX
+from ..limits import BLOCK_STORED_BYTES_MAX
 
 if TYPE_CHECKING:
     import numpy
@@ -94,8 +94,11 @@ def _shrinks(plane: NDArray[Any]) -> bool:
     return compression.compress(sample)[0] != compression.CODEC_NONE
 
 
-def unpack_words(plan: Any, source: Source, count: int, width: int) -> NDArray[Any]:
+def unpack_words(plan: Any, source: Source, count: int, width: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The words that `pack_words` packed.
+
+    Args:
+        out: Where to put them: an array of words of this width. None: into a new one.
 
     Raises:
         DamageError: They are not `count` words of `width` bytes.
@@ -103,9 +106,10 @@ def unpack_words(plan: Any, source: Source, count: int, width: int) -> NDArray[A
     import numpy
 
     dtype = numpy.dtype(f"<u{width}")
+    words = numpy.empty(count, dtype) if out is None else out.view(dtype)
     if not plan:
-        return numpy.full(count, numpy.frombuffer(source.take(width), dtype)[0], dtype)
-    words = numpy.empty(count, dtype)
+        words.fill(numpy.frombuffer(source.take(width), dtype)[0])
+        return words
     expected = 0
     for position, wide, codec, size in plan:
         if position != expected or wide not in _WIDTHS or position % wide or position + wide > width:
@@ -147,8 +151,11 @@ def _width(span: int) -> int:
     return next((width for width in (1, 2, 4, 8) if span < 1 << 8 * width), 8) if span else 0
 
 
-def unpack_integers(plan: Any, source: Source, count: int, dtype: Any) -> NDArray[Any]:
+def unpack_integers(plan: Any, source: Source, count: int, dtype: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The integers that `pack_integers` packed.
+
+    Args:
+        out: Where to put them: an array of words of 8 bytes. None: into a new one.
 
     Raises:
         DamageError: They are not `count` integers.
@@ -161,7 +168,7 @@ def unpack_integers(plan: Any, source: Source, count: int, dtype: Any) -> NDArra
             f"integers packed in mode {mode!r} with words of {width!r} bytes: a newer version wrote them?"
         )
     held = count - (mode == DELTA)
-    values = numpy.empty(count, numpy.uint64)
+    values = numpy.empty(count, numpy.uint64) if out is None else out.view(numpy.uint64)
     target = values[count - held :]
     if mode == DELTA:
         values[0] = first
@@ -169,13 +176,24 @@ def unpack_integers(plan: Any, source: Source, count: int, dtype: Any) -> NDArra
         if mode == FRAME:
             values[:] = base
         else:
-            values[:] = numpy.arange(count, dtype=numpy.uint64) * numpy.uint64(base) + numpy.uint64(first)
+            _fill_line(values, base)
         return values.view(dtype)
     if held:
         numpy.add(unpack_words(planes, source, held, width), numpy.uint64(base), out=target, dtype=numpy.uint64)
     if mode == DELTA:
         numpy.cumsum(values, out=values)
     return values.view(dtype)
+
+
+def _fill_line(values: NDArray[numpy.uint64], base: int) -> None:
+    """Lets each value be `base` more than the one before; the first is there. Why by doubling: no second array is made."""
+    import numpy
+
+    done = 1
+    while done < len(values):
+        more = min(done, len(values) - done)
+        numpy.add(values[:more], numpy.uint64(done * base % _WRAP), out=values[done : done + more])
+        done += more
 
 
 # ---- floats
@@ -197,8 +215,13 @@ def pack_floats(values: NDArray[Any]) -> tuple[Plan, list[Buffer]]:
     return [words.dtype.itemsize, plan], parts
 
 
-def unpack_floats(plan: Any, source: Source, count: int) -> NDArray[numpy.float64]:
+def unpack_floats(
+    plan: Any, source: Source, count: int, out: NDArray[numpy.float64] | None = None
+) -> NDArray[numpy.float64]:
     """The floats that `pack_floats` packed, as float64.
+
+    Args:
+        out: Where to put them. None: into a new array.
 
     Raises:
         DamageError: They are not `count` floats.
@@ -208,8 +231,12 @@ def unpack_floats(plan: Any, source: Source, count: int) -> NDArray[numpy.float6
     width, planes = plan
     if width not in (4, 8):
         raise DamageError(f"floats of {width!r} bytes: a newer version wrote them?")
-    words = unpack_words(planes, source, count, width)
+    words = unpack_words(planes, source, count, width, out if width == 8 else None)
     with numpy.errstate(all="ignore"):
+        if out is not None:
+            if width == 4:
+                out[:] = words.view("<f4")
+            return out
         return words.view(f"<f{width}").astype(numpy.float64, copy=False)
 
 
@@ -241,7 +268,7 @@ def unpack_booleans(plan: Any, source: Source, count: int) -> NDArray[numpy.bool
 
 
 def pack_items(items: Sequence[bytes]) -> tuple[Plan, list[Buffer]]:
-    """Byte strings as `[entries, raw size, codec, size, lengths, places]`.
+    """Byte strings as `[entries, raw size, total, codec, size, lengths, places]`; `total` counts the bytes of all of them.
 
     Where at most half of them differ, each is stored once and `places` tells which one stands where; else `places` is None.
     """
@@ -257,7 +284,7 @@ def pack_items(items: Sequence[bytes]) -> tuple[Plan, list[Buffer]]:
     lengths, length_parts = pack_integers(numpy.array([len(item) for item in entries], numpy.int64))
     raw = b"".join(entries)
     codec, packed = compression.compress(raw)
-    plan = [len(entries), len(raw), codec, len(packed), lengths, places]
+    plan = [len(entries), len(raw), sum(map(len, items)), codec, len(packed), lengths, places]
     return plan, [*length_parts, *place_parts, packed]
 
 
@@ -269,11 +296,10 @@ def unpack_items(plan: Any, source: Source, count: int) -> list[bytes]:
     """
     import numpy
 
-    entries, raw_size, codec, size, lengths, places = plan
-    if not (
-        type(entries) is int and 0 < entries <= count and type(raw_size) is int and raw_size <= BLOCK_RAW_BYTES_MAX
-    ):
-        raise DamageError(f"{entries!r} entries of {raw_size!r} bytes for {count} values")
+    entries, raw_size, _, codec, size, lengths, places = plan
+    total = total_bytes(plan)
+    if type(entries) is not int or type(raw_size) is not int or not 0 < entries <= count or not 0 <= raw_size <= total:
+        raise DamageError(f"{entries!r} entries of {raw_size!r} bytes for {count} values of {total}")
     sizes = unpack_integers(lengths, source, entries, numpy.int64)
     indices = None if places is None else unpack_integers(places, source, count, numpy.int64)
     raw = bytes(compression.decompress(codec, source.take(size), raw_size))
@@ -282,9 +308,24 @@ def unpack_items(plan: Any, source: Source, count: int) -> list[bytes]:
     ends = sizes.cumsum().tolist()
     found = [raw[end - length : end] for end, length in zip(ends, sizes.tolist())]
     if indices is None:
-        if entries != count:
-            raise DamageError(f"{entries} entries for {count} values")
+        if entries != count or raw_size != total:
+            raise DamageError(f"{entries} entries of {raw_size} bytes for {count} values of {total}")
         return found
     if int(indices.min()) < 0 or int(indices.max()) >= entries:
         raise DamageError(f"places up to {int(indices.max())} of {entries} entries")
+    if int(sizes[indices].sum()) != total:
+        raise DamageError(f"{count} values of {int(sizes[indices].sum())} bytes, the plan says {total}")
     return [found[index] for index in indices.tolist()]
+
+
+def total_bytes(plan: Any) -> int:
+    """The bytes of all byte strings that a plan of `pack_items` tells of, each counted as often as it occurs.
+
+    Raises:
+        DamageError: More than a block may hold. Why the plan says it: a dictionary of one long entry takes no bytes for the
+            rows that point at it, and a block may have hundreds of them.
+    """
+    total = plan[2] if type(plan) is list and len(plan) > 2 else None
+    if type(total) is not int or not 0 <= total <= BLOCK_STORED_BYTES_MAX:
+        raise DamageError(f"values of {total!r} bytes, a block has at most {BLOCK_STORED_BYTES_MAX}")
+    return total

@@ -23,6 +23,7 @@ from .format import (
     ALIGNMENT,
     BLOCK_HEADER_SIZE,
     FILE_HEADER_SIZE,
+    FLAG_WINDOW,
     INCOMPATIBLE_MASK,
     KIND_INDEX,
     KIND_SKIPPABLE,
@@ -192,7 +193,7 @@ class SegmentReader:
 
     def _note(self, block: Block) -> None:
         unknown = block.kind > KINDS_MAX and not block.kind & KIND_SKIPPABLE
-        if unknown or block.flags & INCOMPATIBLE_MASK:
+        if unknown or block.flags & INCOMPATIBLE_MASK & ~FLAG_WINDOW:
             raise StoreError(
                 f"block {block.number} of {self.path!r} has kind {block.kind} and flags {block.flags:#x}: "
                 "a newer version wrote it"
@@ -278,8 +279,22 @@ class SegmentReader:
         return stored
 
     def read_part(self, block: Block, offset: int, size: int) -> bytes:
-        """Some of the stored bytes of a block, without its checksum: for payloads whose parts have their own."""
-        return self._file.read(block.start + offset, min(size, block.stored_size - offset))
+        """Some of the stored bytes of a block, without its checksum: for payloads whose parts have their own.
+
+        Raises:
+            DamageError: With the first of them, that they are another block's. Checksums of parts do not say whose they are,
+                and the header in place may not be the one that an index tells of.
+        """
+        size = min(size, block.stored_size - offset)
+        if offset:
+            return self._file.read(block.start + offset, size)
+        packed = self._file.read(block.offset, block.header_size + size)
+        there = parse_block_header(packed[:BLOCK_HEADER_SIZE], block.offset, self.header.crc)
+        if there is None:
+            self.stored(block)  # its header is damaged, so its checksum must tell
+        elif there != block:
+            raise DamageError(f"block {there.number} stands where block {block.number} of {self.path!r} should")
+        return packed[block.header_size :]
 
     def read_map(self, block: Block) -> dict[str, Any]:
         """The payload of a META, CHECKPOINT, GAP or KEYS block."""

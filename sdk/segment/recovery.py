@@ -18,6 +18,7 @@ from ..files import Files
 from .format import BLOCKS_OFFSET, Block
 from .naming import ASIDE
 from .reader import Damage, SegmentReader
+from .windows import is_window
 from .writer import SegmentWriter
 
 # Limit: what is kept of a torn tail. A tail is at most one block that was being written, 4 MiB compressed.
@@ -40,7 +41,7 @@ def recover(files: Files, path: str) -> Recovered:
 
     Raises:
         OSError: The disk refuses.
-        DamageError: The file header is damaged; nothing was changed.
+        DamageError: The file header is damaged, or it was rewritten and has lost its end; nothing was changed.
     """
     try:
         reader = SegmentReader(files, path)
@@ -55,6 +56,9 @@ def recover(files: Files, path: str) -> Recovered:
         header, blocks, damage, tail = reader.header, list(reader.blocks), list(reader.damage), reader.tail
         if reader.sealed:
             return Recovered(blocks, 0, damage, True)
+        if any(map(is_window, blocks)):
+            # Why not sealed as it is: nobody could tell then that blocks of a window are missing.
+            raise DamageError("a rewritten segment that is not sealed: its end is gone", hint="stepd repair")
     finally:
         reader.close()
     file = files.open(path, write=True)

@@ -9,15 +9,13 @@ range stays, and the GAP tells how many rows are lost, at most, between which st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..record import pack as pack_record
+from .columns import Group, pack
 from .format import FLAG_MERGED, KIND_COLUMNS, KIND_ROWS
 from .windows import Contents, Trouble, range_of
 from .writer import SegmentWriter
-
-if TYPE_CHECKING:
-    from .columns import Group
 
 # Limit: windows that one becomes.
 _KEPT_MAX = 64
@@ -46,16 +44,17 @@ class Salvage:
             min((trouble.step_min for trouble in lost_rows), default=0),
             max((trouble.step_max for trouble in lost_rows), default=0),
         )
-        # Where others hold keys of the same rows, what is lost of these are values.
-        self._partly = lost_rows if contents.lost < sum(trouble.rows for trouble in lost_rows) else []
+        # Where others hold keys of the same rows, or may, what is lost of these are values.
+        is_partly = contents.lost < sum(trouble.rows for trouble in lost_rows)
+        self._partly = [
+            trouble for trouble in lost_rows if len(contents.sequences) and (is_partly or not trouble.block)
+        ]
         values = [trouble for trouble in contents.troubles if trouble.values]
         self.lost_values = sum(trouble.values for trouble in values)
         self.lost_values += sum(trouble.rows * len(trouble.keys) for trouble in self._partly)
 
     def write(self, writer: SegmentWriter, span: Span) -> None:
         """Appends the window of a range that is there."""
-        from .columns import pack
-
         stream = self._blocks[0].stream
         # A range that stays although rows are lost has fewer sequences than it says, as where pieces were merged.
         merged = FLAG_MERGED if self._contents.is_merged or (span == self._range and self._contents.lost) else 0
@@ -103,12 +102,12 @@ def _gap(episode: str, count: int, steps: tuple[int, int]) -> dict[str, Any]:
 
 
 def _lost_values(trouble: Trouble, episode: str) -> Iterator[dict[str, Any]]:
-    """A GAP for each key; where nobody knows the keys, one for the rows."""
+    """A GAP for each key; where nobody knows the keys, one for all."""
     steps = trouble.step_min, trouble.step_max
     for key in trouble.keys:
         yield {**_gap(f"{episode}-{key}", 0, steps), "key": key, "values": trouble.rows or trouble.values}
     if not trouble.keys:
-        yield _gap(episode, trouble.rows, steps)
+        yield {**_gap(episode, 0, steps), "values": trouble.values}
 
 
 def _spans(contents: Contents) -> Iterator[Span]:
@@ -127,8 +126,6 @@ def _spans(contents: Contents) -> Iterator[Span]:
 def _cut(group: Group, span: Span) -> Group | None:
     """The rows of a group within a range of sequences; None: it has none there."""
     import numpy
-
-    from .columns import Group
 
     start = int(numpy.searchsorted(group.sequence, numpy.uint64(span[0]), "left"))
     end = int(numpy.searchsorted(group.sequence, numpy.uint64(span[1]), "right"))

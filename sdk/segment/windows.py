@@ -15,6 +15,7 @@ from ..errors import DamageError
 from ..ids import hex_u64
 from ..limits import STEP_MAX
 from ..record import KIND_BLOB, KIND_GAP, KIND_META, Record, decode_map, walk
+from .columns import PACKED, Columns, Group, StoredGroup
 from .format import FLAG_MERGED, FLAG_WINDOW, KIND_COLUMNS, KIND_ROWS, Block
 from .reader import SegmentReader, checksum_trouble
 
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from .columns import Group, StoredGroup
-
 # Stream, first and last sequence: what the headers of all blocks of a window say alike.
 Range = tuple[int, int, int]
 
+# Limit: rows of a window, 128 MB of sequences. One block has at most 335,000; a window has several where its rows have many keys.
+_ROWS_MAX = 1 << 24
 _RECORD_KINDS = (KIND_META, KIND_GAP, KIND_BLOB)
 
 
@@ -74,7 +75,8 @@ class Trouble(NamedTuple):
 
     Attributes:
         block: Where; None: in no block that is there.
-        keys: The keys whose values cannot be read between these steps; none: nobody knows which.
+        keys: The keys whose values cannot be read between these steps; none: nobody knows which. Without a block nobody knows
+            how many values, either.
         rows: Of how many rows with these keys not even sequence and step can be read. Others may hold other keys of them.
         values: How many values cannot be read of rows that are there.
     """
@@ -93,7 +95,7 @@ class Contents:
 
     Attributes:
         blocks: Its blocks, as they stand.
-        groups: The rows, block by block; of each group only the columns that are good.
+        groups: The rows, block by block, where they are wanted; of each group only the columns that are good.
         records: What its block of records holds.
         troubles: Everything else.
         sequences: Those of all rows and records, rising, each once.
@@ -130,37 +132,55 @@ class Contents:
         return missing
 
 
-def read_window(reader: SegmentReader, blocks: list[Block], expected: int | None = None) -> Contents:
+def read_window(
+    reader: SegmentReader, blocks: list[Block], expected: int | None = None, *, keep: bool = True
+) -> Contents:
     """Reads all of a window.
 
     Args:
         blocks: As `windows` gives them.
         expected: How many blocks it has, where that is told.
+        keep: Whether `groups` are wanted; without them one block at a time is in memory.
     """
     import numpy
 
     contents = Contents(blocks)
     for block in blocks:
-        if block.kind == KIND_ROWS:
+        if len(contents.sequences) > _ROWS_MAX:
+            text = f"block {block.number}: there are {len(contents.sequences)} rows before it, at most {_ROWS_MAX}"
+            contents.troubles.append(Trouble(block, text, block.step_min, block.step_max, rows=block.records))
+        elif block.kind == KIND_ROWS:
             _read_records(reader, block, contents)
         else:
-            contents.groups.append(_read_columns(reader, block, contents.troubles))
-    found = [group.sequence for groups in contents.groups for group in groups]
-    found.append(numpy.array([record.sequence for record in contents.records], numpy.uint64))
-    contents.sequences = numpy.unique(numpy.concatenate(found))
-    contents.troubles += _as_a_whole(contents, expected)
+            groups = _read_columns(reader, block, contents.troubles)
+            contents.sequences = functools.reduce(_union, [g.sequence for g in groups], contents.sequences)
+            if keep:
+                contents.groups.append(groups)
+    found = numpy.array([record.sequence for record in contents.records], numpy.uint64)
+    contents.sequences = _union(contents.sequences, found)
+    contents.troubles += _as_a_whole(reader, contents, expected)
     return contents
 
 
-def _as_a_whole(contents: Contents, expected: int | None) -> Iterator[Trouble]:
+def _union(one: NDArray[numpy.uint64], two: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
+    """The numbers in either. Most windows have one group of rows, whose numbers need no sorting."""
+    import numpy
+
+    return numpy.union1d(one, two) if len(one) and len(two) else one if len(one) else two
+
+
+def _as_a_whole(reader: SegmentReader, contents: Contents, expected: int | None) -> Iterator[Trouble]:
     """What no block of a window knows by itself."""
     blocks = contents.blocks
     stream, first, last = range_of(blocks[0])
     name = f"the window of sequences {first}-{last} of stream {hex_u64(stream)}"
-    low, high = min(block.step_min for block in blocks), max(block.step_max for block in blocks)
+    low, high = _steps_around(reader, blocks)
     missing = last - first + 1 - len(contents.sequences)
     if expected is not None and expected != len(blocks):
         yield Trouble(None, f"{name} has {len(blocks)} blocks, expected {expected}", low, high, rows=max(missing, 1))
+    elif expected is None and _may_lack_blocks(reader, blocks):
+        text = f"blocks beside {name} are missing, and nothing tells whether they were of it"
+        yield Trouble(None, text, low, high, rows=max(missing, 1))
     elif missing and contents.is_whole and not contents.is_merged:
         text = f"{name} holds {len(contents.sequences)} of {last - first + 1} sequences"
         yield Trouble(blocks[0], text, low, high, rows=missing)
@@ -172,10 +192,31 @@ def _as_a_whole(contents: Contents, expected: int | None) -> Iterator[Trouble]:
         yield Trouble(blocks[0], f"{name} does not end with its block of records", low, high)
 
 
+def _steps_around(reader: SegmentReader, blocks: list[Block]) -> tuple[int, int]:
+    """Between which steps the rows of a window are, of which some block may be missing: as those before and behind it say."""
+    stream, first, last = range_of(blocks[0])
+    columns = [block for block in reader.blocks if block.stream == stream and block.kind == KIND_COLUMNS]
+    own = [block for block in blocks if block.kind == KIND_COLUMNS]
+    before = max((block.step_max for block in columns if block.last < first), default=0)
+    claimed = max(
+        (claim.step for claim in reader.seal.claims if claim.stream == stream) if reader.seal else (), default=0
+    )
+    behind = min((block.step_min for block in columns if block.first > last), default=claimed)
+    low = min((block.step_min for block in own), default=before)
+    high = max((block.step_max for block in own), default=behind)
+    return min(low, before), max(high, behind, before)
+
+
+def _may_lack_blocks(reader: SegmentReader, blocks: list[Block]) -> bool:
+    """Whether the blocks around a window, or between its own, are not all there."""
+    there = {block.number for block in reader.blocks} | ({reader.index.number} if reader.index is not None else set())
+    numbers = [block.number for block in blocks]
+    around = range(max(min(numbers) - 1, 0), max(numbers) + 2)
+    return not there.issuperset(around)
+
+
 def _read_columns(reader: SegmentReader, block: Block, troubles: list[Trouble]) -> list[Group]:
     """The good groups of a block; the columns of each that are good."""
-    from .columns import Columns
-
     before, good = len(troubles), []
     where = f"block {block.number}"
     try:
@@ -188,12 +229,13 @@ def _read_columns(reader: SegmentReader, block: Block, troubles: list[Trouble]) 
         troubles.append(Trouble(block, f"{where}: {error}", block.step_min, block.step_max, keys, rows=block.records))
         return []
     for group in stored:
-        low, high = max(group.step_min, block.step_min), min(group.step_max, block.step_max)
+        is_of_block = block.step_min <= group.step_min <= group.step_max <= block.step_max
+        low, high = (group.step_min, group.step_max) if is_of_block else (block.step_min, block.step_max)
         try:
             read = _head_of(group, block)
         except Exception as error:  # as above
             text = f"{where}, rows with {_names(group.keys)}: {error}"
-            troubles.append(Trouble(block, text, min(low, high), high, group.keys, rows=len(group)))
+            troubles.append(Trouble(block, text, low, high, group.keys, rows=len(group)))
             continue
         for key in group.keys:
             try:
@@ -221,8 +263,6 @@ def _head_of(group: StoredGroup, block: Block) -> Group:
     Raises:
         DamageError: They cannot be read, or cannot be in this block.
     """
-    from .columns import Group
-
     sequence, step = group.sequences(), group.steps()
     read = Group(sequence, step, group.times_ns() // 1000, group.flags(), {})
     first, last, low, high = int(sequence[0]), int(sequence[-1]), int(step.min()), int(step.max())
@@ -245,12 +285,12 @@ def _values_of(group: StoredGroup, key: str) -> Any:
     import numpy
 
     values, told = group.values(key), group.statistics(key)
-    if group.kind(key) in ("float", "int") and told is not None:
-        numbers = values[~numpy.isnan(values)] if group.kind(key) == "float" else values
+    if told is not None:
+        numbers = values[~numpy.isnan(values)] if values.dtype.kind == "f" else values
         found = (numbers.min(), numbers.max()) if len(numbers) else (None, None)
         if found != (told.minimum, told.maximum) or told.nans != len(values) - len(numbers):
             raise DamageError(f"its values are {found[0]} to {found[1]}, its directory says {told}")
-    return group.packed(key) if group.kind(key) == "packed" else values
+    return group.packed(key) if group.kind(key) == PACKED else values
 
 
 def _read_records(reader: SegmentReader, block: Block, contents: Contents) -> None:

@@ -22,6 +22,7 @@ from .format import (
     BLOCK_HEADER_SIZE,
     FILE_HEADER_SIZE,
     KEYS_BLOCK_NAMES_MAX,
+    KIND_COLUMNS,
     KIND_INDEX,
     KIND_KEYS,
     KIND_ROWS,
@@ -203,10 +204,18 @@ class SegmentWriter:
             self._note_keys(len(self.blocks) - 1, step_min, step_max, keys)
         return block
 
-    def copy(self, block: Block, stored: Buffer) -> Block:
-        """Appends a block of another segment as it is, its stored bytes and what its header says of them."""
-        self._keys_known = False
-        return self._put(block, [stored])
+    def copy(self, block: Block, stored: Buffer, *, keys: Mapping[str, int] | None = None) -> Block:
+        """Appends a block of another segment as it is, its stored bytes and what its header says of them.
+
+        Args:
+            keys: As in `append`.
+        """
+        copied = self._put(block, [stored])
+        if keys is None:
+            self._keys_known = False
+        elif self._keys_known:
+            self._note_keys(len(self.blocks) - 1, block.step_min, block.step_max, keys)
+        return copied
 
     def _put(self, block: Block, parts: Sequence[Buffer]) -> Block:
         """Gives the block its place in the file and in the chain, and writes it."""
@@ -273,7 +282,7 @@ def claims_of(blocks: Iterable[Block]) -> list[Claim]:
     """How far the rows of each stream go."""
     found: dict[int, Claim] = {}
     for block in blocks:
-        if block.kind == KIND_ROWS:
+        if block.kind in (KIND_ROWS, KIND_COLUMNS):
             old = found.get(block.stream, Claim(block.stream, 0, 0))
             found[block.stream] = Claim(block.stream, max(old.last, block.last), max(old.step, block.step_max))
     return list(found.values())

@@ -23,6 +23,8 @@ class Hello(NamedTuple):
         ring: Path of the trainer's ring, locked while it lives; "" when it has none that others can see.
         store: The store's id: both must mean the same directory.
         limits: The trainer's limits; each side uses the smaller value.
+        device, inode, session: Of the ring's file, and the number that stands in it, where the daemon may read it itself
+            instead of getting batches (docs/journal.md#lent); session 0: it may not.
     """
 
     version_min: int
@@ -35,10 +37,16 @@ class Hello(NamedTuple):
     pid: int
     sdk: str
     limits: dict[str, int]
+    device: int = 0
+    inode: int = 0
+    session: int = 0
 
 
 class Welcome(NamedTuple):
-    """Daemon to trainer: the session is open. `credit` bytes may be in flight without an Ack."""
+    """Daemon to trainer: the session is open. `credit` bytes may be in flight without an Ack.
+
+    `reads`: 1 where it reads the ring itself, says there what is stored, and wants no batches; else 0.
+    """
 
     version: int
     stream: int
@@ -48,6 +56,7 @@ class Welcome(NamedTuple):
     pid: int
     daemon: str
     limits: dict[str, int]
+    reads: int = 0
 
 
 class Batch(NamedTuple):

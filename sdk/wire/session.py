@@ -86,6 +86,15 @@ class Outbox:
         self.synced = max(self.synced, min(synced, self.stored_sequence))
         return progress
 
+    def taken(self, mark: Mark, synced: int) -> bool:
+        """Notes what a daemon that reads the ring itself has stored; whether that is progress."""
+        progress = mark[0] > self.stored[0]
+        if progress:
+            self.stored = self.sent = mark
+            self._in_flight.clear()
+        self.synced = max(self.synced, min(synced, self.stored_sequence))
+        return progress
+
     def store_locally(self, span: Span) -> None:
         """Notes that `span`, which begins where `stored` ends, lies in our own segment. Ends the session's view."""
         assert span.start == self.stored[0]

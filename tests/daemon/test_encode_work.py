@@ -16,7 +16,8 @@ from daemon.encode import work as working
 from daemon.encode.known import Known
 from daemon.encode.work import Done, joinable, plans, wants_work, work
 from daemon.store import rewrite as rewriting
-from daemon.store.rewrite import KEPT_SECONDS, MediaSegment, Same, identity, remove_replaced
+from daemon.store.replacing import KEPT_SECONDS, Sealed, remove_replaced
+from daemon.store.rewrite import Same, identity
 from sdk import clock, encoders
 from sdk.encoders import EncoderMissing
 from sdk.files import DISK
@@ -195,8 +196,8 @@ def test_a_pass_ends_whatever_fits_into_a_file(scene: Scene, monkeypatch: pytest
     assert scene.trouble() == []
 
 
-def segment(number: int, size: int, **told: Any) -> MediaSegment:
-    return MediaSegment(f"{number}", SegmentName(number, 0, MEDIA), size, number, 1, frozenset(), told)
+def segment(number: int, size: int, **told: Any) -> Sealed:
+    return Sealed(f"{number}", SegmentName(number, 0, MEDIA), size, number, 1, frozenset(), told)
 
 
 def test_joining() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.store.rewrite import KEPT_SECONDS, remove_replaced, rewrite, sealed_media
+from daemon.store.replacing import KEPT_SECONDS, remove_replaced
+from daemon.store.rewrite import rewrite, sealed_media
 from sdk import clock
 from sdk.files import DISK, Files
 from sdk.files.failing import FailingFiles

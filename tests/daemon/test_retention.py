@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from daemon.compact.work import compact_run
 from daemon.store.retention import Lying, Removals, Retention, Uses, Wish, lying_in, removals, uses_of
 from daemon.store.rewrite import sealed_media
 from sdk.errors import DamageError
 from sdk.files import DISK
+from sdk.location import read_store
 from sdk.record import BlobRef, StoredBlob, encode_map
 from tests.builders import START_NS, RunBuilder, make_store
 from tests.media_rig import MediaBuilder, packed
@@ -27,8 +29,15 @@ def media(tmp_path: Path) -> MediaBuilder:
 
 
 def uses(media: MediaBuilder, wish: Wish = OLD) -> Uses:
+    """What rows name; the same when they have become columns."""
     media.seal()
-    return uses_of(DISK, media.run.directory, wish)
+    media.run.seal()
+    found = uses_of(DISK, media.run.directory, wish)
+    compact_run(
+        DISK, read_store(os.path.dirname(os.path.dirname(media.run.directory))), media.run.directory, kept_seconds=0
+    )
+    assert uses_of(DISK, media.run.directory, wish) == found
+    return found
 
 
 def picture(media: MediaBuilder, text: str = "x", **meta: Any) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemon.store import rewrite as rewriting
-from daemon.store.rewrite import KEPT_SECONDS, Same, remove_drafts, remove_replaced
+from daemon.store.replacing import KEPT_SECONDS, remove_drafts, remove_replaced
+from daemon.store.rewrite import Same
 from sdk import clock, platform
 from sdk.errors import DamageError
 from sdk.files import DISK, Files

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon.store import rewrite as rewriting
-from daemon.store.rewrite import KEPT_SECONDS, remove_drafts, remove_replaced, sealed_media
+from daemon.store.replacing import KEPT_SECONDS, remove_drafts, remove_replaced
+from daemon.store.rewrite import sealed_media
 from sdk import clock
 from sdk.files import DISK
 from sdk.files.failing import FailingFiles

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from daemon.pipeline.coalesce import Waiting, coalesce
-from daemon.store.run_writer import RunWriter
+from daemon.store.run_writer import SEGMENT_BLOCKS_MAX, RunWriter
 from sdk.files import DISK
 from sdk.ids import hex_u64
 from sdk.limits import SEGMENT_ROWS_BYTES
@@ -378,3 +378,12 @@ def test_a_name_that_a_broken_disk_left_taken_is_passed_over(bench: Bench, appen
     bench.append(7, 1, 3)
     bench.close()
     assert look(bench.store.path, [(RUN, 7)])[RUN, 7].sequences == {1, 2, 3}
+
+
+def test_a_segment_of_many_small_blocks_is_sealed(bench: Bench) -> None:
+    """However few bytes it has, so that the rows of a slow run become columns while it lives."""
+    for number in range(1, SEGMENT_BLOCKS_MAX + 2):
+        bench.append(7, number, number)
+    assert len(bench.writer.retired) == 1
+    bench.close()
+    assert [kinds.count(KIND_ROWS) for kinds in bench.kinds()][1] < 10

@@ -99,16 +99,16 @@ def spooling_a_blob(ring: Ring, store: StoreIdentity) -> None:
 
 def test_large_values_of_a_trainer_that_dies_while_we_serve_are_sealed_and_encoded(serving: Serving) -> None:
     """Its media segments are mended as its rows are, and the encoding worker is told."""
-    serving.server._encoder._not_before = float("inf")  # it is told, and starts later
-    serving.server._is_media_known = True  # the first look would find what the trainer has open
+    serving.server._rewriter._not_before = float("inf")  # it is told, and starts later
+    serving.server._is_store_known = True  # the first look would find what the trainer has open
     pid, _ = trainer_with_ring(serving.store, lambda ring: spooling_a_blob(ring, serving.store))
     serving.look()
     assert stored_blobs(DISK, run_path(serving.store.path, RUN)) == {(STREAM, 1)}
-    assert not serving.server._encoder.wanted
+    assert not serving.server._rewriter.wanted
     kill(pid)
     serving.look()
     assert len(sealed_media(DISK, run_path(serving.store.path, RUN))) == 1
-    assert serving.server._encoder.wanted
+    assert serving.server._rewriter.wanted
 
 
 def test_a_mended_segment_that_cannot_be_forced_is_marked(serving: Serving) -> None:

@@ -48,7 +48,7 @@ def workers(store: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
-            if command[-2:] == ["daemon.encode", str(store)] and process.status() != psutil.STATUS_ZOMBIE:
+            if command[-2:] == ["daemon.rewriter", str(store)] and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

@@ -41,6 +41,16 @@ def test_rows(store: str) -> None:
     assert list(rows[0])[:2] == ["_step", "_timestamp"]
 
 
+def test_a_row_is_its_callers(store: str) -> None:
+    """Whoever takes keys out of a row, or empties it, gets the next one all the same."""
+    make_run(store, "a41f", [{"loss": i / 4} for i in range(5)])
+    seen = []
+    for row in opened(store).rows():
+        seen.append(row.pop("_step"))
+        row.clear()
+    assert seen == [0, 1, 2, 3, 4]
+
+
 def test_keys_narrow_values_and_rows(store: str) -> None:
     """Only rows that hold one of the keys, only with these."""
     make_run(store, "a41f", [{"a": i, "b": i, **({"c": "x"} if i % 5 == 0 else {})} for i in range(40)])

@@ -10,6 +10,7 @@ import pytest
 from sdk import platform
 from sdk.reader import Gap, Run, Store
 from sdk.reader.state import QUIET_SECONDS_MAX, alive_here
+from sdk.segment import format as segment
 from tests.builders import START_NS, RunBuilder, StreamBuilder, Writer, make_run, make_store
 
 
@@ -355,7 +356,8 @@ def test_a_block_of_a_newer_version_is_listed(store: str) -> None:
     run = RunBuilder(store)
     main = run.stream()
     run.flush()
-    run.daemon.segment.append(2, b"columns", stream=main.id, first=2, last=3, records=2)
+    newer = segment.COLUMNS_HEAD.pack(segment.COLUMNS_VERSION + 1, 0, 0, 0, 0, 0)
+    run.daemon.segment.append(segment.KIND_COLUMNS, newer, stream=main.id, first=2, last=3, records=2, compress=False)
     run.close()
     found = opened(store)
     assert found.keys() == []

@@ -8,7 +8,7 @@ import msgpack
 import numpy
 import pytest
 
-from sdk.errors import NotFoundError, UnsupportedError
+from sdk.errors import NotFoundError
 from sdk.reader import Run, open_store
 from sdk.record import EXT_BIG_INT, decode_map
 from tests.builders import RunBuilder, make_run, make_store
@@ -35,7 +35,7 @@ def test_arrays(store: str) -> None:
     assert (series.step.dtype, series.time.dtype, series.value.dtype) == (numpy.int64, numpy.float64, numpy.float64)
     assert series.step.tolist() == list(range(40))
     assert series.value.tolist() == [1 / (i + 1) for i in range(40)]
-    assert series.time.tolist() == [record.time_ns / 1e9 for record in run.streams[0].records[1:-1]]
+    assert series.time.tolist() == [record.time_ns // 1000 / 1e6 for record in run.streams[0].records[1:-1]]
     assert (series.stream, series.others, len(series)) == (None, (), 40)
 
 
@@ -254,7 +254,7 @@ def test_a_million_rows_are_read_in_groups(store: str, monkeypatch: pytest.Monke
     run.seal()
     found = opened(store)
     decoded: list[object] = []
-    monkeypatch.setattr("sdk.reader.scan.decode_map", lambda payload: (decoded.append(1), decode_map(payload))[1])
+    monkeypatch.setattr("sdk.reader.parts.decode_map", lambda payload: (decoded.append(1), decode_map(payload))[1])
     assert found.series("loss").value.tolist() == [step / 7 for step in range(2000)]
     assert found.series("n").value.tolist() == [70_000 + step for step in range(2000)]
     assert len(decoded) < 200
@@ -292,14 +292,6 @@ def test_sample_of_a_long_run_reads_few_blocks(store: str, monkeypatch: pytest.M
     assert 8 <= len(steps) <= 20
     assert (steps[0], steps[-1], values[-1]) == (0, 999, 999.0)
     assert steps[len(steps) // 2] in range(300, 700)
-
-
-def test_what_is_not_served_says_so(store: str) -> None:
-    """Planned names raise with the way that works today."""
-    make_run(store, "a41f", [{"loss": 1.0}])
-    run = opened(store)
-    with pytest.raises(UnsupportedError, match="to_pandas"):
-        run.to_arrow()
 
 
 def test_to_pandas_without_pandas(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from sdk.segment.format import (
     BLOCK_HEADER_SIZE,
     BLOCKS_OFFSET,
     FILE_HEADER_SIZE,
+    FLAG_WINDOW,
     KIND_INDEX,
     KIND_KEYS,
     KIND_META,
@@ -596,7 +597,7 @@ def test_unknown_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seal", [True, False])
 def test_flags_of_a_later_version(tmp_path: Path, seal: bool) -> None:
     """An unknown low flag is ignored, a high one means that this version would misread the block: StoreError."""
-    for flags, fine in ((0x8000, True), (0x10000, False)):
+    for flags, fine in ((0x8000, True), (FLAG_WINDOW, True), (FLAG_WINDOW << 1, False)):
         path = tmp_path / f"s{flags}"
         writer = SegmentWriter.create(DISK, str(path), HEADER)
         writer.append(KIND_ROWS, b"real", first=1, flags=flags)
@@ -643,7 +644,7 @@ def test_file_headers(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """A file that cannot be read is closed again."""
-    (tmp_path / "s").write_bytes(HEAD + block_bytes(b"real", flags=0x10000))
+    (tmp_path / "s").write_bytes(HEAD + block_bytes(b"real", flags=FLAG_WINDOW << 1))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(StoreError):
@@ -659,4 +660,20 @@ def test_keys_block_is_a_map(tmp_path: Path) -> None:
     assert reader.read_map(keys) == {"keys": ["a"]}
     with pytest.raises(DamageError):
         reader.read_map(reader.blocks[0])
+    reader.close()
+
+
+def test_parts_of_a_block(tmp_path: Path) -> None:
+    """Any bytes of a block without the others, never beyond its end; the first ones only if the block is what the index says."""
+    path = tmp_path / "s"
+    _, second, third, _ = write(path)
+    reader = opened(path)
+    stored = reader.stored(second)
+    assert reader.read_part(second, 0, 5) == bytes(stored[:5])
+    assert reader.read_part(second, 3, 4) == bytes(stored[3:7])
+    assert reader.read_part(third, 2, 100) == PAYLOADS[2][2:]
+    data = path.read_bytes()
+    spoil(path, third.offset, data[second.offset : second.start])
+    with pytest.raises(DamageError):
+        reader.read_part(third, 0, 5)
     reader.close()

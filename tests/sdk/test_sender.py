@@ -522,9 +522,9 @@ def test_facts_that_can_never_fit_do_not_hold_up_the_rest(world: World) -> None:
     world.live()
     for facts in ({"summary": {"text": "x" * CAPACITY_MIN}}, {"end": {"state": "finished"}}):
         assert facts.keys() == {"end"} or not world.journal.append_meta(facts)
-        world.sender.pending_meta.append(facts)
+        world.sender.facts.waiting.append(facts)
     world.until(lambda: world.stored == 1, "the end", 0.3)
-    assert not world.sender.pending_meta
+    assert not world.sender.facts.waiting
     assert any("are left out" in text for text in world.said)
 
 
@@ -536,9 +536,9 @@ def test_facts_wait_for_room(world: World) -> None:
     for n in range(3):
         facts = {"summary": {"n": n, "text": "x" * 1000}}
         assert not world.journal.append_meta(facts)
-        world.sender.pending_meta.append(facts)
+        world.sender.facts.waiting.append(facts)
     world.serve()
-    world.until(lambda: not world.sender.pending_meta and world.stored > stored_rows + 3, "all facts", 0.05)
+    world.until(lambda: not world.sender.facts.waiting and world.stored > stored_rows + 3, "all facts", 0.05)
     world.until(lambda: world.stored == world.journal.mark()[1] - 1, "an ack", 0.05)
     facts_found = [decode_map(r.payload) for _, r in world.held.records if r.kind == KIND_META]
     assert [values["summary"]["n"] for values in facts_found] == [0, 1, 2]
@@ -667,9 +667,9 @@ def test_facts_that_waited_for_room_are_stored_at_the_end(world: World) -> None:
         world.log()
     rows = world.journal.mark()[1] - 1
     for n in range(3):
-        world.sender.pending_meta.append({"summary": {"n": n, "text": "x" * 10_000}})
+        world.sender.facts.waiting.append({"summary": {"n": n, "text": "x" * 10_000}})
     state = world.finish()
-    assert not world.sender.pending_meta
+    assert not world.sender.facts.waiting
     assert (state.stored, state.ended_in) == (rows + 3 + 1, "spool")
     assert world.journal.refusals().is_told
     assert world.held.sequences(STREAM) == list(range(1, rows + 5))

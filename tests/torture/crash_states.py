@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from daemon.compact.work import compact_run
 from daemon.store.recovery import Judge, mend_segments
 from sdk import platform
 from sdk._spool import Spool, drain_orphans
@@ -34,9 +35,9 @@ from sdk.ids import hex_u64
 from sdk.journal.appender import open_journal
 from sdk.journal.format import CAPACITY_MIN
 from sdk.journal.ring import Ring
-from sdk.location import StoreIdentity, make_store
+from sdk.location import StoreIdentity, make_store, read_store
 from sdk.segment.format import KIND_META
-from sdk.segment.naming import RUNS
+from sdk.segment.naming import RUNS, parse_segment
 from sdk.segment.reader import SegmentReader
 from sdk.wire.messages import Ack, Finish, Finished, Flush, Flushed, Message, Welcome
 from sdk.wire.session import Span
@@ -273,12 +274,57 @@ def mend(path: str, files: Files = DISK, writer: int = 1) -> int:
     return sum(result is not None and result.result is not None for result in results)
 
 
+@functools.cache
+def compacted(number: int) -> Recorded:
+    """A workload in which what a daemon wrote is compacted, joined and removed, while it goes on writing."""
+    source = chance("crash compaction", number)
+    with temporary_store() as store:
+        desk = Desk(store.path, source)
+        rig = Rig(store, files=desk.files, origin=DEAD_DAEMON)
+        try:
+            trainers = [Trainer(desk, rig, RUN, 0x70 + n) for n in range(source.randint(1, 2))]
+            for _ in range(3):
+                _serve(desk, rig, trainers, 5)
+                rig.ingest.writers[RUN].roll()
+                if source.random() < 0.5:
+                    rig.sync()
+                    trainers[0].client.barrier()
+                compact(store.path, desk.files, chance=source)
+        finally:
+            rig.close()
+        return desk.recorded("")
+
+
+def compact(path: str, files: Files = DISK, *, chance: random.Random | None = None) -> None:
+    """What the worker does: sealed rows become columns, and what was replaced goes (`chance`: or stays for now)."""
+    kept_seconds = 60.0 if chance is not None and chance.random() < 0.3 else 0.0
+    for run in os.listdir(os.path.join(path, RUNS)):
+        compact_run(files, read_store(path), os.path.join(path, RUNS, run), kept_seconds=kept_seconds)
+
+
 @torture(full=200_000, default=5_000)
 def crash_states(cases: Iterable[int]) -> Iterator[Result]:
     """Whatever a kill or a power loss leaves on the disk: what was claimed is there, what is missing is reported."""
+    return states(cases, workload)
+
+
+@torture(full=50_000, every=199)
+def compaction_crash_states(cases: Iterable[int]) -> Iterator[Result]:
+    """The same while rows become columns: nothing that was claimed goes before what replaces it is safe."""
+    return states(cases, compacted, then=compact)
+
+
+def states(
+    cases: Iterable[int], made: Callable[[int], Recorded], then: Callable[[str], None] | None = None
+) -> Iterator[Result]:
+    """Looks at one state for each case.
+
+    Args:
+        then: Done in the state after a look at it; what is found must not change by it.
+    """
     known: dict[tuple[int, int], dict[Name, Found]] = {}
     for case in cases:
-        recorded, done, fate, word = state(case)
+        recorded, done, fate, word = state(case, made)
         unsafe = [word == SYNCED and recorded.safe[index] > done for index in range(done)]
         operations = recorded.operations[:done]
         at = done
@@ -288,14 +334,14 @@ def crash_states(cases: Iterable[int]) -> Iterator[Result]:
         # Many cases come to the same state: it is looked at once.
         key = (case % _WORKLOADS, hash(frozenset(tree.items())))
         if key not in known:
-            known[key] = aftermath(recorded, tree)
+            known[key] = aftermath(recorded, tree, then)
         claimed, lost = recorded.witness.check(known[key], word, at)
         yield Result(case, claimed, lost)
 
 
-def state(case: int) -> tuple[Recorded, int, Fate | None, str]:
+def state(case: int, made: Callable[[int], Recorded] = workload) -> tuple[Recorded, int, Fate | None, str]:
     """The workload of a case, how many operations were done, what became of the rest, and the claim that must hold."""
-    recorded = workload(case % _WORKLOADS)
+    recorded = made(case % _WORKLOADS)
     source = chance("crash state", case)
     count = len(recorded.operations) - recorded.known + 1
     done = recorded.known + (case // _WORKLOADS) % count
@@ -312,7 +358,7 @@ def state(case: int) -> tuple[Recorded, int, Fate | None, str]:
     return recorded, done, by_chance(source), SYNCED
 
 
-def aftermath(recorded: Recorded, tree: Tree) -> dict[Name, Found]:
+def aftermath(recorded: Recorded, tree: Tree, then: Callable[[str], None] | None = None) -> dict[Name, Found]:
     """What is found after the crash, with the store opened and mended as it is then."""
     with scratch() as root:
         write_tree(tree, root)
@@ -321,18 +367,24 @@ def aftermath(recorded: Recorded, tree: Tree) -> dict[Name, Found]:
         mend(path)
         assert mend(path) == 0, "mending again found something to do"
         assert not list(unsealed(path)), "a segment of the dead that nobody sealed"
-        return look(path, recorded.witness.names())
+        found = look(path, recorded.witness.names())
+        if then is not None:
+            then(path)
+            assert look(path, recorded.witness.names()) == found, (
+                "whoever went on after the crash changed what is there"
+            )
+        return found
 
 
 def unsealed(path: str) -> Iterator[str]:
-    """The segments of the dead that nobody sealed. One whose header is gone is for `repair`."""
+    """The segments of the dead that nobody sealed, drafts left out. One whose header is gone is for `repair`."""
     for directory, _, names in os.walk(os.path.join(path, RUNS)):
-        for name in names:
+        for name in filter(parse_segment, names):
             with contextlib.suppress(Error):
                 reader = SegmentReader(DISK, os.path.join(directory, name))
                 is_headless = any(damage.start == 0 for damage in reader.damage)
                 if not (reader.sealed or is_headless) and reader.blocks and reader.blocks[0].kind == KIND_META:
-                    if reader.read_map(reader.blocks[0])["writer"]["pid"] == _NOBODY:
+                    if reader.read_map(reader.blocks[0]).get("writer", {}).get("pid") == _NOBODY:
                         yield name
                 reader.close()
 

@@ -29,8 +29,10 @@ from tests.torture.harness import Result, chance, torture
 from tests.torture.points import (
     DAEMON_POINTS,
     FINISH_POINTS,
+    LENT_POINTS,
     LOG_POINTS,
     SENDER_POINTS,
+    SENDING_POINTS,
     Trap,
     set_in_daemon,
     set_in_trainer,
@@ -81,6 +83,8 @@ class World:
 
         def body(count: Callable[[int], None]) -> None:
             ready_to_die()
+            # Half of them send; the daemon reads the rings of the others.
+            os.environ["STEPD_RING_READER"] = str(case // 4 % 2)
             _stream._print_notice = lambda text: None
             prepare()
             sdk.init(id=run, project="kills", dir=self.store)
@@ -96,6 +100,8 @@ class World:
 
         def prepare() -> None:
             scene_settings(scene)
+            if trap.point in SENDING_POINTS or trap.point in LENT_POINTS:
+                os.environ["STEPD_RING_READER"] = str(int(trap.point in LENT_POINTS))
             set_in_trainer(trap)
 
         self.traps.append(trap)

@@ -38,19 +38,24 @@ def _both(*names: str) -> tuple[str, ...]:
 
 # In `log()`: header and payload are put into the window of the ring, then a word of its header page publishes them.
 LOG_POINTS = _both("header", "payload", "word")
+# Where a daemon reads the ring.
+LENT_POINTS = _both("lend", "look", "taken")
 SENDER_POINTS = (
     *_both("send Hello", "send Batch", "acknowledge", "release", "spool append", "spool seal", "create", "append"),
     "inside append",
     "take Welcome",
     "take Ack",
+    *LENT_POINTS,
 )
+# Those that only a trainer passes whose ring no daemon reads.
+SENDING_POINTS = (*_both("send Batch", "acknowledge"), "take Ack")
 FINISH_POINTS = (*_both("send Finish", "close ring", "finish"), "take Finished")
 DAEMON_POINTS = (
     *_both("create", "append", "patch", "sync", "sync_directory", "make_directory", "truncate", "write_whole"),
     "inside append",
     *_both("send Welcome", "send Ack", "send Flushed", "send Finished"),
     *("take Hello", "take Batch", "take Flush", "take Finish"),
-    *_both("coalesce", "block", "roll", "seal", "drain", "mend", "remove ring"),
+    *_both("coalesce", "block", "roll", "seal", "drain", "mend", "remove ring", "read", "tell"),
 )
 
 
@@ -100,7 +105,8 @@ def set_in_trainer(trap: Trap) -> None:
     _replace(DISK, WatchedFiles(trap))
     for name in ("append", "seal"):
         trap.put_around(f"spool {name}", _sender.Spool, name)
-    trap.put_around("acknowledge", Outbox, "acknowledge")
+    for name in ("acknowledge", "taken"):
+        trap.put_around(name, Outbox, name)
     trap.put_around("finish", _sender.Sender, "finish")
     trap.put_around("close ring", _stream.Ring, "close")
     if trap.point.endswith("header"):
@@ -110,7 +116,8 @@ def set_in_trainer(trap: Trap) -> None:
     def watched_open(ring: Any, **settings: Any) -> Any:
         journal = open_journal(_WatchedRing(trap, ring), **settings)  # type: ignore[arg-type]
         journal.ring = ring
-        trap.put_around("release", journal, "release")
+        for name in ("release", "lend", "look"):
+            trap.put_around(name, journal, name)
         return journal
 
     _stream.open_journal = watched_open
@@ -119,9 +126,11 @@ def set_in_trainer(trap: Trap) -> None:
 def set_in_daemon(trap: Trap) -> None:
     """Sets a trap of DAEMON_POINTS in this process, before it serves."""
     from daemon import server
+    from daemon.ingest.lent import RingReader
     from daemon.pipeline.coalesce import coalesce
     from daemon.store.run_writer import RunWriter
     from sdk.journal.drain import drain
+    from sdk.journal.lent import LentRing
     from sdk.segment.recovery import recover
     from sdk.segment.writer import SegmentWriter
 
@@ -135,6 +144,8 @@ def set_in_daemon(trap: Trap) -> None:
     trap.put_around("roll", RunWriter, "roll")
     trap.put_around("block", RunWriter, "append")
     trap.put_around("seal", SegmentWriter, "seal")
+    trap.put_around("read", RingReader, "next")
+    trap.put_around("tell", LentRing, "tell")
     unlink = os.unlink
 
     def unlink_watched(path: Any, **named: Any) -> None:

@@ -195,7 +195,7 @@ class Scene:
             gone = lost.get(stream, ())
             kept = [p for p in pieces if p is not None and p.sequence not in gone]
             for piece in sorted(merge(kept), key=lambda piece: piece.step):
-                found.append({STEP: piece.step, TIMESTAMP: piece.time_ns / 1e9, **piece.values})
+                found.append({STEP: piece.step, TIMESTAMP: piece.time_ns // 1000 / 1e6, **piece.values})
         return found
 
 

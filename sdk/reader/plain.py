@@ -1,0 +1,43 @@
+"""Values of the reader as JSON text, for whoever cannot hold them as they are: a terminal, a file, a column of texts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from .media import MediaItem
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """A value of the reader as JSON text: bytes as base64, arrays as lists, media as what they say of themselves without
+    their bytes, other keys and values as their text.
+
+    Floats are written so that reading them gives the same bits; NaN, Infinity and -Infinity as such.
+
+    Raises:
+        RecursionError: msgpack reads 1024 levels, more than Python's encoder wants to descend.
+    """  # fmt: skip
+    try:
+        return json.dumps(value, indent=indent, default=_plain)
+    except TypeError:  # a map whose keys are neither text nor numbers
+        return json.dumps(with_text_keys(value), indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MediaItem):
+        return value.as_plain()
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def with_text_keys(value: Any) -> Any:
+    """The value with the keys of its maps as text, whatever they were."""
+    if isinstance(value, MediaItem):
+        value = value.as_plain()
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): with_text_keys(inner) for key, inner in value.items()}
+    return [with_text_keys(inner) for inner in value] if isinstance(value, (list, tuple)) else value
