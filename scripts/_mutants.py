@@ -308,6 +308,27 @@ MUTANTS = (
         ("tests/sdk/test_appender.py::test_a_call_that_was_interrupted_is_not_made_again",),
     ),
     Mutant(
+        "what was read of a ring is believed after it was taken back",
+        "sdk/journal/lent.py",
+        "        if not self.is_lent():\n            return None\n",
+        "",
+        ("tests/sdk/test_lending.py::test_a_ring_that_was_taken_back_is_not_believed",),
+    ),
+    Mutant(
+        "an announcement is read before its bytes are stored",
+        "sdk/journal/lent.py",
+        "        return min(head, gate - 1) if gate else head\n",
+        "        return head\n",
+        ("tests/sdk/test_lending.py::test_private_values_wait_at_the_gate",),
+    ),
+    Mutant(
+        "what a daemon took is drained again",
+        "sdk/journal/drain.py",
+        "        released = taken.mark\n",
+        "        pass\n",
+        ("tests/sdk/test_lending.py::test_both_killed",),
+    ),
+    Mutant(
         "a forked child writes into its parent's ring",
         "sdk/journal/appender.py",
         "        limit, child_ring = 0, make\n",

@@ -15,7 +15,7 @@ from daemon.compact.work import Report, compact_run
 from sdk.files import DISK, Files
 from sdk.location import read_store
 from sdk.reader.run import Run
-from sdk.record import EXT_BIG_INT, KIND_ROW, encode_map
+from sdk.record import EXT_BIG_INT, KIND_ROW, decode_map
 from sdk.rows import Piece, merge
 from sdk.segment.naming import HISTORY
 from tests.builders import RunBuilder, StreamBuilder, Writer, make_store
@@ -76,8 +76,6 @@ def shown(value: Any) -> Any:
 
 def expected(stream: StreamBuilder) -> list[Any]:
     """The rows of a stream, as `sdk.rows` merges them."""
-    from sdk.record import decode_map
-
     rows = (record for record in stream.records if record.kind == KIND_ROW)
     pieces = [Piece(r.sequence, r.step, r.flags, r.time_ns, decode_map(r.payload)) for r in rows]
     return sorted(merge(pieces), key=lambda piece: piece.step)
@@ -121,7 +119,3 @@ def write_by_chance(draw: random.Random, writers: list[Writer], streams: list[St
             start += size
             if draw.random() < 0.3:
                 writer.seal()
-
-
-def packed(values: dict[str, Any]) -> bytes:
-    return encode_map(values)

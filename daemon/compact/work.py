@@ -28,7 +28,7 @@ from daemon.store.replacing import KEPT_SECONDS, Sealed, Target, remove_drafts, 
 from sdk import clock
 from sdk.errors import DamageError, Error
 from sdk.files import Files
-from sdk.limits import KIB
+from sdk.limits import FREE_BYTES_MIN, KIB
 from sdk.location import StoreIdentity, check_store
 from sdk.reader.run import Run
 from sdk.reader.state import RUNNING
@@ -155,6 +155,11 @@ def compact_run(
                 break
             damaged = {one.name: trouble for one in chosen if (trouble := _trouble(files, one.path)) is not None}
             alone |= damaged
+            needed = sum(one.size for one in chosen) + FREE_BYTES_MIN
+            if not damaged and (free := files.free_bytes(directory)) < needed:
+                # What runs need the room for comes first.
+                alone[chosen[0].name] = f"{directory!r}: {free} bytes are free on the disk, compaction needs {needed}"
+                break
             if not damaged:
                 count = len(segments) if joins else 0
                 done += rewrite_rows(files, store, directory, chosen, is_wanted=is_wanted, progress=progress)

@@ -179,7 +179,9 @@ def _one_run(files: Files, store: StoreIdentity, directory: str, is_wanted: Call
             missing += encoding.missing
             if encoding.last_error:
                 errors.append(encoding.last_error)
-    return Done(blobs, failed, dict(missing), remove_replaced(files, directory, clock.wall_ns(), kinds=(MEDIA,)), errors)
+    return Done(
+        blobs, failed, dict(missing), remove_replaced(files, directory, clock.wall_ns(), kinds=(MEDIA,)), errors
+    )
 
 
 def _while_wanted(encoding: Encoding, is_wanted: Callable[[], bool]) -> Callable[[BlobRef, StoredBlob], Result]:

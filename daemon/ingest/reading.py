@@ -16,7 +16,7 @@ from daemon.pipeline import admit
 from daemon.pipeline.flush import Reason
 from daemon.stats import Stats
 from sdk import clock
-from sdk.errors import DamageError, Error
+from sdk.errors import Error
 from sdk.ids import hex_u64
 from sdk.journal.lent import LentRing
 from sdk.limits import BATCH_BYTES_MAX, KIB, MIB
@@ -137,8 +137,8 @@ class Reading:
                 reader.ring.close()
                 return 0
             self._stats.duplicates += state.take(batch, now) or 0
-        except (DamageError, OSError) as error:
-            self._say(f"the ring of stream {hex_u64(stream)} cannot be read: {error}")
+        except Exception as error:  # DamageError, OSError, or a bug that these bytes find: it must not end the daemon
+            self._say(f"the ring of stream {hex_u64(stream)} cannot be read: {error!r}")
             self._stats.last_error = str(error)[:500]
             self._writing.drop_stream(stream, state)
             return 0

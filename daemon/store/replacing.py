@@ -55,6 +55,7 @@ class Sealed(NamedTuple):
         blobs: How many begin in it.
         replaces: Names of the segments whose contents are in it, also of those that these replaced.
         told: What its last META map says; empty for those that trainers and daemons wrote.
+        repaired: Names of the segments that a repair made it of; they lie in `aside/`.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Sealed(NamedTuple):
     blobs: int
     replaces: frozenset[SegmentName]
     told: dict[str, Any]
+    repaired: frozenset[SegmentName] = frozenset()
 
     @property
     def is_raw(self) -> bool:
@@ -132,13 +134,22 @@ def _described(reader: SegmentReader, path: str, name: SegmentName, size: int) -
     if len(maps) > 1:  # the first says who writes, the last what was done
         with contextlib.suppress(DamageError):
             told = reader.read_map(maps[-1])
-    replaces = set()
+    opening: dict[str, Any] = {}
+    with contextlib.suppress(DamageError):
+        opening = reader.read_map(maps[0]) if maps else {}
+    blobs = sum(block.kind == KIND_BLOB and block.step_min == 0 for block in reader.blocks)
+    replaces, repaired = (_names_in(values, name.holds) for values in (told, opening))
+    return Sealed(path, name, size, reader.header.created_ns, blobs, replaces, told, repaired)
+
+
+def _names_in(told: Mapping[str, Any], holds: str) -> frozenset[SegmentName]:
+    """What `replaces` of a META map says."""
+    found = set()
     for entry in told["replaces"] if isinstance(told.get("replaces"), list) else ():
         with contextlib.suppress(ValueError, TypeError):
             writer, number = entry
-            replaces.add(SegmentName(int(writer, 16), int(number), name.holds))
-    blobs = sum(block.kind == KIND_BLOB and block.step_min == 0 for block in reader.blocks)
-    return Sealed(path, name, size, reader.header.created_ns, blobs, frozenset(replaces), told)
+            found.add(SegmentName(int(writer, 16), int(number), holds))
+    return frozenset(found)
 
 
 class Target:
@@ -222,6 +233,8 @@ class Target:
         # were removed long ago.
         sources = list(sources)
         names = {name for source in sources for name in (source.name, *source.replaces)}
+        # What was repaired lies in `aside/`; where it does not yet, it is not ours to remove.
+        names |= {name for source in sources for name in source.repaired if not self._is_there(name)}
         self._end([[hex_u64(name.writer), name.number] for name in sorted(names)])
         for path in self._paths:
             trouble = _new_damage(self._files, path)
@@ -247,6 +260,9 @@ class Target:
             modified = max(modified for entry, _, modified in self._files.entries(self._directory) if entry in names)
             for path in self._paths:
                 self._files.set_modified(path, modified)
+
+    def _is_there(self, name: SegmentName) -> bool:
+        return self._files.exists(os.path.join(self._directory, format_segment(name)))
 
     def abandon(self) -> None:
         """After trouble: removes what is there."""

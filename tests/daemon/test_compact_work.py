@@ -14,6 +14,7 @@ from daemon.store import replacing
 from daemon.store.replacing import sealed
 from sdk.errors import DamageError
 from sdk.files import DISK
+from sdk.limits import FREE_BYTES_MIN
 from sdk.location import read_store
 from sdk.reader.run import Run
 from sdk.segment.format import KIND_COLUMNS, KIND_ROWS
@@ -189,6 +190,18 @@ def test_keys_that_never_come_again_stay_rows(tmp_path: Path) -> None:
     reader = SegmentReader(DISK, sealed(DISK, scene.directory, HISTORY)[0].path)
     assert reader.key_index is not None and len(reader.key_index) == 3000
     reader.close()
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_those_who_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction needs room beside what it replaces; where there is little it waits."""
+    scene = Scene(tmp_path)
+    scene.run.stream().log({"a": 1})
+    scene.run.seal()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(DISK), "free_bytes", lambda *_: FREE_BYTES_MIN)
+        report = scene.compact()
+    assert (report.sources, len(report.alone)) == (0, 1) and "free on the disk" in report.alone[0]
+    assert scene.compact().sources == 1
 
 
 def test_many_streams(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from daemon import rewriter
 from daemon.commands.runs import facts
 from daemon.store.listing import remember, remember_all
 from sdk.files import DISK, File
@@ -275,4 +276,13 @@ def test_the_command_writes_it_and_says_the_same(store: str) -> None:
         assert done.stderr.strip() == "[]"
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
+    assert told(store) == {"a41f", "b52e"}
+
+
+def test_the_worker_keeps_what_is_over(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pass the worker has written the cache, whatever it had to do."""
+    monkeypatch.setattr(rewriter, "_behave", lambda: None)
+    monkeypatch.setattr(rewriter.compacting, "work", lambda *_, **__: rewriter.Report())
+    monkeypatch.setattr(rewriter.encoding, "work", lambda *_, **__: rewriter.Done(0, 0, {}, 0, []))
+    assert rewriter.main(store) == 0
     assert told(store) == {"a41f", "b52e"}

@@ -11,10 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli import cli
+from daemon.compact.work import compact_run
 from daemon.store.repair import Step, repair_run
 from sdk.files import DISK
+from sdk.location import read_store
 from sdk.reader.verify import verify_run
+from sdk.segment.format import KIND_ROWS
 from sdk.segment.naming import ASIDE, SegmentName, parse_segment
+from sdk.segment.reader import SegmentReader
 from tests.builders import STORE_ID, RunBuilder, make_store
 from tests.sdk.test_segment_windows import columns_lost, spoil
 from tests.windows import STREAM, append_window, begin, end, group
@@ -108,3 +112,27 @@ def test_commands_name_steps_and_keys(scene: Scene) -> None:
     said = CliRunner().invoke(cli, ["verify", *at])
     assert said.exit_code == 0 and "gap in run a41f: 20 values of 'loss' (steps 0–19)" in said.output
     assert "20 values of 'loss' (steps 0–19)" in CliRunner().invoke(cli, ["show", "a41f", *at]).output
+
+
+def test_what_was_repaired_is_compacted(tmp_path: Path) -> None:
+    """Afterwards it is still known where the repaired segment's blocks went: nothing of its writer counts as missing."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    stream = run.stream()
+    paths = []
+    for _ in range(2):
+        for value in VALUES:
+            stream.log({"loss": float(value)})
+        paths.append(run.seal())
+    stream.log({"loss": 0.0})
+    run.flush()  # of the writer that is still there
+    reader = SegmentReader(DISK, paths[1])
+    spoil(paths[1], next(block for block in reader.blocks if block.kind == KIND_ROWS))
+    reader.close()
+    (step,) = repair_run(DISK, STORE_ID, run.id, run.directory, lambda path: False)
+    assert step.repaired is not None and step.repaired.lost == len(VALUES)
+    compact_run(DISK, read_store(store), run.directory, kept_seconds=0.0)
+    found = verify_run(DISK, run.directory)
+    assert (found.findings, [gap.count for gap in found.gaps]) == ([], [len(VALUES)])
+    assert len(found.segments) == 2
+    run.close()

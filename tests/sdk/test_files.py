@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,6 +127,23 @@ def test_refresh_sees_what_another_writer_appended(tmp_path: Path) -> None:
     writer.sync()
     writer.close()
     reader.close()
+
+
+def test_a_name_that_goes_while_we_look_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that takes another's place between the listing and the look at its size is among the entries."""
+    (tmp_path / "a").write_bytes(b"123")
+    real, calls = os.scandir, []
+
+    def scandir(path: str) -> Any:
+        calls.append(path)
+        if len(calls) > 1:
+            return real(path)
+        listed = list(real(path))
+        os.rename(tmp_path / "a", tmp_path / "b")
+        return contextlib.nullcontext(iter(listed))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [entry[:2] for entry in DISK.entries(str(tmp_path))] == [("b", 3)]
 
 
 def test_entries_are_sorted_and_tell_size_and_time(tmp_path: Path) -> None:

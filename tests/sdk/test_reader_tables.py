@@ -13,7 +13,7 @@ from sdk.errors import Error, NotFoundError
 from sdk.reader import Run, open_store
 from sdk.reader.tables import read_cells
 from sdk.record import EXT_BIG_INT
-from tests.builders import START_NS, RunBuilder, compact, make_run, make_store
+from tests.builders import RunBuilder, compact, make_run, make_store
 
 
 @pytest.fixture
@@ -137,11 +137,11 @@ def test_columns_logged_together_share_their_steps(store: str) -> None:
 
 def test_keys_that_never_meet(store: str) -> None:
     """As many values at other steps: a row for each step, in order, with a hole for the other key."""
-    make_run(store, "a41f", [{"even": n} if n % 2 == 0 else {"odd": n} for n in range(40)])
+    make_run(store, "a41f", [{"even": n} if n % 2 == 0 else {"odd": n} for n in range(41)])
     table = opened(store).to_arrow()
-    assert table["step"].to_pylist() == list(range(40))
-    assert table["even"].to_pylist() == [n if n % 2 == 0 else None for n in range(40)]
-    assert table["odd"].to_pylist() == [n if n % 2 else None for n in range(40)]
+    assert table["step"].to_pylist() == list(range(41))
+    assert table["even"].to_pylist() == [n if n % 2 == 0 else None for n in range(41)]
+    assert table["odd"].to_pylist() == [n if n % 2 else None for n in range(41)]
 
 
 def test_texts_that_are_none_elsewhere(store: str) -> None:

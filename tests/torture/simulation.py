@@ -283,7 +283,9 @@ class SimulatedTrainer:
         """SIGKILL: the ring stays, its lock is free, the socket breaks, the spool's segment is as it is."""
         self.is_alive = False
         _stream._live.discard(self.stream)
-        self.sender._disconnect()
+        connection, self.sender._connection = self.sender._connection, None
+        if connection is not None:
+            connection.close()
         segment = self.sender._spool._segment
         if segment is not None:
             segment.close()
@@ -322,6 +324,8 @@ class Host:
 
     def trainer(self, run: str, **facts: Any) -> SimulatedTrainer:
         """A new stream into `run`. Its first META record is the caller's to write (`stream.first_meta`)."""
+        # Of two one sends; the daemon reads the ring of the other.
+        object.__setattr__(self.settings, "ring_reader", len(self.trainers) % 2 == 1)
         self.trainers.append(SimulatedTrainer(self, run, **facts))
         return self.trainers[-1]
 
@@ -440,6 +444,8 @@ def simulated(dice: random.Random) -> Iterator[Host]:
         put(logging.getLogger("stepd.daemon"), "disabled", True)
         put(_stream, "_CALIBRATION_CALLS", 1)
         put(ring_module, "CAPACITY_MIN", CAPACITY)
+        # A daemon does not read rings of its own process: it would drop their locks, which nobody asks for here.
+        put(platform, "lock_owner", lambda path: None)
         names_dice = random.Random(dice.random())
         put(os, "urandom", names_dice.randbytes)
         append = SegmentWriter.append
