@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .arrays import distinct
 from .errors import UnsupportedError
 from .reader.run import Run as StoredRun
 from .reader.store import open_store
@@ -285,7 +286,7 @@ def _evenly(steps: Any, samples: int) -> Any:
     if len(steps) <= count:
         return steps
     index = numpy.linspace(0, len(steps) - 1, count).round().astype(numpy.int64)
-    return steps[numpy.unique(index)]
+    return steps[distinct(index)]
 
 
 __all__ = ["Api", "Run", "Summary"]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy
 from numpy.typing import NDArray
 
-from daemon.compact.window import Column, Part, distinct, parts_of_groups
+from daemon.compact.window import Column, Part, parts_of_groups
+from sdk.arrays import distinct
 from sdk.errors import DamageError
 from sdk.record import Record
 from sdk.segment.columns import BOOL, FLOAT, INT, NULL, PACKED, STR, UINT, Group

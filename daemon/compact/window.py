@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy
 from numpy.typing import NDArray
 
+from sdk.arrays import rises
 from sdk.errors import DamageError
 from sdk.files import Buffer
 from sdk.record import KIND_ROW, Record, decode_map, map_encoder
@@ -219,7 +220,7 @@ class _Rows:
         step = numpy.concatenate([part.step for part in parts])
         time = numpy.concatenate([part.time_us for part in parts])
         flags = numpy.concatenate([part.flags for part in parts])
-        if _rises(step) and _rises(self.pieces):
+        if rises(step) and rises(self.pieces):
             self.sequence, self.step, self.time, self.flags = self.pieces, step, time, flags
             places = numpy.arange(len(step))
         else:
@@ -236,7 +237,7 @@ class _Rows:
             place[by_sequence] = numpy.arange(len(starts))
             places = numpy.empty(len(order), numpy.int64)
             places[order] = place[numpy.cumsum(is_first) - 1]
-            if not _rises(self.sequence):
+            if not rises(self.sequence):
                 raise DamageError("two steps have one sequence")
         ends = numpy.cumsum([len(part.sequence) for part in parts])[:-1]
         self.places: list[Ints] = numpy.split(places, ends)
@@ -252,7 +253,7 @@ def _values_of(rows: _Rows, pieces: Sequence[tuple[Column, int]]) -> Iterator[tu
     """(the rows in which a key has a type, its values there), rising; of several values in one row the last by sequence."""
     found = [_at(rows.places[number], column.rows) for column, number in pieces]
     places = found[0] if len(found) == 1 else numpy.concatenate(found)
-    keep = None if _rises(places) else _last_of_each(rows, pieces, places)
+    keep = None if rises(places) else _last_of_each(rows, pieces, places)
     start = 0
     by_kind: dict[str, tuple[list[Ints], list[Any]]] = {}
     for (column, _), own in zip(pieces, found):
@@ -268,7 +269,7 @@ def _values_of(rows: _Rows, pieces: Sequence[tuple[Column, int]]) -> Iterator[tu
         start = end
     for all_places, all_values in by_kind.values():
         where, joined = _joined(all_places), _joined(all_values)
-        if not _rises(where):
+        if not rises(where):
             order = numpy.argsort(where, kind="stable")
             where, joined = where[order], _take(joined, order)
         yield where, joined
@@ -298,18 +299,6 @@ def _joined(many: list[Any]) -> Any:
     if isinstance(many[0], numpy.ndarray):
         return numpy.concatenate(many)
     return [value for values in many for value in values]
-
-
-def distinct(array: NDArray[Any]) -> NDArray[Any]:
-    """Each value once, rising. Why not `numpy.unique`: what rises already, which is most, it hashes all the same."""
-    if _rises(array):
-        return array
-    array = numpy.sort(array)
-    return array[numpy.concatenate(([True], array[1:] != array[:-1]))]
-
-
-def _rises(array: NDArray[Any]) -> bool:
-    return bool((array[1:] > array[:-1]).all())
 
 
 # ---- cutting

@@ -23,9 +23,10 @@ import numpy
 
 from daemon.compact.compare import compare
 from daemon.compact.plan import FILE_BYTES_MAX, choose
-from daemon.compact.window import Part, blocks, distinct, joined, merged, parts_of_groups, parts_of_records
+from daemon.compact.window import Part, blocks, joined, merged, parts_of_groups, parts_of_records
 from daemon.store.replacing import KEPT_SECONDS, Sealed, Target, remove_drafts, remove_replaced, sealed
 from sdk import clock
+from sdk.arrays import distinct
 from sdk.errors import DamageError, Error
 from sdk.files import Files
 from sdk.limits import FREE_BYTES_MIN, KIB

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..arrays import distinct
 from .join import Selection, items
 from .lanes import Lane
 from .looks import steps_in
@@ -44,7 +45,7 @@ class Follower:
             if not any(low <= entry.first and entry.last <= high for low, high in seen):
                 steps.append(steps_in(scan, item, Selection(self.keys), seen))
         self._note(looked_at)
-        return numpy.unique(numpy.concatenate(steps))
+        return distinct(numpy.concatenate(steps))
 
     def mark(self, scan: Scan) -> None:
         """Takes everything that is stored now for seen."""

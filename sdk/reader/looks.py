@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..arrays import distinct
 from ..errors import DamageError
 from ..record import Record
 from .join import ALL, Item, Selection, items
@@ -38,8 +39,8 @@ def steps_of(scan: Scan, lanes: list[Lane], selection: Selection = ALL) -> NDArr
     for item in items(scan, lanes, selection):
         found.append(steps_in(scan, item, selection))
         if len(found) > _UNIQUE_EVERY:
-            found = [numpy.unique(numpy.concatenate(found))]
-    return numpy.unique(numpy.concatenate(found))
+            found = [distinct(numpy.concatenate(found))]
+    return distinct(numpy.concatenate(found))
 
 
 def last_steps(scan: Scan, lanes: list[Lane], count: int, selection: Selection = ALL) -> NDArray[numpy.int64]:
@@ -52,7 +53,7 @@ def last_steps(scan: Scan, lanes: list[Lane], count: int, selection: Selection =
     for item in sorted(items(scan, lanes, selection), key=lambda item: -item.entry.step_max):
         if len(steps) >= count and int(steps[-count]) > item.entry.step_max:
             break
-        steps = numpy.unique(numpy.concatenate([steps, steps_in(scan, item, selection)]))[-count:]
+        steps = distinct(numpy.concatenate([steps, steps_in(scan, item, selection)]))[-count:]
     return steps
 
 
@@ -82,7 +83,7 @@ def steps_in(
         steps = steps[steps < item.limit]
     if selection.steps is not None:
         steps = steps[numpy.isin(steps, selection.steps)]
-    return numpy.unique(steps)
+    return distinct(steps)
 
 
 def _fresh_steps(rows: Rows, seen: Sequence[tuple[int, int]]) -> NDArray[numpy.int64]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
+from ..arrays import distinct
 from ..errors import DamageError, Error, UsageError
 from ..segment.columns import FLOAT, INT, UINT, StoredGroup
 from ..segment.format import ZONE_ROWS
@@ -205,7 +206,7 @@ def _chosen(step: NDArray[numpy.int64], value: NDArray[Any], points: int) -> NDA
     downsampler = library().MinMaxLTTBDownsampler()
     found = downsampler.downsample(step.astype(numpy.float64), _scaled(value), n_out=points - 4)
     ends = [0, len(value) - 1, int(value.argmin()), int(value.argmax())]
-    return numpy.unique(numpy.concatenate([found.astype(numpy.int64), ends]))
+    return distinct(numpy.concatenate([found.astype(numpy.int64), ends]))
 
 
 def _scaled(value: NDArray[Any]) -> NDArray[numpy.float64]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from ..arrays import distinct
 from .columns import collect, join
 from .entries import Entry
 from .lanes import Lane
@@ -65,5 +66,5 @@ def _spread(
         return steps, values
     targets = numpy.linspace(steps[0], steps[-1], max(points, 1))
     right = numpy.clip(numpy.searchsorted(steps, targets), 1, len(steps) - 1)
-    index = numpy.unique(right - (targets - steps[right - 1] < steps[right] - targets))
+    index = distinct(right - (targets - steps[right - 1] < steps[right] - targets))
     return steps[index], values[index]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
+from ..arrays import distinct
 from .columns import Column, join, unite
 from .direct import Chunk
 from .lanes import Lane
@@ -131,7 +132,7 @@ def _union(steps: list[NDArray[numpy.int64]]) -> NDArray[numpy.int64]:
     longest = max(steps, key=len, default=numpy.empty(0, numpy.int64))
     # Mostly the others are rare keys, logged beside those of every step.
     rest = [one for one in steps if one is not longest and not _holds(longest, one)]
-    return numpy.unique(numpy.concatenate([longest, *rest])) if rest else longest
+    return distinct(numpy.concatenate([longest, *rest])) if rest else longest
 
 
 def _holds(steps: NDArray[numpy.int64], some: NDArray[numpy.int64]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..arrays import distinct
 from .blobs import Blobs
 from .parts import Rows, column_of, listed, times_us
 
@@ -53,7 +54,7 @@ def whole_rows(found: list[Chosen], blobs: Blobs) -> Iterator[dict[str, Any]] | 
         return None
     first = found[0].steps
     alike = [len(one.steps) == len(first) and bool((one.steps == first).all()) for one in found]
-    steps = first if all(alike) else numpy.unique(numpy.concatenate([one.steps for one in found]))
+    steps = first if all(alike) else distinct(numpy.concatenate([one.steps for one in found]))
     places = [None if len(one.steps) == len(steps) else steps.searchsorted(one.steps) for one in found]
     times = _times(found, places, len(steps))
     if times is None or not _are_apart(found, places, len(steps)):

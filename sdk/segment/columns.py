@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import compression
+from ..arrays import distinct
 from ..errors import DamageError, Error
 from ..files import Buffer
 from ..limits import BLOCK_STORED_BYTES_MAX, STEP_MAX
@@ -253,7 +254,7 @@ def _extremes(column: NDArray[Any]) -> NDArray[numpy.int64]:
         zoned = numpy.pad(column, (0, zones * ZONE_ROWS - len(column)), mode="edge").reshape(zones, ZONE_ROWS)
         low, high = zoned.argmin(axis=1), zoned.argmax(axis=1)
     starts = numpy.arange(zones, dtype=numpy.int64) * ZONE_ROWS
-    picked = numpy.unique(numpy.minimum(numpy.concatenate([starts + low, starts + high]), len(column) - 1))
+    picked = distinct(numpy.minimum(numpy.concatenate([starts + low, starts + high]), len(column) - 1))
     return picked[~numpy.isnan(column[picked])] if column.dtype.kind == "f" else picked
 
 

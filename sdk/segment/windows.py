@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import compression
+from ..arrays import distinct
 from ..errors import DamageError
 from ..ids import hex_u64
 from ..limits import STEP_MAX
@@ -166,7 +167,7 @@ def _union(one: NDArray[numpy.uint64], two: NDArray[numpy.uint64]) -> NDArray[nu
     """The numbers in either. Most windows have one group of rows, whose numbers need no sorting."""
     import numpy
 
-    return numpy.union1d(one, two) if len(one) and len(two) else one if len(one) else two
+    return distinct(numpy.concatenate([one, two]))
 
 
 def _as_a_whole(reader: SegmentReader, contents: Contents, expected: int | None) -> Iterator[Trouble]:
