@@ -161,7 +161,7 @@ class Scene:
         return found, gaps, held
 
 
-@torture(full=100_000, default=40)
+@torture(full=100_000, default=40, beside=True)
 def columns_damage(cases: Iterable[int]) -> Iterator[Result]:
     """Compacted segments damaged in several ways at once, then mended: values are as they were logged, or told to be lost."""
     memory = "/dev/shm"

@@ -302,13 +302,13 @@ def compact(path: str, files: Files = DISK, *, chance: random.Random | None = No
         compact_run(files, read_store(path), os.path.join(path, RUNS, run), kept_seconds=kept_seconds)
 
 
-@torture(full=200_000, default=5_000)
+@torture(full=200_000, default=5_000, beside=True)
 def crash_states(cases: Iterable[int]) -> Iterator[Result]:
     """Whatever a kill or a power loss leaves on the disk: what was claimed is there, what is missing is reported."""
     return states(cases, workload)
 
 
-@torture(full=50_000, every=199)
+@torture(full=50_000, every=199, beside=True)
 def compaction_crash_states(cases: Iterable[int]) -> Iterator[Result]:
     """The same while rows become columns: nothing that was claimed goes before what replaces it is safe."""
     return states(cases, compacted, then=compact)

@@ -324,7 +324,7 @@ def plan() -> tuple[tuple[_Workload, Trouble], ...]:
     return tuple(found)
 
 
-@torture(full=lambda: len(plan()), every=1)
+@torture(full=lambda: len(plan()), every=1, beside=True)
 def failing_operation(cases: Iterable[int]) -> Iterator[Result]:
     """The N-th operation of the disk fails, once or for ever: no claim is broken, and afterwards all goes on."""
     with bench() as where:

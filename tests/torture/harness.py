@@ -54,6 +54,7 @@ class Torture:
         body: The generator.
         full: How many cases there are; a function where counting them takes work.
         default: How many of them the default suite runs: the first ones, or with `every` one in so many.
+        alone, beside: As `torture` says.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Torture:
     default: int | None
     every: int
     alone: bool
+    beside: bool
 
     def cases(self, *, full: bool) -> range:
         """The numbers of the cases to run."""
@@ -77,20 +79,23 @@ class Torture:
 TORTURES: dict[str, Torture] = {}
 
 
-def torture(*, full: Count, default: int | None = None, every: int = 1, alone: bool = False) -> Callable[[Body], Body]:
+def torture(
+    *, full: Count, default: int | None = None, every: int = 1, alone: bool = False, beside: bool = False
+) -> Callable[[Body], Body]:
     """Registers a torture.
 
     Args:
         full: Cases of `torture.sh --full`.
         default: Cases of the default suite; None: all of them, or one in `every`.
         alone: Measures time: never run while anything else runs.
+        beside: Kills and waits for nothing, so that two such may run at once.
     """
 
     def register(body: Body) -> Body:
         name = body.__name__.replace("_", "-")  # type: ignore[attr-defined]
         assert name not in TORTURES, f"two tortures are called {name}"
         says = (body.__doc__ or "").strip().partition("\n")[0]
-        TORTURES[name] = Torture(name, says, body, full, default, every, alone)
+        TORTURES[name] = Torture(name, says, body, full, default, every, alone, beside)
         return body
 
     return register

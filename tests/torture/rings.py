@@ -227,7 +227,7 @@ def walk_numbers(records: bytes) -> list[int]:
     return [record.sequence for record in walk(records)]
 
 
-@torture(full=(HEADER_BYTES + CAPACITY) * 8, every=11)
+@torture(full=(HEADER_BYTES + CAPACITY) * 8, every=11, beside=True)
 def ring_bit_flip(cases: Iterable[int]) -> Iterator[Result]:
     """One flipped bit of a ring: all is proved and equal, or exactly the stretch of one checksum is reported lost."""
     image = dead_ring(0)
@@ -274,7 +274,7 @@ def _spoil(data: bytearray, source: random.Random) -> bytearray:
     return data
 
 
-@torture(full=DAMAGES, default=500)
+@torture(full=DAMAGES, default=500, beside=True)
 def ring_damage(cases: Iterable[int]) -> Iterator[Result]:
     """Overwritten, cut, zeroed and swapped parts of a ring: nothing proved is wrong, nothing missing is untold."""
     with holder() as place:

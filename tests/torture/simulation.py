@@ -308,7 +308,9 @@ class Host:
         self.settings = Settings(autostart=False, silent=True, shared_memory_dir=shared)
         for name in ("ring_bytes", "secondary_ring_bytes"):
             object.__setattr__(self.settings, name, CAPACITY)  # smaller than a user may choose: it is full at once
-        self.daemon_settings = DaemonSettings(persistent=True, shared_memory_dir=shared, flush_bytes=2 << 10)
+        self.daemon_settings = DaemonSettings(
+            persistent=True, rewrite=False, shared_memory_dir=shared, flush_bytes=2 << 10
+        )
         self.now = 1000.0
         self.trainers: list[SimulatedTrainer] = []
         self.server: Server | None = None

@@ -13,7 +13,7 @@ def walked(cases: Iterable[int]) -> Iterator[Result]:
         yield Result(case, accepted=10, lost=1)
 
 
-TORTURE = Torture("walked", "", walked, 20, None, 7, alone=False)
+TORTURE = Torture("walked", "", walked, 20, None, 7, alone=False, beside=False)
 
 
 def test_default_cases_are_spread_over_all() -> None:
