@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from . import _compat, _greeting, _resume, clock, ids, location
+from . import _compat, _context, _greeting, _resume, clock, ids, location
 from ._config import Config, filtered, read_config
+from ._disabled import DisabledStream, RunStream
 from ._globals import bind, forget, in_notebook, remember, state
 from ._launcher import Launch, default_project, find_launch
-from ._run import DisabledStream, Run, RunStream
+from ._run import Run
 from .errors import Error, NotFoundError, StoreError, UsageError
 from .files import DISK
 from .limits import PROJECT_CHARACTERS_MAX, STEP_GIVEN_MAX
@@ -242,6 +243,8 @@ def _start(
     remember(run)
     if not chosen.silent and launch.speaks and state.capture is None and not chosen.disabled:
         _greet(run, [*notes, *plan.notes, *opened.stream.notes])
+    if store.path and not isinstance(opened.stream, DisabledStream):
+        _context.begin(run)
     return run
 
 
@@ -476,7 +479,7 @@ def restore(facts: dict[str, Any]) -> Run:
         allow_val_change=facts["allow_val_change"], kind="spawn", launch=launch, first_step=facts["step"],
         entity=facts["entity"], token=facts["token"], opener=opener, on_attach=adopt, on_finish=forget, read=read_run,
     )  # fmt: skip
-    run._finished = facts["finished"]
+    run._is_ending = run._finished = facts["finished"]
     return run
 
 

@@ -12,20 +12,20 @@ import html
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from . import _greeting, clock
+from ._about import RunAbout
 from ._compat import AlertLevel, RunCompat
-from ._config import Config, StaticConfig
+from ._config import Config
+from ._disabled import DisabledStream, RunStream
 from ._launcher import Launch, find_launch
 from ._metric import Metric, make_metric
 from ._summary import Summary
 from .errors import Error, UsageError
-from .files import DISK
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity
-from .segment.naming import run_path
 from .settings import Settings
 
 READ_SECONDS_MAX = 2.0
@@ -38,60 +38,7 @@ INTERRUPTED_EXIT_CODE = 130
 _by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 
 
-class RunStream(Protocol):
-    """What a run needs of a stream; `sdk._stream.Stream` in life."""
-
-    log: Callable[..., None]
-    notes: list[str]
-    store: str
-
-    @property
-    def id(self) -> str: ...
-
-    def step(self) -> int: ...
-
-    def append_meta(self, facts: Mapping[str, Any]) -> None: ...
-
-    def flush(self, timeout: float) -> bool: ...
-
-    def finish(self, state: str, exit_code: int, timeout: float) -> Any: ...
-
-
-class DisabledStream:
-    """A stream of nothing, for mode="disabled" and for a process in which no stream could be opened."""
-
-    def __init__(self, notes: Iterable[str] = ()) -> None:
-        self.id = hex_u64(random_u64())
-        self.log: Callable[..., None] = _log_nothing
-        self.notes = list(notes)
-        self.store = ""
-
-    def step(self) -> int:
-        return 0
-
-    def append_meta(self, facts: Mapping[str, Any]) -> None:
-        pass
-
-    def flush(self, timeout: float) -> bool:
-        return True
-
-    def finish(self, state: str, exit_code: int, timeout: float) -> None:
-        return None
-
-
-def _log_nothing(data: Any, step: int | None = None, commit: bool | None = None, sync: object = None) -> None:
-    pass
-
-
-class RunStatus(dict[str, Any]):
-    """What `run.status()` gives; W&B's three fields, of which nothing ever waits here."""
-
-    sync_items_total = 0
-    sync_items_pending = 0
-    sync_time = None
-
-
-class Run(RunCompat):
+class Run(RunAbout, RunCompat):
     """One training execution.
 
     Any thread may call anything. `log`, attributes and writes to `config` and `summary` never wait for a disk or the
@@ -145,7 +92,7 @@ class Run(RunCompat):
         self._token = token or hex_u64(random_u64())
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._finished = False
+        self._is_ending = self._finished = False
         self._on_attach, self._on_finish = on_attach, on_finish
         self._read = read or _read_run
         self._allow = allow_val_change
@@ -153,6 +100,7 @@ class Run(RunCompat):
         self._alerts: dict[str, float] = {}
         self._snapshot: tuple[object, float, Mapping[str, Any]] | None = None
         self._files: str | None = None
+        self._at_ends: list[Callable[[str, int], None]] = []
         self._begun = clock.monotonic()
         self.settings = settings
         self.entity = entity
@@ -271,9 +219,16 @@ class Run(RunCompat):
     def end(self, state: str, exit_code: int, timeout: float | None = None, quiet: bool = False) -> None:
         """`finish` with a state: "finished", "failed" or "interrupted". Never raises for operating trouble."""
         with self._lock:
-            if self._finished:
+            if self._is_ending:
                 return
-            self._finished = True
+            self._is_ending = True
+        try:
+            self._end_parts(state, exit_code)
+        finally:
+            self._end_stream(state, exit_code, timeout, quiet)
+
+    def _end_stream(self, state: str, exit_code: int, timeout: float | None, quiet: bool) -> None:
+        self._finished = True
         try:
             if self._stream is not None:
                 limit = self.settings.finish_seconds_max if timeout is None else timeout
@@ -287,6 +242,18 @@ class Run(RunCompat):
                 self._opener = None
             self.__dict__.pop("log", None)
             self._on_finish(self)
+
+    def _at_end(self, callback: Callable[[str, int], None]) -> None:
+        """Has `callback(state, exit_code)` called once when the run begins to end, while it still takes records."""
+        self._at_ends.append(callback)
+
+    def _end_parts(self, state: str, exit_code: int) -> None:
+        """Ends what accompanies the run, last begun first. In a forked child there is nothing: it is its parent's."""
+        while self._at_ends and self._pid == os.getpid():
+            try:
+                self._at_ends.pop()(state, exit_code)
+            except Exception as error:  # the end of the run must not depend on what accompanies it
+                self._say(f"stepd: at the end of run {self.id!r}: {type(error).__name__}: {error}")
 
     def __enter__(self) -> Run:
         return self
@@ -331,121 +298,6 @@ class Run(RunCompat):
             return []
 
     # -- what the run is ---------------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """Unique in the store."""
-        return str(self._about["id"])
-
-    @property
-    def name(self) -> str:
-        """The name for people; may be set."""
-        return str(self._about.get("name") or self.id)
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self._set_fact("name", str(value))
-
-    @property
-    def notes(self) -> str:
-        """A longer text; may be set."""
-        return str(self._about.get("notes") or "")
-
-    @notes.setter
-    def notes(self, value: str | None) -> None:
-        self._set_fact("notes", None if value is None else str(value))
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Words to find the run by; may be set, for instance ``run.tags += ("final",)``. A tag that cannot be is left
-        out with a note.
-        """
-        return tuple(self._about.get("tags") or ())
-
-    @tags.setter
-    def tags(self, value: str | Iterable[str]) -> None:
-        kept: list[str] = []
-        for tag in [value] if isinstance(value, str) else value or ():
-            try:
-                kept.extend(Settings(tags=(tag,)).tags)
-            except ValueError as error:
-                self._say(f"stepd: {error}")
-        self._set_fact("tags", list(dict.fromkeys(kept)))
-
-    def _set_fact(self, key: str, value: Any) -> None:
-        self._emit({"run": {key: value}})
-        self._about[key] = value
-
-    @property
-    def group(self) -> str:
-        return str(self._about.get("group") or "")
-
-    @property
-    def job_type(self) -> str:
-        return str(self._about.get("job_type") or "")
-
-    @property
-    def project(self) -> str:
-        return str(self._about.get("project") or "")
-
-    @property
-    def path(self) -> str:
-        """``project/id``, what `sdk.Api().run` takes."""
-        return f"{self.project}/{self.id}"
-
-    @property
-    def dir(self) -> str:
-        """A directory for the user's own files of this run, made when first asked for."""
-        if self._files is None:
-            wanted = os.path.join(self.sync_dir, "files") if self._store.path else ""
-            try:
-                if wanted:
-                    DISK.make_directory(wanted)
-            except OSError as error:
-                self._say(f"stepd: cannot make {wanted}: {error}; run.dir is a temporary directory")
-                wanted = ""
-            if not wanted:
-                import tempfile
-
-                wanted = tempfile.mkdtemp(prefix="stepd-files-")
-            self._files = wanted
-        return self._files
-
-    @property
-    def sync_dir(self) -> str:
-        """The run's directory in the store."""
-        return run_path(self._store.path, self.id) if self._store.path else ""
-
-    @property
-    def config_static(self) -> StaticConfig:
-        """The config now, read-only."""
-        return StaticConfig(self.config.as_dict())
-
-    @property
-    def disabled(self) -> bool:
-        """Whether nothing is recorded because the user said so."""
-        return self.settings.disabled
-
-    @property
-    def offline(self) -> bool:
-        """Whether the user asked for W&B's offline mode; stepd never needs a network."""
-        return self.settings.mode in ("offline", "dryrun")
-
-    @property
-    def mode(self) -> str:
-        return self.settings.mode
-
-    @property
-    def _attach_id(self) -> str:
-        return self.id
-
-    def project_name(self) -> str:
-        """As `project`."""
-        return self.project
-
-    def status(self) -> RunStatus:
-        """Nothing waits to be uploaded."""
-        return RunStatus()
 
     def display(self, height: int = 420, hidden: bool = False) -> bool:
         """False: there is no page to show."""

@@ -20,7 +20,7 @@ from ..segment.reader import Damage
 from . import state
 from .facts import Facts, StreamFacts
 from .gaps import Gap, broken_chains
-from .lanes import Lane, lanes_of
+from .lanes import TRAINING, Lane, lanes_of
 from .listing import Card, Look, pack_config
 from .scan import Gone, Scan
 
@@ -132,6 +132,10 @@ class About:
         self._lanes = lanes_of(self._facts.streams)
         self.card = None
 
+    def _side_lanes(self, kind: str) -> list[Lane]:
+        """The lanes of streams that accompany the training: kind "system" or "console"."""
+        return lanes_of(self._facts.streams, {kind})
+
     @Fact
     def id(self) -> str:
         """The run's id; where the files do not tell one that belongs to this directory, the directory's name."""
@@ -188,6 +192,18 @@ class About:
         return dict(self._facts.metrics)
 
     @property
+    def context(self) -> dict[str, Any]:
+        """Where the run came from: command, working directory, script, Python, host, machine, git; docs/context.md."""
+        self._open()
+        return dict(self._facts.context)
+
+    @property
+    def artifacts(self) -> dict[str, Any]:
+        """What was logged and used, by name; docs/artifacts.md."""
+        self._open()
+        return dict(self._facts.artifacts)
+
+    @property
     def misuse(self) -> dict[str, Any]:
         """Keys that `misuse="warn"` left out, and why."""
         self._open()
@@ -224,12 +240,14 @@ class About:
 
     @property
     def streams(self) -> list[StreamInfo]:
-        """All streams, in the order of lanes: the main one first."""
+        """All streams, in the order of lanes: the main one first, those that accompany the training last."""
         self._open()
         plan = self._scan.plan()
+        kinds = {stream.kind for stream in self._facts.streams.values()} - TRAINING
+        lanes = [*self._lanes, *(lane for kind in sorted(kinds) for lane in self._side_lanes(kind))]
         return [
             self._stream(stream, [(e.first, e.last) for e in plan.get(stream.id, ())])
-            for lane in self._lanes
+            for lane in lanes
             for stream in lane.streams
         ]
 
@@ -252,13 +270,15 @@ class About:
 
     @Fact
     def records(self) -> int:
-        """Sequence numbers that are stored, of all streams: what was accepted and is not in `gaps`."""
-        return sum(stream.records for stream in self.streams)
+        """Sequence numbers that are stored, of all streams of the training: what was accepted and is not in `gaps`."""
+        return sum(stream.records for stream in self.streams if stream.kind in TRAINING)
 
     @Fact
     def step_max(self) -> int:
         """The largest step by the blocks' headers alone: 0 before the first row, hidden rows included. For lists."""
-        return max((e.step_max for entries in self._scan.plan().values() for e in entries), default=0)
+        training = {number for number, facts in self._facts.streams.items() if facts.kind in TRAINING}
+        plan = self._scan.plan()
+        return max((e.step_max for number in plan.keys() & training for e in plan[number]), default=0)
 
     def card_if_over(self) -> Card | None:
         """What lists may keep of the run; None while more may be said of it without a file that comes or goes."""

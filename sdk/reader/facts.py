@@ -77,7 +77,7 @@ class Facts:
 
     Attributes:
         streams: Stream id to `StreamFacts`.
-        run, config, summary, metrics, misuse: The folded maps; see `docs/segment.md#meta`.
+        run, config, summary, metrics, misuse, context, artifacts: The folded maps; see `docs/segment.md#meta`.
         removed: Summary keys that the user deleted.
         run_id: The id that the segments' first blocks give, or None.
         created: When the oldest segment was made, Unix seconds.
@@ -92,6 +92,8 @@ class Facts:
         self.summary: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.misuse: dict[str, Any] = {}
+        self.context: dict[str, Any] = {}
+        self.artifacts: dict[str, Any] = {}
         self.removed: set[str] = set()
         self.run_id: str | None = None
         self.created = 0.0
@@ -158,6 +160,7 @@ class Facts:
             facts = self.streams.setdefault(stream, StreamFacts(stream))
             facts.about, facts.end, facts.hide_from = {}, None, None
         self.run, self.config, self.summary, self.metrics, self.misuse, self.removed = {}, {}, {}, {}, {}, set()
+        self.context, self.artifacts = {}, {}
         for stream, values in self._in_order():
             facts = self.streams[stream]
             facts.about.update(_map(values, "stream"))
@@ -169,6 +172,8 @@ class Facts:
             self.config.update(_map(values, "config"))
             self.metrics.update(_map(values, "metric"))
             self.misuse.update(_map(values, "misuse"))
+            self.context.update(_map(values, "context"))
+            self.artifacts.update(_map(values, "artifact"))
             self._fold_summary(values)
 
     def _fold_summary(self, values: dict[str, Any]) -> None:

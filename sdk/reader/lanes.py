@@ -6,11 +6,14 @@ are hostile input: a cycle or a stream that is not there changes the grouping, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from ..limits import STEP_MAX
 from .facts import StreamFacts
+
+# The kinds of streams that hold rows of the training. Others ("system", "console") accompany it, and are read apart.
+TRAINING = frozenset({"main", "fork", "spawn", "attach"})
 
 
 class Lane(NamedTuple):
@@ -38,8 +41,9 @@ class Lane(NamedTuple):
         return self.streams[-1]
 
 
-def lanes_of(streams: Mapping[int, StreamFacts]) -> list[Lane]:
-    """All lanes, the main one first: lowest rank, then kind main before others, then oldest."""
+def lanes_of(streams: Mapping[int, StreamFacts], kinds: Container[str] = TRAINING) -> list[Lane]:
+    """The lanes of streams of these kinds, the main one first: lowest rank, then kind main before others, then oldest."""
+    streams = {number: facts for number, facts in streams.items() if facts.kind in kinds}
     leader = {stream: stream for stream in streams}
 
     def find(stream: int) -> int:

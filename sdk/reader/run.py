@@ -146,7 +146,7 @@ class Run(About):
                 known = [s.hex for s in self._facts.streams.values()]
                 near = list_names(nearest(wanted, known) or known[:3])
                 raise NotFoundError(f"run {self.id} has no stream {wanted!r}. Nearest: {near}", hint="run.streams")
-            lanes = [lanes_of({facts[0].id: facts[0]})[0]]
+            lanes = lanes_of({facts[0].id: facts[0]}, {facts[0].kind})
         if rank is not None:
             lanes = [lane for lane in lanes if any(s.number("rank") == rank for s in lane.streams)]
             if not lanes:

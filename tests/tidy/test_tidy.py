@@ -86,7 +86,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "os.listdir tempfile.gettempdir tempfile.mkdtemp",
         "counts runs for the greeting; a store to fall back on",
     ),
-    "sdk/_run.py": ("tempfile.mkdtemp", "the user's own files, where the store takes none"),
+    "sdk/_about.py": ("tempfile.mkdtemp", "the user's own files, where the store takes none"),
     "sdk/_config.py": ("open", "the user's configuration file"),
     "sdk/values/sources.py": ("open", "the user's own files, which are read where they are named"),
     "sdk/_compat.py": ("open", "/dev/null in the place of a file that is not kept"),
