@@ -89,6 +89,7 @@ def init(
     resume_step: int | None = None,
     misuse: str | None = None,
     sync_to: str | None = None,
+    logging: bool | int | str = False,
 ) -> Run:
     """Starts a run, makes it the global one and returns it. Needs no argument; never waits for the daemon.
 
@@ -109,6 +110,7 @@ def init(
         resume_from: ``"<id>?_step=<n>"``: both in one.
         misuse: "raise" or "warn"; see `Settings`.
         settings: `Settings` or a dict of its fields.
+        logging: Stores what the root logger gets as log records of the run (`sdk.LogHandler`): True, or the lowest level.
         entity, force, anonymous, save_code, tensorboard, sync_tensorboard, monitor_gym, sync_to: accepted, without effect
             in this version, which is said once.
 
@@ -143,6 +145,10 @@ def init(
     run = _start(chosen, launch, given, step, allow_val_change, entity or "")
     if reinit != "create_new":
         bind(run)
+    if logging is not False:
+        from ._handler import attach_root
+
+        attach_root(run, 0 if logging is True else logging)
     return run
 
 
