@@ -21,13 +21,14 @@ from typing import Any
 
 from daemon.ingest import Ingest
 from daemon.lifecycle import Leaving, on_termination, take_store
-from daemon.settings import DaemonSettings, budgets_from
+from daemon.settings import DaemonSettings, budgets_from, observes
 from daemon.stats import Stats
 from daemon.store.budgets import keep_budgets, read_budgets
 from daemon.store.recovery import (
     Judge,
     Mended,
     lock_identity,
+    mend_runs,
     mend_segments,
     mend_stream,
     ring_is_locked,
@@ -35,7 +36,7 @@ from daemon.store.recovery import (
 )
 from daemon.store.replacing import kinds_in
 from daemon.store.run_writer import RunWriter
-from daemon.workers import Worker
+from daemon.workers import Keeper, Observer, Worker
 from sdk import __version__, clock, platform
 from sdk.budget import Budget, explain
 from sdk.errors import Error, StoreError
@@ -88,6 +89,8 @@ class Server:
             ring_is_locked(settings.shared_memory_dir, self._digest),
         )
         self._rewriter = Worker("daemon.rewriter", [store.path], _log.warning)
+        self._keeper = Keeper(store.path, _log.warning)
+        self._observer = Observer(store.path, self._ingest.table, _log.warning, is_allowed=settings.observe)
         self._rewritten: dict[str, Any] = {}
         self._rewrite_at = float("inf")
         self._is_store_known = False
@@ -125,7 +128,9 @@ class Server:
         # Rings are looked at once more, then we are gone.
         if self._store_is_there():
             self._ingest.look_for_dead(clock.monotonic())
+        self._observer.end(_WORKER_END_SECONDS)
         self._rewriter.end(_WORKER_END_SECONDS)
+        self._keeper.end(_WORKER_END_SECONDS)
         self._ingest.close()
 
     def open(self) -> None:
@@ -171,7 +176,19 @@ class Server:
             # The next look may find it well: a file system that is away for minutes, a mode that somebody changed.
             self._say_once(f"cannot look around: {error}")
         self._look_for_work(now)
-        self._leaving.note(now, living_trainers=self._living or self._rewriter.is_running)
+        self._keeper.look(now)
+        self._look_after_observer(now)
+        working = self._rewriter.is_running or self._keeper.is_running
+        self._leaving.note(now, living_trainers=self._living or working)
+
+    def _look_after_observer(self, now: float) -> None:
+        self._observer.look(now)
+        if self._observer.take_sealed():
+            self._rewrite_at = min(self._rewrite_at, now + _REWRITE_PAUSE_SECONDS)
+        if self._observer.failed and self._mending is None:
+            # It was killed: what it had open is sealed now, not when the next daemon comes.
+            self._observer.failed = False
+            self._mending = mend_runs(self._files, self._store.path, self._observer.runs, self._judge)
 
     def _look_for_work(self, now: float) -> None:
         """Has rewritten what was sealed since, and at first what an earlier daemon left."""
@@ -262,6 +279,8 @@ class Server:
             "settle": self._settle,
             "budget": self._budget,
             "rewritten": self._note_rewritten,
+            "keeping": self._note_keeping,
+            "observed": self._observer.answer,
         }
         handler = verbs.get(message.verb)
         if handler is None:
@@ -304,6 +323,14 @@ class Server:
     def _note_rewritten(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The worker that rewrites tells how far it is."""
         self._rewritten = {name: arguments.get(name) for name in _REWRITTEN}
+        return {}
+
+    def _note_keeping(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The keeper tells what keeps a job waiting."""
+        trouble = str(arguments.get("trouble") or "")
+        if trouble and trouble != self._keeper.trouble:
+            _log.warning("keeping: %s", trouble)
+        self._keeper.trouble = trouble
         return {}
 
     def status(self) -> dict[str, Any]:
@@ -354,6 +381,8 @@ class Server:
             "memory_bytes": psutil.Process().memory_info().rss,
             "last_error": stats.last_error,
             "rewriting": {"running": self._rewriter.is_running, **self._rewritten},
+            "keeping": self._keeper.status(),
+            "observing": self._observer.status(),
         }
 
     def _refused_reasons(self, refused: dict[int, int]) -> dict[str, int]:
@@ -428,6 +457,7 @@ def main(arguments: list[str]) -> None:
             idle_seconds=options.idle_seconds,
             shared_memory_dir=options.shared_memory_dir,
             persistent=options.persistent,
+            observe=observes(os.environ),
             **(read_budgets(DISK, options.store) | budgets_from(os.environ)),
         )
         code = serve(options.store, settings)

@@ -10,13 +10,24 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from daemon.ingest.streams import Streams
+from sdk._keeping import jobs
+from sdk.ids import hex_u64
 
 # After one that ended, before the next of its kind: work that came meanwhile is done together.
 _PAUSE_SECONDS = 2.0
 # After one that ended in trouble; twice as long after each further one.
 _TROUBLE_SECONDS = 60.0
+# The same for the keeper, whose jobs somebody may be waiting for.
+_KEEPER_TROUBLE_SECONDS = 5.0
 _TROUBLE_SECONDS_MAX = 3600.0
+# And for the observer: a training that is not looked at is not seen again.
+_OBSERVER_TROUBLE_SECONDS = 5.0
+# What it tells, and `stepd status` shows.
+_OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # As in sdk._spawn: nothing of the working directory is found, and what is found is what we were loaded from.
@@ -32,16 +43,25 @@ class Worker:
 
     Attributes:
         wanted: Whether there may be work.
+        failed: One ended in trouble, or was killed, since somebody set this to False.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        say: Callable[[str], None],
+        trouble_seconds: float = _TROUBLE_SECONDS,
+    ) -> None:
         self._module = module
+        self._trouble_seconds_min = trouble_seconds
         self._arguments = list(arguments)
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
-        self._trouble_seconds = _TROUBLE_SECONDS
+        self._trouble_seconds = trouble_seconds
         self.wanted = False
+        self.failed = False
 
     @property
     def is_running(self) -> bool:
@@ -60,8 +80,9 @@ class Worker:
             self._start(now)
 
     def _note_end(self, code: int, now: float) -> None:
+        self.failed |= bool(code)
         if not code:
-            self._trouble_seconds = _TROUBLE_SECONDS
+            self._trouble_seconds = self._trouble_seconds_min
             self._not_before = now + _PAUSE_SECONDS
             return
         # Killed, or refused by the disk: what it was to do is still there.
@@ -94,3 +115,81 @@ class Worker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class Keeper(Worker):
+    """The worker that does the jobs which trainers leave in the store: wanted as soon as there is one.
+
+    Attributes:
+        trouble: What keeps a job waiting, as the last keeper told it; "" for nothing.
+    """
+
+    def __init__(self, store: str, say: Callable[[str], None]) -> None:
+        super().__init__("daemon.keeper", [store], say, _KEEPER_TROUBLE_SECONDS)
+        self._store = store
+        self.trouble = ""
+
+    def look(self, now: float) -> None:
+        # Limit: one listing of a directory that is empty whenever none runs, some 10 µs.
+        if not self.is_running and not self.wanted:
+            with contextlib.suppress(OSError):  # the next look may find it well
+                self.wanted = bool(jobs(self._store))
+        super().look(now)
+
+    def status(self) -> dict[str, object]:
+        """What `stepd status` shows."""
+        waiting = []
+        with contextlib.suppress(OSError):
+            waiting = jobs(self._store)
+        return {"running": self.is_running, "waiting": len(waiting), "trouble": self.trouble if waiting else ""}
+
+
+class Observer(Worker):
+    """The worker that looks at trainings from outside: wanted while trainers live, and to meet those that were short.
+
+    Attributes:
+        runs: Those that it observes, as it said last.
+    """
+
+    def __init__(self, store: str, streams: Streams, say: Callable[[str], None], *, is_allowed: bool = True) -> None:
+        super().__init__("daemon.observer", [store], say, _OBSERVER_TROUBLE_SECONDS)
+        self._streams = streams
+        self._is_allowed = is_allowed
+        self._told: dict[str, Any] = {}
+        self._sealed = 0
+        self._met = 0
+        self.runs: list[str] = []
+
+    def look(self, now: float) -> None:
+        if self._is_allowed and not self.is_running:
+            made = self._streams.made
+            self.wanted = bool(made and made[-1][0] > self._met) or any(s.lives for s in self._streams.by_id.values())
+        super().look(now)
+
+    def answer(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Who lives, and who began since its question before (docs/wire.md#control)."""
+        error = str(told.get("error") or "")
+        if error and error != self._told.get("error"):
+            self._say(f"observing: {error}")
+        self._told = {name: told.get(name) for name in _OBSERVED}
+        runs = told.get("runs")
+        self.runs = [run for run in runs if isinstance(run, str)] if isinstance(runs, list) else []
+        mark = told.get("mark")
+        # An observer that was started anew knows none of those that a killed one had met; they are met again.
+        self._met = max(self._met, mark if type(mark) is int else 0)
+        made = [entry for entry in self._streams.made if entry[0] > self._met]
+        return {
+            "mark": made[-1][0] if made else self._met,
+            "living": [[s.run, hex_u64(n), s.ring, s.pid] for n, s in self._streams.by_id.items() if s.lives],
+            "new": [[run, hex_u64(stream)] for _, run, stream in made],
+        }
+
+    def take_sealed(self) -> bool:
+        """Whether it finished a segment since the last call."""
+        before, self._sealed = self._sealed, int(self._told.get("sealed") or 0)
+        return self._sealed != before
+
+    def status(self) -> dict[str, Any]:
+        """What `stepd status` shows."""
+        pid = self._process.pid if self._process is not None else None
+        return {"pid": pid, **self._told}

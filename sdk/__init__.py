@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ._globals import use_artifact as use_artifact
     from ._globals import use_model as use_model
     from ._globals import watch as watch
+    from ._handler import LogHandler as LogHandler
     from ._metric import Metric as Metric
     from ._run import Run as Run
     from ._summary import Summary as Summary
@@ -110,6 +111,7 @@ _HOMES = {
     "_config": "Config",
     "_globals": "alert config define_metric link_model log log_artifact log_code log_model mark_preempting pin_config_keys "
     "restore save summary unwatch use_artifact use_model watch",
+    "_handler": "LogHandler",
     "_metric": "Metric",
     "_run": "Run",
     "_summary": "Summary",

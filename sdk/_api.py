@@ -105,13 +105,14 @@ def init(
         mode: "disabled" records nothing, at no cost; every other one means the store of this machine.
         reinit: "default", "return_previous", "finish_previous" (or True), "create_new" (does not become global).
         resume: "allow", "must" (the run exists), "never" (it does not), "auto" or True (with an id as "allow", without one
-            the newest crashed or interrupted run of the project).
+            the newest crashed, interrupted or preempted run of the project).
         resume_step: The first step of the resumed part: later rows of earlier attempts are hidden, not deleted.
         resume_from: ``"<id>?_step=<n>"``: both in one.
         misuse: "raise" or "warn"; see `Settings`.
         settings: `Settings` or a dict of its fields.
         logging: Stores what the root logger gets as log records of the run (`sdk.LogHandler`): True, or the lowest level.
-        entity, force, anonymous, save_code, tensorboard, sync_tensorboard, monitor_gym, sync_to: accepted, without effect
+        save_code: Keep a copy of the main script (default: yes, see `Settings.save_code`).
+        entity, force, anonymous, tensorboard, sync_tensorboard, monitor_gym, sync_to: accepted, without effect
             in this version, which is said once.
 
     Raises:
@@ -126,7 +127,7 @@ def init(
     chosen = resolve(
         {
             "project": project, "dir": dir, "run_id": id, "name": name, "notes": notes, "tags": tags, "group": group,
-            "job_type": job_type, "mode": mode, "resume": resume, "misuse": misuse,
+            "job_type": job_type, "mode": mode, "resume": resume, "misuse": misuse, "save_code": save_code,
         },
         settings,
     )  # fmt: skip
@@ -137,7 +138,7 @@ def init(
     chosen = _as_captured(chosen)
     _greeting.set_quiet(chosen.silent or not launch.speaks)
     _tell_ignored(
-        chosen, entity=entity, save_code=save_code, sync_to=sync_to or os.environ.get("STEPD_SYNC_TO"), monitor_gym=monitor_gym,
+        chosen, entity=entity, sync_to=sync_to or os.environ.get("STEPD_SYNC_TO"), monitor_gym=monitor_gym,
         sync_tensorboard=sync_tensorboard or tensorboard,
     )  # fmt: skip
     chosen, step = _resume_request(chosen, resume, resume_from, fork_from, resume_step)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._run import Run
 
 # Modules with a function `begin(run)`, in this order; each registers with `Run._at_end` what ends it.
-_PARTS: tuple[str, ...] = ()
+_PARTS: tuple[str, ...] = ("_hooks", "_process")
+
+# The same, for what only a program that uses it loads.
+_IF_LOADED: tuple[str, ...] = ("_handler",)
 
 
 def begin(run: Run) -> None:
     """Begins every part. Trouble of one becomes a note."""
-    for name in _PARTS:
+    loaded = (name for name in _IF_LOADED if f"{__package__}.{name}" in sys.modules)
+    for name in (*_PARTS, *loaded):
         try:
             importlib.import_module(f".{name}", __package__).begin(run)
         except Exception as error:

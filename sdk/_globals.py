@@ -2,19 +2,21 @@
 
 There is at most one. `init` puts its `log` (the stream's own function, no wrapper), `config` and `summary` into the module;
 `finish` puts the placeholders back. Names that were imported before `init` find the run through the placeholder. Every run
-that this process made and left unfinished is finished when the interpreter ends; no signal handler, no hook.
+that this process made and left unfinished is finished when the interpreter ends, with the state that `_hooks` finds; no signal
+handler.
 """
 
 from __future__ import annotations
 
 import atexit
-import builtins
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ._run import Run, end_state
+from . import _hooks
+from ._hooks import in_notebook as in_notebook
+from ._run import Run
 from .errors import Error, UsageError
 
 
@@ -34,7 +36,6 @@ class State:
         self.unfinished: dict[str, Run] = {}
         self.capture: Any = None
         self.at_exit = False
-        self.error_at_init: object = None
 
 
 state = State()
@@ -63,39 +64,14 @@ def remember(run: Run) -> None:
     state.unfinished[run._token] = run
     if not state.at_exit:
         state.at_exit = True
-        state.error_at_init = _last_error()
         atexit.register(_at_exit)
 
 
 def _at_exit() -> None:
-    how, code = exit_state()
+    how = _hooks.process_end()
     for run in list(state.unfinished.values()):
         if run._pid == os.getpid():
-            run.end(how, code, timeout=run.settings.exit_seconds_max)
-
-
-def exit_state() -> tuple[str, int]:
-    """How the process ends, by the exception that Python printed last.
-
-    A notebook's kernel keeps the exception of any old cell, and so does a prompt: those say nothing about the run.
-    `sys.exit(1)` leaves no trace that could be read here without a hook: it counts as finished.
-    """
-    if in_notebook():
-        return "interrupted", 0
-    error = _last_error()
-    if error is None or error is state.error_at_init or hasattr(sys, "ps1"):
-        return "finished", 0
-    return end_state(type(error), error)
-
-
-def _last_error() -> BaseException | None:
-    found = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    return found if isinstance(found, BaseException) else None
-
-
-def in_notebook() -> bool:
-    """Whether IPython runs this code."""
-    return hasattr(builtins, "get_ipython")
+            run.end(*how, timeout=run.settings.exit_seconds_max)
 
 
 # -- placeholders ----------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _last_broken(store: str, project: str) -> Any:
     """The newest run of the project that did not end by itself, or None."""
     try:
         runs = read_store(store).runs(project=project)
-        return next((run for run in runs if run.state in ("crashed", "interrupted")), None)
+        return next((run for run in runs if run.state in ("crashed", "interrupted", "preempted")), None)
     except (Error, OSError):
         return None
 

@@ -20,8 +20,10 @@ from ._about import RunAbout
 from ._compat import AlertLevel, RunCompat
 from ._config import Config
 from ._disabled import DisabledStream, RunStream
+from ._hooks import end_of, error_facts
 from ._launcher import Launch, find_launch
-from ._metric import Metric, make_metric
+from ._metric import Metric
+from ._metrics import RunMetrics
 from ._summary import Summary
 from .errors import Error, UsageError
 from .ids import hex_u64, random_u64
@@ -33,12 +35,11 @@ SNAPSHOT_SECONDS = 1.0
 ALERT_SECONDS = 60.0
 # Limit: up to so many records the receipt looks at every value (some 10 ms); beyond, finish() would be felt.
 EXACT_RECORDS_MAX = 20_000
-INTERRUPTED_EXIT_CODE = 130
 
 _by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 
 
-class Run(RunAbout, RunCompat):
+class Run(RunAbout, RunMetrics, RunCompat):
     """One training execution.
 
     Any thread may call anything. `log`, attributes and writes to `config` and `summary` never wait for a disk or the
@@ -144,38 +145,6 @@ class Run(RunAbout, RunCompat):
         """The step that the next `log` without one belongs to. No round trip."""
         return self._stream.step() if self._stream is not None else self.starting_step
 
-    def define_metric(
-        self,
-        name: Any,
-        step_metric: Any = None,
-        step_sync: bool | None = None,
-        hidden: bool | None = None,
-        summary: str | None = None,
-        goal: str | None = None,
-        overwrite: bool | None = None,
-    ) -> Metric:
-        """Says how a key is to be shown and summarised.
-
-        Args:
-            name: A key, or a prefix and one `*` at its end.
-            step_metric: The key that is its x axis.
-            summary: A comma list of min, max, mean, last, first, best, copy, none.
-            overwrite: Forget what was said of `name` before; otherwise this adds to it.
-
-        Raises:
-            Error: An argument that cannot be.
-        """
-        self._require_running("define_metric()")
-        metric = make_metric(name, step_metric, step_sync, hidden, summary, goal)
-        said = {key: value for key, value in metric._asdict().items() if value not in (None, ())}
-        with self._lock:
-            old = self._metrics.get(metric.name)
-            if old is not None and not overwrite:
-                metric = old._replace(**said)
-            self._metrics[metric.name] = metric
-        self._emit({"metric": {metric.name: metric.facts()}})
-        return metric
-
     def alert(self, title: str, text: str = "", level: Any = None, wait_duration: Any = None) -> None:
         """Prints a line on stderr and marks the run; the same title at most once in `wait_duration` (default 1 min).
 
@@ -196,8 +165,9 @@ class Run(RunAbout, RunCompat):
         self._say(f"stepd: alert {named}: {_greeting.clean(str(title))}: {_greeting.clean(str(text))}")
 
     def mark_preempting(self) -> None:
-        """Notes that the scheduler is about to stop this process."""
-        self._emit({"run": {"preempting": True}})
+        """Notes that the scheduler is about to stop this process: unless it finishes, its end is "preempted"."""
+        self._require_running("mark_preempting()")
+        self._emit({"stream": {"preempting": True}})
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
@@ -216,16 +186,30 @@ class Run(RunAbout, RunCompat):
 
     join = finish
 
-    def end(self, state: str, exit_code: int, timeout: float | None = None, quiet: bool = False) -> None:
-        """`finish` with a state: "finished", "failed" or "interrupted". Never raises for operating trouble."""
+    def end(
+        self,
+        state: str,
+        exit_code: int,
+        error: BaseException | None = None,
+        *,
+        timeout: float | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """`finish` with a state: "finished", "failed" or "interrupted", and what ended it. Never raises for operating trouble."""
         with self._lock:
             if self._is_ending:
                 return
             self._is_ending = True
         try:
+            self._tell_error(error)
             self._end_parts(state, exit_code)
         finally:
             self._end_stream(state, exit_code, timeout, quiet)
+
+    def _tell_error(self, error: BaseException | None) -> None:
+        if error is not None and self._stream is not None:
+            with contextlib.suppress(Exception):
+                self._emit({"error": error_facts(error)})
 
     def _end_stream(self, state: str, exit_code: int, timeout: float | None, quiet: bool) -> None:
         self._finished = True
@@ -259,7 +243,7 @@ class Run(RunAbout, RunCompat):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.end(*end_state(kind, error))
+        self.end(*end_of(error))
 
     def _print_receipt(self, state: str, counts: Any) -> None:
         if self._is_silent() or self._kind != "main" or counts.ended_in == "later":
@@ -404,19 +388,6 @@ class Run(RunAbout, RunCompat):
 
 # Plain attributes that the constructor sets; every other public name must be one of the class.
 _OPEN = frozenset({"config", "entity", "log", "resumed", "settings", "start_time", "starting_step", "summary"})
-
-
-def end_state(kind: type[BaseException] | None, error: object) -> tuple[str, int]:
-    """The state and exit code of a run that an exception ended, or None."""
-    if kind is None:
-        return "finished", 0
-    if issubclass(kind, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED_EXIT_CODE
-    if issubclass(kind, SystemExit):
-        code = getattr(error, "code", 1)
-        number = code if isinstance(code, int) else 0 if code is None else 1
-        return ("failed" if number else "finished"), number
-    return "failed", 1
 
 
 def restore(facts: dict[str, Any]) -> Run:

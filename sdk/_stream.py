@@ -41,6 +41,7 @@ _META_SECONDS_MAX = 2.0
 _META_SHARE = 4
 _CALIBRATION_CALLS = 200
 _CALIBRATION_KEYS_MAX = 200
+CONSOLE = "console"
 _live: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
@@ -99,8 +100,8 @@ class Stream:
         self._receipt: Receipt | None = None
         self._pid = os.getpid()
         self._stages = kind == "main"
-        capacity = settings.ring_bytes if kind in ("main", "attach") else settings.secondary_ring_bytes
-        ring = self._make_ring(capacity)
+        self._is_console = kind == CONSOLE
+        ring = self._make_ring(_capacity(kind, settings))
         self.journal: Journal = open_journal(
             ring,
             first_step=first_step,
@@ -128,8 +129,10 @@ class Stream:
         ring.touch()
         return ring
 
-    def _make_large(self, ring: Ring) -> Large:
+    def _make_large(self, ring: Ring) -> Large | None:
         """Where the bytes of large values wait; new values are copied there as long as this stream is the process's own."""
+        if self._is_console:
+            return None
         base, on_full = self.settings.shared_memory_dir, self.settings.on_full
         arena = Arena(base, ring.path, self._number) if ring.path is not None else None
         if self._stages:
@@ -316,7 +319,8 @@ class Stream:
         ring = self._make_ring(self.settings.secondary_ring_bytes)
         self.journal.ring = ring
         self._facts = {
-            **self._facts, **process_facts(), "kind": "fork", "parent": parent, "continues": None, "first_step": open_step,
+            **self._facts, **process_facts(), "kind": CONSOLE if self._is_console else "fork", "parent": parent,
+            "continues": None, "first_step": open_step,
         }  # fmt: skip
         self._sender = self._make_sender()
         finish_at_exit(self)
@@ -341,7 +345,8 @@ def open_stream(
 
     Args:
         run_facts: The other maps of the first META record ("run", "config", …; docs/segment.md#meta).
-        kind: "main", "fork", "spawn" or "attach".
+        kind: "main", "fork", "spawn" or "attach"; "console" for what the process prints, which goes along with another
+            stream: that one has started the daemon and greeted.
         continues: The stream that this one goes on from (a resume).
         extra: More facts about the stream (ranks, job).
 
@@ -359,18 +364,26 @@ def open_stream(
         "local_rank": None,
         "world_size": None,
         "job_id": None,
+        "system_metrics_seconds": settings.system_metrics_seconds if settings.system_metrics else 0,
         **process_facts(),
         **(extra or {}),
     }
     values.register_known_scalars()
     stream = Stream(store, settings, run_id, kind, facts, first_step)
-    on_device_value(lambda text: stream._notice("device", text))
     stream.first_meta(run_facts)
-    start_daemon(stream)
+    if kind != CONSOLE:
+        on_device_value(lambda text: stream._notice("device", text))
+        start_daemon(stream)
     _live.add(stream)
     if kind == "spawn":
         finish_at_exit(stream)
     return stream
+
+
+def _capacity(kind: str, settings: Settings) -> int:
+    if kind == CONSOLE:
+        return settings.console_ring_bytes
+    return settings.ring_bytes if kind in ("main", "attach") else settings.secondary_ring_bytes
 
 
 def settle(store: StoreIdentity, settings: Settings, timeout: float) -> None:

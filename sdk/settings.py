@@ -72,6 +72,14 @@ def parse_bytes(value: Any) -> int:
     raise ValueError(f"{value!r} is no number of bytes; 10G, 500M and 1_000_000 are")
 
 
+def _console(value: Any) -> str:
+    """W&B's words, which differ in what they do with terminals' escapes: here that is one thing."""
+    text = str(value).strip().lower()
+    if text not in ("auto", "wrap", "off", "redirect", "wrap_raw", "wrap_emu"):
+        raise _Bad("'auto' or 'wrap' or 'off'")
+    return text if text in ("auto", "off") else "wrap"
+
+
 def _bytes(least: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         try:
@@ -193,6 +201,42 @@ class Settings:
     """The ring of a forked or spawned worker, in bytes. Default: 256 KiB, as workers are many and log little.
     STEPD_SECONDARY_RING_BYTES."""
 
+    console: str = _setting("auto", _console)
+    """Whether what the process prints is stored with the run (docs/console.md): "auto" and "wrap" (also W&B's "redirect",
+    "wrap_raw", "wrap_emu"), or "off". Default: "auto", as a run without its output is half a run. STEPD_CONSOLE, else
+    WANDB_CONSOLE."""
+
+    console_ring_bytes: int = _setting(4 * MIB, _bytes(RING_BYTES_MIN))
+    """The ring of a run's console, in bytes. Default: 4 MiB hold 30 000 lines, so that no print waits for a disk.
+    STEPD_CONSOLE_RING_BYTES."""
+
+    console_bytes_max: int = _setting(256 * MIB, _bytes(MIB))
+    """The most of what one process prints that is stored, in bytes: of more the first part and the last MiB is kept, and
+    the middle counted. Default: 256 MiB, two million lines. STEPD_CONSOLE_BYTES_MAX."""
+
+    environment: bool = _setting(True, _boolean)
+    """Store what the run ran in: command line, selected variables (what looks like a secret masked), Python, packages, git
+    (docs/context.md). Default: true, as half of all questions about an old run are these. STEPD_ENVIRONMENT."""
+
+    save_code: bool = _setting(True, _boolean)
+    """Keep a copy of the main script or notebook with the run. Default: true, unlike W&B: nothing leaves this machine.
+    STEPD_SAVE_CODE, else WANDB_SAVE_CODE."""
+
+    disable_code: bool = _setting(False, _boolean)
+    """W&B's word for it: no copy of any code, `log_code` included, and no `diff.patch`. Default: false.
+    STEPD_DISABLE_CODE, else WANDB_DISABLE_CODE."""
+
+    disable_git: bool = _setting(False, _boolean)
+    """Do not ask git for commit, branch, remote and changes. Default: false. STEPD_DISABLE_GIT, else WANDB_DISABLE_GIT."""
+
+    system_metrics: bool = _setting(True, _boolean)
+    """Have the daemon sample this run's processes, the machine and its GPUs (docs/system.md). Default: true: it costs the run
+    nothing. STEPD_SYSTEM_METRICS; STEPD_OBSERVE=0 keeps a daemon from it for all its runs."""
+
+    system_metrics_seconds: float = _setting(10.0, _seconds)
+    """How often, in seconds; 0: never. Default: 10, as a training's use of a machine changes slowly.
+    STEPD_SYSTEM_METRICS_SECONDS."""
+
     shared_memory_dir: str = _setting("/dev/shm", _text)
     """A file system in memory, for the rings. Default: where Linux has it. STEPD_SHARED_MEMORY_DIR."""
 
@@ -301,6 +345,10 @@ _WANDB_VARIABLES = {
     "run_id": "WANDB_RUN_ID",
     "resume": "WANDB_RESUME",
     "mode": "WANDB_MODE",
+    "console": "WANDB_CONSOLE",
+    "save_code": "WANDB_SAVE_CODE",
+    "disable_code": "WANDB_DISABLE_CODE",
+    "disable_git": "WANDB_DISABLE_GIT",
     "silent": "WANDB_SILENT",
     "dir": "WANDB_DIR",
 }
@@ -308,13 +356,13 @@ _WANDB_VARIABLES = {
 # Those with a leading underscore or `x_` are private there and all of this kind.
 _HARMLESS = frozenset(
     "allow_offline_artifacts allow_val_change anonymous api_key app_url azure_account_url_to_access_key base_url "
-    "capture_loggers code_dir colab_url config_paths console console_chunk_max_bytes console_chunk_max_seconds "
-    "console_multipart credentials_file deployment disable_code disable_git disable_hints disable_job_creation docker "
+    "capture_loggers code_dir colab_url config_paths console_chunk_max_bytes console_chunk_max_seconds "
+    "console_multipart credentials_file deployment disable_hints disable_job_creation docker "
     "email entity force fork_from git_commit git_remote git_remote_url git_root heartbeat_seconds host http_proxy "
     "https_proxy identity_token_file ignore_globs init_policy init_timeout insecure_disable_ssl job_name job_source "
     "label_disable launch launch_config_path login_timeout max_end_of_run_history_metrics "
     "max_end_of_run_summary_metrics monitor_gym organization program program_abspath program_relpath "
-    "quiet reinit relogin resume_from sagemaker_disable save_code settings_system show_colors show_emoji show_errors "
+    "quiet reinit relogin resume_from sagemaker_disable settings_system show_colors show_emoji show_errors "
     "show_info show_warnings start_datetime start_method start_time stop_on_fatal_error strict summary_errors "
     "summary_timeout summary_warnings sweep_id sweep_param_path symlink sync_tensorboard system_sample "
     "system_sample_seconds table_raise_on_max_row_limit_exceeded timeout username".split()

@@ -79,6 +79,9 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
                 "summary": summary,
                 "metrics": found.metrics,
                 "misuse": found.misuse,
+                "exit_code": found.exit_code,
+                "error": None if (error := found.error) is None else error._asdict(),
+                "alerts": [alert._asdict() for alert in found.alerts],
                 "keys": keys,
                 "media": {key: kind for key in keys if (kind := kind_of(summary.get(key))) is not None},
                 "streams": [stream._asdict() for stream in found.streams],
@@ -89,6 +92,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
         )
         return
     _print_head(found)
+    _print_end(found)
     _print_map("config", found.config)
     _print_map("summary", summary)
     _print_keys(keys, summary)
@@ -102,7 +106,8 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
 
 def _print_head(run: Run) -> None:
     project = f"   project {clean(run.project)}" if run.project else ""
-    click.echo(click.style(f"{clean(run.name)} ({clean(run.id)})", bold=True) + f"{project}   {run.state}")
+    state = run.state + (f", exit code {code}" if (code := run.exit_code) else "")
+    click.echo(click.style(f"{clean(run.name)} ({clean(run.id)})", bold=True) + f"{project}   {state}")
     length = duration(max(run.updated - run.started, 0)) if run.started else "unknown"
     click.echo(f"  started   {when_text(run.started)}, last written {length} after")
     lines = {"group": run.group, "job type": run.job_type, "tags": ", ".join(run.tags), "notes": run.notes}
@@ -111,6 +116,21 @@ def _print_head(run: Run) -> None:
             click.echo(f"  {title:<9} {clean(text)}")
     click.echo(f"  stored    {run.records:,} records, steps up to {run.step_max:,}, {size(run.size_bytes)}")
     click.echo(f"  where     {clean(run.directory)}")
+
+
+def _print_end(run: Run) -> None:
+    """The exception that ended it, as Python printed it, and what was alerted."""
+    error = run.error
+    if error is not None:
+        click.echo(f"\nended by {clean(error.type)}: {clean(error.message)}")
+    for line in error.traceback.splitlines() if error is not None else ():
+        click.echo(f"  {clean(line)}")
+    alerts = run.alerts
+    if alerts:
+        click.echo("\nalerts")
+    for alert in alerts:
+        text = f": {clean(alert.text)}" if alert.text else ""
+        click.echo(f"  {when_text(alert.time)}  {clean(alert.level):<5}  {clean(alert.title)}{text}")
 
 
 def _print_map(title: str, values: Mapping[str, Any]) -> None:

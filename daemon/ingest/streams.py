@@ -6,7 +6,7 @@ is dead and its ring drained.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from enum import Enum
 from typing import Any
 
@@ -20,6 +20,9 @@ from sdk.journal.announcements import ArenaReader
 from sdk.record import HEADER_SIZE
 from sdk.wire.messages import BATCH_HAS_BLOBS, BATCH_HAS_PIECES, Batch
 from sdk.wire.session import Inbox
+
+# Limit: streams that came between two questions of the observer, 2 s apart; of more the first are met while they live only.
+_MADE_MAX = 4096
 
 
 class Base(Enum):
@@ -148,12 +151,15 @@ class Streams:
 
     Attributes:
         by_id: Stream id to its state.
+        made: (number from 1, run, stream) of those that came last, for who wants to meet all.
     """
 
     def __init__(self, settings: DaemonSettings, flushes: Counter[str]) -> None:
         self._settings = settings
         self._flushes = flushes
         self.by_id: dict[int, StreamState] = {}
+        self.made: deque[tuple[int, str, int]] = deque(maxlen=_MADE_MAX)
+        self._made_count = 0
         self._of_peer: dict[bytes, int] = {}
 
     def make(self, stream: int, run: str, stored: int) -> StreamState:
@@ -161,6 +167,8 @@ class Streams:
         state = StreamState(run, FlushPolicy(self._settings, self._flushes))
         state.greet(stored)
         self.by_id[stream] = state
+        self._made_count += 1
+        self.made.append((self._made_count, run, stream))
         return state
 
     def greet(self, stream: int, state: StreamState, peer: bytes) -> None:

@@ -6,7 +6,7 @@ Rings of dead trainers are drained by `daemon.ingest`, because their records go 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from sdk import platform
@@ -86,12 +86,23 @@ def mend_segments(files: Files, store: str, judge: Judge) -> Iterator[Mended | N
     """
     runs = os.path.join(store, RUNS)
     for run_name, _, _ in files.entries(runs):
-        directory = os.path.join(runs, run_name)
-        for name, size, _ in files.entries(directory):
-            parsed = parse_segment(name)
-            if parsed is not None:  # of rows or of blobs
-                yield _mend(files, os.path.join(directory, name), size, parsed.writer, judge, False)
-        yield None
+        yield from _mend_directory(files, os.path.join(runs, run_name), judge)
+
+
+def mend_runs(files: Files, store: str, runs: Iterable[str], judge: Judge) -> Iterator[Mended | None]:
+    """As `mend_segments`, for some runs: what a killed worker of ours wrote there."""
+    for run in runs:
+        directory = run_path(store, run)
+        if files.exists(directory):
+            yield from _mend_directory(files, directory, judge)
+
+
+def _mend_directory(files: Files, directory: str, judge: Judge) -> Iterator[Mended | None]:
+    for name, size, _ in files.entries(directory):
+        parsed = parse_segment(name)
+        if parsed is not None:  # of rows or of blobs
+            yield _mend(files, os.path.join(directory, name), size, parsed.writer, judge, False)
+    yield None
 
 
 def mend_stream(

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from . import DISK, Buffer, File, Files
 from .over import FileOver, FilesOver
 
-_MAKING = frozenset({"create", "make_directory", "rename", "link"})
+_MAKING = frozenset({"create", "make_directory", "rename", "link", "clone"})
 _CHANGING = _MAKING | {"append", "patch", "truncate", "remove", "remove_tree"}
-_LOOKING = frozenset({"open", "read", "refresh", "entries", "exists", "owner", "sizes", "free_bytes", "disk_bytes"})
+_LOOKING = frozenset({"open", "read", "refresh", "entries", "exists", "owner", "status", "sizes", "free_bytes", "disk_bytes"})
 _FORCING = frozenset({"sync", "sync_directory", "close"})
 _TAKING = _MAKING | {"append", "patch", "sync", "sync_directory", "close"}
 ALL = _CHANGING | _LOOKING | _FORCING

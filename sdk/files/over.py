@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import DISK, Buffer, Drafting, File, Files
+from . import DISK, Buffer, Drafting, File, Files, Status
 
 
 class FileOver:
@@ -86,6 +86,10 @@ class FilesOver(Drafting):
         self._asked("owner", path)
         return self._files.owner(path)
 
+    def status(self, path: str) -> Status:
+        self._asked("status", path)
+        return self._files.status(path)
+
     def make_directory(self, path: str) -> None:
         self._asked("make_directory", path)
         self._files.make_directory(path)
@@ -97,6 +101,10 @@ class FilesOver(Drafting):
     def link(self, source: str, target: str) -> None:
         self._asked("link", source)
         self._files.link(source, target)
+
+    def clone(self, source: str, target: str) -> None:
+        self._asked("clone", source)
+        self._files.clone(source, target)
 
     def remove(self, path: str) -> None:
         self._asked("remove", path)

@@ -163,6 +163,12 @@ class RecordingFiles(FilesOver):
         self._files.link(source, target)
         self._named(target, self._node(source))
 
+    def clone(self, source: str, target: str) -> None:
+        self._files.clone(source, target)
+        node = self._named(target, self._new())
+        with open(target, "rb") as file:
+            self.operations.append(Operation(WRITE, target, node, data=file.read()))
+
     def remove(self, path: str) -> None:
         self._files.remove(path)
         self._unnamed(path)

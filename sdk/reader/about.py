@@ -37,7 +37,7 @@ class StreamInfo(NamedTuple):
         kind: "main", "fork", "spawn" or "attach".
         rank, host, pid: Whose it is, None where it did not say.
         started: Unix seconds.
-        state: "running", "finished", "failed", "interrupted", "crashed"; "ended" for a child that did not say goodbye.
+        state: "running", "finished", "failed", "interrupted", "preempted", "crashed"; "ended" for a child that did not say goodbye.
         records: How many of its sequence numbers are stored, facts about the run included.
         first, last: The first and last stored sequence, 0 if none.
         attempt: From 1; a resume counts up.
@@ -57,6 +57,29 @@ class StreamInfo(NamedTuple):
     attempt: int
     parent: str | None
     continues: str | None
+
+
+class RunError(NamedTuple):
+    """The exception that ended a run.
+
+    Attributes:
+        type: Its class, with the module where that is not the script or Python itself.
+        message: Its text, at most 2,000 characters.
+        traceback: As Python prints it; the middle of a long one left out. "" of a ``sys.exit("text")``.
+    """
+
+    type: str
+    message: str
+    traceback: str
+
+
+class Alert(NamedTuple):
+    """What `alert` said. `time` is in Unix seconds, `level` "INFO", "WARN" or "ERROR"."""
+
+    time: float
+    level: str
+    title: str
+    text: str
 
 
 class Fact(Generic[_Result]):
@@ -209,6 +232,39 @@ class About:
         self._open()
         return dict(self._facts.misuse)
 
+    @property
+    def alerts(self) -> list[Alert]:
+        """What `run.alert` said, in order of time."""
+        self._open()
+        found = []
+        for when, said in self._facts.alerts.items():
+            if when.isdecimal() and len(when) <= 19 and isinstance(said, dict):
+                texts = (said.get(name) for name in ("level", "title", "text"))
+                found.append(Alert(int(when) / 1e9, *(text if isinstance(text, str) else "" for text in texts)))
+        return sorted(found)
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with, as far as it could say; None while it runs, and where it was killed."""
+        end = self._last_of_state().end
+        code = end.get("exit_code") if end is not None else None
+        return code if type(code) is int else None
+
+    @property
+    def error(self) -> RunError | None:
+        """The exception that ended the run, or None."""
+        found = self._last_of_state().error
+        if found is None:
+            return None
+        texts = (found.get(name) for name in ("type", "message", "traceback"))
+        return RunError(*(text if isinstance(text, str) else "" for text in texts))
+
+    def _last_of_state(self) -> StreamFacts:
+        """The last stream of the first lane that ended as the run did."""
+        state, lanes = self.state, self._lanes
+        ended = (lane.last for lane in lanes if self._stream_state(lane.last) == state)
+        return next(ended, StreamFacts(0))
+
     @Fact
     def created(self) -> float:
         """When the first stream started, Unix seconds; without one, when the first segment was made."""
@@ -230,7 +286,7 @@ class About:
 
     @Fact
     def state(self) -> str:
-        """One of "running", "finished", "failed", "crashed", "interrupted": computed now, from locks and last words."""
+        """One of "running", "finished", "failed", "crashed", "interrupted", "preempted": computed now, from locks and last words."""
         if any(stream.end is None for stream in self._facts.streams.values()):
             self.refresh()
         return state.run_state(self._lanes, self._stream_state)

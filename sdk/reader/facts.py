@@ -30,14 +30,15 @@ _LENGTH_AND_KIND = struct.Struct("<IB")
 
 
 class StreamFacts:
-    """One stream: what it said about itself, how it ended, which rows of earlier attempts it hides."""
+    """One stream: what it said about itself, how it ended and by what error, which rows of earlier attempts it hides."""
 
-    __slots__ = ("about", "end", "hide_from", "id")
+    __slots__ = ("about", "end", "error", "hide_from", "id")
 
     def __init__(self, stream: int) -> None:
         self.id = stream
         self.about: dict[str, Any] = {}
         self.end: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
         self.hide_from: int | None = None
 
     def text(self, name: str) -> str | None:
@@ -77,7 +78,7 @@ class Facts:
 
     Attributes:
         streams: Stream id to `StreamFacts`.
-        run, config, summary, metrics, misuse, context, artifacts: The folded maps; see `docs/segment.md#meta`.
+        run, config, summary, metrics, misuse, context, artifacts, alerts: The folded maps; see `docs/segment.md#meta`.
         removed: Summary keys that the user deleted.
         run_id: The id that the segments' first blocks give, or None.
         created: When the oldest segment was made, Unix seconds.
@@ -94,6 +95,7 @@ class Facts:
         self.misuse: dict[str, Any] = {}
         self.context: dict[str, Any] = {}
         self.artifacts: dict[str, Any] = {}
+        self.alerts: dict[str, Any] = {}
         self.removed: set[str] = set()
         self.run_id: str | None = None
         self.created = 0.0
@@ -158,13 +160,14 @@ class Facts:
         """Folds all records again: they are few, and a late one (a spool that appears) may belong before others."""
         for stream in self._records:
             facts = self.streams.setdefault(stream, StreamFacts(stream))
-            facts.about, facts.end, facts.hide_from = {}, None, None
+            facts.about, facts.end, facts.error, facts.hide_from = {}, None, None, None
         self.run, self.config, self.summary, self.metrics, self.misuse, self.removed = {}, {}, {}, {}, {}, set()
-        self.context, self.artifacts = {}, {}
+        self.context, self.artifacts, self.alerts = {}, {}, {}
         for stream, values in self._in_order():
             facts = self.streams[stream]
             facts.about.update(_map(values, "stream"))
             facts.end = _map(values, "end") or facts.end
+            facts.error = _map(values, "error") or facts.error
             hide = _map(values, "hide").get("from_step")
             if type(hide) is int:
                 facts.hide_from = hide if facts.hide_from is None else min(hide, facts.hide_from)
@@ -174,6 +177,7 @@ class Facts:
             self.misuse.update(_map(values, "misuse"))
             self.context.update(_map(values, "context"))
             self.artifacts.update(_map(values, "artifact"))
+            self.alerts.update(_map(values, "alert"))
             self._fold_summary(values)
 
     def _fold_summary(self, values: dict[str, Any]) -> None:

@@ -30,22 +30,48 @@ class Follower:
     def __init__(self, keys: frozenset[str] | None = None) -> None:
         self.keys = keys
         self._last: dict[int, list[tuple[int, int]]] = {}
+        self._epochs: dict[str, dict[int, Any]] = {}
 
-    def new_steps(self, scan: Scan, lanes: list[Lane]) -> NDArray[numpy.int64]:
-        """The steps that blocks touch which were not there at the last call, ascending."""
+    def new_steps(
+        self, scan: Scan, lanes: list[Lane], needed: Callable[[frozenset[str]], frozenset[str]] = frozenset
+    ) -> NDArray[numpy.int64]:
+        """The steps that blocks touch which were not there at the last call, ascending.
+
+        Args:
+            needed: Gives the logged keys of which some keys may be made.
+        """
         import numpy
+
+        keys = None if self.keys is None else needed(self.keys)
 
         # Race: reading opens segments again, which finds what was appended meanwhile; nobody has looked at that yet.
         looked_at = _stored(scan)
         steps = [numpy.empty(0, numpy.int64)]
-        for item in items(scan, lanes, Selection(self.keys)):
+        for item in items(scan, lanes, Selection(keys)):
             entry = item.entry
             seen = _within(self._last.get(entry.stream, []), entry.first, entry.last)
             # By sequence, not by file and block: recovery, a drain and compaction store the same records elsewhere.
             if not any(low <= entry.first and entry.last <= high for low, high in seen):
-                steps.append(steps_in(scan, item, Selection(self.keys), seen))
+                steps.append(steps_in(scan, item, Selection(keys), seen))
         self._note(looked_at)
         return distinct(numpy.concatenate(steps))
+
+    def with_epochs(self, steps: NDArray[numpy.int64], epochs: dict[str, dict[int, Any]]) -> NDArray[numpy.int64]:
+        """Some steps, and those at which an epoch has a value that it had not at the last call."""
+        import numpy
+
+        found = [
+            step
+            for key, values in epochs.items()
+            for step, value in values.items()
+            if step not in (before := self._epochs.get(key, {})) or not _alike(before[step], value)
+        ]
+        self.mark_epochs(epochs)
+        return distinct(numpy.concatenate([steps, numpy.array(found, numpy.int64)]))
+
+    def mark_epochs(self, epochs: dict[str, dict[int, Any]]) -> None:
+        """Takes these values of epochs for seen."""
+        self._epochs = epochs
 
     def mark(self, scan: Scan) -> None:
         """Takes everything that is stored now for seen."""
@@ -54,6 +80,10 @@ class Follower:
     def _note(self, stored: dict[int, list[tuple[int, int]]]) -> None:
         for stream, ranges in stored.items():
             self._last[stream] = _united([*self._last.get(stream, ()), *ranges])
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(one == other or (one != one and other != other))
 
 
 def _stored(scan: Scan) -> dict[int, list[tuple[int, int]]]:

@@ -39,7 +39,7 @@ _TAGS_MAX = 100
 # Racy: a directory that changed this little before it was looked at may change again without another mtime. File systems count in
 # steps of up to 2 s.
 SETTLED_SECONDS = 2.0
-_STATES = frozenset({state.FINISHED, state.FAILED, state.CRASHED, state.INTERRUPTED})
+_STATES = frozenset({state.FINISHED, state.FAILED, state.CRASHED, state.INTERRUPTED, state.PREEMPTED})
 
 
 class Card(NamedTuple):

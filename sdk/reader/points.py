@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
@@ -29,6 +29,8 @@ from .series import Series, read_several
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .epochs import Maker
+
 # First, last, smallest, largest, and the three that the algorithm wants at least.
 POINTS_MIN = 7
 # So many candidates for each point: with fewer, what is left out can be seen in the chart (the paper takes 4, of which half are
@@ -45,15 +47,16 @@ def check_points(points: int | None) -> None:
 
 
 def read_points(
-    scan: Scan, lanes: list[Lane], keys: list[str], points: int, *, every: bool = False
+    scan: Scan, lanes: list[Lane], keys: list[str], points: int, *, every: bool = False, maker: Maker | None = None
 ) -> dict[str, Series]:
     """As `read_several`, at most `points` values of each key whose values are numbers.
 
     Raises:
         Error: tsdownsample is not installed.
     """
-    candidates = _Candidates(points)
-    found = read_several(scan, lanes, keys, every=every, collected=candidates.collect)
+    candidates = _Candidates(points, maker.collect if maker is not None else collect)
+    logged = maker.definitions.logged if maker is not None else str
+    found = read_several(scan, lanes, keys, every=every, collected=candidates.collect, logged=logged)
     return {key: _reduced(series, points, candidates.left_out.get(key, 0)) for key, series in found.items()}
 
 
@@ -82,8 +85,9 @@ class _Candidates:
         left_out: How many more values there are, by key.
     """
 
-    def __init__(self, points: int) -> None:
+    def __init__(self, points: int, collected: Callable[..., dict[str, dict[int, Column]]]) -> None:
         self._points = points
+        self._collected = collected
         self.left_out: dict[str, int] = {}
 
     def collect(
@@ -92,7 +96,7 @@ class _Candidates:
         """As `columns.collect`."""
         columns: dict[str, dict[int, Column]] = {}
         whole = [key for key in keys if not self._collect_previews(scan, plan, lane, key, columns)]
-        return {**columns, **collect(scan, plan, lane, whole)} if whole else columns
+        return {**columns, **self._collected(scan, plan, lane, whole)} if whole else columns
 
     def _collect_previews(
         self, scan: Scan, plan: dict[int, list[Entry]], lane: Lane, key: str, columns: dict[str, dict[int, Column]]

@@ -18,13 +18,17 @@ from .about import TRIES_MAX, About
 from .follow import Follower, follow_run
 from .lanes import Lane, lanes_of
 from .media import MediaList, kind_of
+from .metrics import Definition, Definitions
 from .names import list_names, nearest
 from .scan import Gone
+from .state import RUNNING
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from .additions import Additions
+    from .epochs import Maker
     from .series import Series
     from .tables import Table
 
@@ -44,9 +48,15 @@ class Run(About):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the user set, over the last logged value of every key. Of columns reads the last rows only."""
+        """What the user set, over the last logged value of every key, or what `define_metric(summary=…)` asked for. Of columns
+        reads the last rows only; all values of keys of which more was asked.
+        """
+        from .summaries import summary_of
+
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
-        shown = {key: value for key, value in last.items() if key not in self._facts.removed and key[:1] != "_"}
+        last = {key: value for key, value in last.items() if key[:1] != "_"}
+        found = summary_of(last, self._definitions(), lambda keys: self._read_several(keys) if keys else {})
+        shown = {key: value for key, value in found.items() if key not in self._facts.removed}
         return {**shown, **self._facts.summary}
 
     @property
@@ -67,11 +77,38 @@ class Run(About):
     def all_keys(self, *, quick: bool = False) -> list[str]:
         """All keys, sorted, with those that begin with an underscore."""
         blocks_max = _QUICK_BLOCKS_MAX if quick else None
-        return sorted(self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max)))
+        found = self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max))
+        return sorted(found.union(self._definitions().made_of(found)))
+
+    def shown_keys(self, *, quick: bool = False) -> list[str]:
+        """As `keys`, without those that `define_metric(hidden=True)` leaves out of lists, and without the second name that
+        values have beside those of their epochs.
+        """
+        said = self._definitions()
+        keys = self.keys(quick=quick)
+        made = said.made_of(keys)  # those that were logged under such a name stay
+        return [key for key in keys if not said.of(key).hidden and (key not in made or made[key].by_epoch)]
+
+    def metric(self, key: str) -> Definition:
+        """What `define_metric` said that holds for a key: of itself, or of the longest prefix."""
+        self._open()
+        return self._definitions().of(key)
+
+    def _definitions(self) -> Definitions:
+        return Definitions(self._facts.metrics)
+
+    def _maker(self) -> Maker:
+        from .epochs import Maker
+
+        def has_ended(lane: Lane) -> bool:
+            return all(self._stream_state(stream) != RUNNING for stream in lane.streams)
+
+        return Maker(self._definitions(), has_ended)
 
     def series(
-        self, key: str, stream: str | int | None = None, rank: int | None = None, *, points: int | None = None
-    ) -> Series:
+        self, key: str, stream: str | int | None = None, rank: int | None = None, *, points: int | None = None,
+        x: str = "auto",
+    ) -> Series:  # fmt: skip
         """All values of one key, as numpy arrays; with `points` those that a chart needs.
 
         Of a long series of numbers that was compacted the points are chosen without reading all of it. The first, the last,
@@ -83,6 +120,8 @@ class Run(About):
                 included. "all": every lane's values, ordered by step and time.
             rank: Only streams of this rank.
             points: At most so many values, at least 7; they are chosen by the library tsdownsample (extra `plot`).
+            x: What `Series.x` is to give: "auto", what `define_metric(step_metric=…)` said, else the step; "step"; "time"; "relative",
+                seconds since the run was created; or a key.
 
         Raises:
             NotFoundError: No such key, stream or rank.
@@ -97,7 +136,22 @@ class Run(About):
             from .points import no_points
 
             raise no_points(found, points)
-        return found
+        return self._with_axis(found, x, stream, rank)
+
+    def _with_axis(self, series: Series, x: str, stream: str | int | None, rank: int | None) -> Series:
+        from .axes import axis_of, named_axis
+
+        name, synced = named_axis(self._definitions().of(series.key), x)
+        if name == "step":
+            return series
+        if name in ("time", "relative") and x == name:
+            from dataclasses import replace
+
+            return replace(series, axis=series.time - (self.created if name == "relative" else 0.0), x_name=name)
+        found = self._read_several([name], None, None if stream == "all" else stream, rank, every=stream == "all")
+        if name not in found and x == name:
+            raise self._no_series(name)
+        return axis_of(series, found.get(name), name, synced=synced)
 
     def several(self, keys: str | Iterable[str], *, points: int | None = None) -> dict[str, Series]:
         """The series of all keys that match some names or patterns ("train/*"), by key, in one pass; {} where none does.
@@ -131,9 +185,11 @@ class Run(About):
 
         def read() -> dict[str, Series]:
             lanes = self._chosen(stream, rank)
-            if points is None:
-                return read_several(self._scan, lanes, keys, every=every)
-            return read_points(self._scan, lanes, keys, points, every=every)
+            maker = self._maker()
+            if points is not None:
+                return read_points(self._scan, lanes, keys, points, every=every, maker=maker)
+            logged = maker.definitions.logged
+            return read_several(self._scan, lanes, keys, every=every, collected=maker.collect, logged=logged)
 
         return self._reading(read)
 
@@ -195,6 +251,20 @@ class Run(About):
         return None if keys is None else frozenset(keys)
 
     def _rows(self, selection: join.Selection, stream: str | int | None = None) -> Iterator[dict[str, Any]]:
+        added = self._additions(selection.keys, stream)
+        if added is None:
+            return self._logged_rows(selection, stream)
+        return added.added(self._logged_rows(added.selection(selection), stream))
+
+    def _additions(self, keys: frozenset[str] | None, stream: str | int | None = None) -> Additions | None:
+        self._open()
+        if not self._definitions().makes:  # as nearly always: nothing is read to find out
+            return None
+        from .additions import read_additions
+
+        return self._reading(lambda: read_additions(self._scan, self._chosen(stream), keys, self._maker()))
+
+    def _logged_rows(self, selection: join.Selection, stream: str | int | None) -> Iterator[dict[str, Any]]:
         tries, following = 0, selection.first_step
         try:
             while True:
@@ -216,6 +286,9 @@ class Run(About):
     def steps(self, keys: Iterable[str] | None = None) -> NDArray[numpy.int64]:
         """The steps that `rows(keys)` would give, ascending, without making the rows."""
         selection = join.Selection(self.check_keys(keys))
+        added = self._additions(selection.keys) if keys is not None else None
+        if added is not None:
+            selection = added.selection(selection)
         return self._reading(lambda: looks.steps_of(self._scan, self._lanes, selection))
 
     def steps_by_key(self, keys: Iterable[str]) -> list[NDArray[numpy.int64]]:
@@ -223,7 +296,7 @@ class Run(About):
         from .tables import read_cells
 
         wanted = list(self.check_keys(keys) or ())
-        found = self._reading(lambda: read_cells(self._scan, self._lanes, wanted))
+        found = self._reading(lambda: read_cells(self._scan, self._lanes, wanted, self._maker().collect))
         import numpy
 
         return [found[key].spine.step if key in found else numpy.empty(0, numpy.int64) for key in wanted]
@@ -239,13 +312,17 @@ class Run(About):
     def tail_and_mark(self, count: int, follower: Follower) -> list[dict[str, Any]]:
         """As `tail`; `follower` takes all that is stored by now for seen."""
         selection = join.Selection(follower.keys)
+        added = self._additions(follower.keys)
+        if added is not None:
+            follower.mark_epochs(added.epochs)
+            selection = added.selection(selection)
 
         def look() -> NDArray[numpy.int64]:
             follower.mark(self._scan)
             return looks.last_steps(self._scan, self._lanes, count, selection)
 
         steps = self._reading(look)
-        return list(self._rows(selection._replace(steps=steps))) if len(steps) else []
+        return list(self._rows(join.Selection(follower.keys, steps))) if len(steps) else []
 
     def follow(
         self,
@@ -270,7 +347,11 @@ class Run(About):
 
     def look_for_new(self, follower: Follower) -> list[dict[str, Any]]:
         """The rows that became visible or changed since this follower last looked."""
-        steps = self._reading(lambda: follower.new_steps(self._scan, self._lanes))
+        steps = self._reading(lambda: follower.new_steps(self._scan, self._lanes, self._definitions().needed))
+        # An epoch gets its value when rows behind it come, or when the run ends.
+        added = self._additions(follower.keys)
+        if added is not None:
+            steps = follower.with_epochs(steps, added.epochs)
         return list(self._rows(join.Selection(follower.keys, steps))) if len(steps) else []
 
     def sample(self, keys: Iterable[str], points: int = 40) -> dict[str, tuple[NDArray[numpy.int64], NDArray[Any]]]:
@@ -339,7 +420,7 @@ class Run(About):
 
         ordered = None if keys is None else list(dict.fromkeys(keys))
         self.check_keys(keys if isinstance(keys, str) else ordered)
-        table = self._reading(lambda: read_table(self._scan, self._lanes, ordered))
+        table = self._reading(lambda: read_table(self._scan, self._lanes, ordered, self._maker().collect))
         if isinstance(table, str):
             raise self._no_series(table)
         return table

@@ -37,6 +37,8 @@ class Series:
         stream: uint64[n], whose value each is; None when all are of one stream.
         others: Ids of the streams outside this series that hold the key too.
         sample_of: None: these are all values. Else of how many these were chosen (`Run.series` with `points`).
+        axis: What `x` gives where it is not the step.
+        x_name: What `x` is: "step", "time", "relative" or a key.
     """
 
     key: str
@@ -46,9 +48,16 @@ class Series:
     stream: NDArray[numpy.uint64] | None = None
     others: tuple[str, ...] = ()
     sample_of: int | None = None
+    axis: NDArray[Any] | None = None
+    x_name: str = "step"
 
     def __len__(self) -> int:
         return len(self.step)
+
+    @property
+    def x(self) -> NDArray[Any]:
+        """Where each value stands on the axis that `Run.series` was asked for; NaN where its row does not say."""
+        return self.step if self.axis is None else self.axis
 
     def __repr__(self) -> str:
         held = str(self.value.dtype)
@@ -64,12 +73,14 @@ def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False)
 
 
 def read_several(
-    scan: Scan, lanes: list[Lane], keys: list[str], *, every: bool = False, collected: Callable[..., _Columns] = collect
-) -> dict[str, Series]:
+    scan: Scan, lanes: list[Lane], keys: list[str], *, every: bool = False, collected: Callable[..., _Columns] = collect,
+    logged: Callable[[str], str] = str,
+) -> dict[str, Series]:  # fmt: skip
     """As `read_series`, of several keys in one pass; keys that nobody holds are left out.
 
     Args:
         collected: As `collect`.
+        logged: Gives the key whose values tell who holds a key.
     """
     plan = scan.plan()
     chosen: dict[str, list[Joined]] = {}
@@ -78,7 +89,7 @@ def read_several(
         found = [] if every else list(chosen)
         for key in found:
             pairs = zip(lane.streams, lane.step_limits)
-            others[key] += [s.hex for s, limit in pairs if holds(scan, plan.get(s.id, ()), limit, key)]
+            others[key] += [s.hex for s, limit in pairs if holds(scan, plan.get(s.id, ()), limit, logged(key))]
         missing = [key for key in keys if key not in found]
         for key, columns in collected(scan, plan, lane, missing).items() if missing else ():
             chosen.setdefault(key, []).append(join(_by_priority(lane, columns)))
@@ -128,13 +139,15 @@ def _together(values: list[NDArray[Any]]) -> NDArray[Any]:
     return unite([value if value.dtype != object else list(value) for value in values])[0]
 
 
-def columns_of(scan: Scan, lanes: list[Lane], keys: Iterable[str] | None) -> dict[str, list[tuple[int, int, Column]]]:
+def columns_of(
+    scan: Scan, lanes: list[Lane], keys: Iterable[str] | None, collected: Callable[..., _Columns] = collect
+) -> dict[str, list[tuple[int, int, Column]]]:
     """The columns of some keys (None: of all) in all lanes, as `join` takes them: the first lane has the highest priority."""
     plan = scan.plan()
     columns: dict[str, list[tuple[int, int, Column]]] = {}
     place = 0
     for lane in reversed(lanes):
-        for key, by_stream in collect(scan, plan, lane, keys).items():
+        for key, by_stream in collected(scan, plan, lane, keys).items():
             columns.setdefault(key, []).extend((place + n, s, c) for n, s, c in _by_priority(lane, by_stream))
         place += len(lane.streams)
     return columns

@@ -1,7 +1,8 @@
 """The state of a run and of its streams: computed from locks and last words, never read from a file.
 
-A trainer holds a record lock on its ring for life, so on its host and boot the kernel knows whether it lives. From
-anywhere else only the data's age tells.
+A trainer holds a record lock on its ring for life, so on its host and boot the kernel knows whether it lives, however
+long it logs nothing. From anywhere else only the age of the run's files tells: while the trainer lives they change, since
+the observer of its host writes what it measures into the same directory (docs/lifecycle.md#heartbeat).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ FINISHED = "finished"
 FAILED = "failed"
 CRASHED = "crashed"
 INTERRUPTED = "interrupted"
+PREEMPTED = "preempted"  # it said that the scheduler would stop it, and then did not finish
 ENDED = "ended"  # of a fork or spawn that did not say goodbye, which is normal
 
 # A run elsewhere counts as running while its files change: a daemon writes within a second, NFS shows it within 60 s,
@@ -61,13 +63,17 @@ def stream_state(stream: StreamFacts, alive: Alive, quiet_seconds: float) -> str
     Args:
         quiet_seconds: How long no segment of the run has changed.
     """
+    preempted = stream.about.get("preempting") is True
     if stream.end is not None:
         said = stream.end.get("state")
-        return said if said in (FINISHED, FAILED, INTERRUPTED) else FINISHED
+        found = said if said in (FAILED, INTERRUPTED) else FINISHED
+        return PREEMPTED if preempted and found != FINISHED else found
     lives = alive(stream)
     if lives or (lives is None and quiet_seconds < QUIET_SECONDS_MAX):
         return RUNNING
-    return CRASHED if stream.kind == "main" else ENDED
+    if stream.kind != "main":
+        return ENDED
+    return PREEMPTED if preempted else CRASHED
 
 
 def run_state(lanes: Iterable[Lane], state_of: Callable[[StreamFacts], str]) -> str:
@@ -79,7 +85,7 @@ def run_state(lanes: Iterable[Lane], state_of: Callable[[StreamFacts], str]) -> 
             return RUNNING
         if lane.last.kind in ("main", "attach"):
             ends.add(states[-1])
-    for state in (FAILED, CRASHED, INTERRUPTED, FINISHED):
+    for state in (FAILED, CRASHED, INTERRUPTED, PREEMPTED, FINISHED):
         if state in ends:
             return state
     return CRASHED

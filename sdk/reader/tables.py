@@ -6,12 +6,13 @@ as long as all columns have the same one nothing is searched, filled or copied.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
 from ..arrays import distinct
-from .columns import Column, join, unite
+from .columns import Column, collect, join, unite
 from .direct import Chunk
 from .lanes import Lane
 from .scan import Scan
@@ -19,6 +20,10 @@ from .series import columns_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+# What reads columns: `columns.collect`, or one that also makes some.
+Collect = Callable[..., dict[str, dict[int, Column]]]
 
 
 class Spine:
@@ -82,11 +87,11 @@ class Table:
         return whole, is_hole
 
 
-def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> Table | str:
+def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect) -> Table | str:
     """The table of some keys (None: of all that do not begin with an underscore); the name of the first key that nobody
     holds.
     """  # fmt: skip
-    found = read_cells(scan, lanes, keys)
+    found = read_cells(scan, lanes, keys, collected)
     if keys is None:
         keys = sorted(key for key in found if key[:1] != "_")
     for key in keys:
@@ -95,9 +100,11 @@ def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> Table |
     return Table({key: found[key] for key in keys})
 
 
-def read_cells(scan: Scan, lanes: list[Lane], keys: list[str] | None) -> dict[str, Cells]:
+def read_cells(
+    scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect
+) -> dict[str, Cells]:
     """All values of some keys (None: of all), at each step those of the first lane that holds the key there."""
-    found = columns_of(scan, lanes, keys)
+    found = columns_of(scan, lanes, keys, collected)
     # By the identities of the chunks' steps. All of those are there by now, so that none can take the place of another.
     spines: dict[tuple[int, ...], Spine | None] = {}
     return {key: _cells(found.pop(key), spines) for key in list(found)}

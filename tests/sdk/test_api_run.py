@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk import _globals, _run
+from sdk import _globals, _hooks, _run
 from sdk.testing import FakeClock
 
 
@@ -176,7 +176,7 @@ def test_config_and_summary_are_stored(world: Any) -> None:
     run.config.update({"batch": 2})
     run.summary.best = 3
     run.mark_preempting()
-    assert world.stream.facts[1:] == [{"config": {"batch": 2}}, {"summary": {"best": 3}}, {"run": {"preempting": True}}]
+    assert world.stream.facts[1:] == [{"config": {"batch": 2}}, {"summary": {"best": 3}}, {"stream": {"preempting": True}}]
     with pytest.raises(sdk.ConfigError):
         run.config.lr = 2
     assert dict(run.config_static) == {"lr": 1, "batch": 2}
@@ -269,26 +269,12 @@ def test_a_worker_that_cannot_open_a_stream_goes_on(
     assert capsys.readouterr().err.count("no space") == 1
 
 
-def test_exit_state(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the exception that Python printed last; one from before `init` does not count."""
-    monkeypatch.delattr("sys.last_exc", raising=False)
-    monkeypatch.delattr("sys.last_value", raising=False)
-    monkeypatch.delattr("sys.ps1", raising=False)
-    assert _globals.exit_state() == ("finished", 0)
-    monkeypatch.setattr("sys.last_value", ValueError(), raising=False)
-    assert _globals.exit_state() == ("failed", 1)
-    monkeypatch.setattr("sys.last_exc", KeyboardInterrupt(), raising=False)
-    assert _globals.exit_state() == ("interrupted", 130)
-    monkeypatch.setattr("builtins.get_ipython", lambda: None, raising=False)
-    assert _globals.exit_state() == ("interrupted", 0)
-
-
 def test_what_is_left_unfinished_is_finished_at_exit(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run of this process, a forked child's parent's not."""
     sdk.init()
     sdk.init(reinit="create_new")
     inherited = sdk.init(reinit="create_new")
     inherited._pid += 1
-    monkeypatch.setattr(_globals, "exit_state", lambda: ("failed", 1))
+    monkeypatch.setattr(_hooks, "process_end", lambda: _hooks.Ending("failed", 1))
     _globals._at_exit()
     assert [stream.ended for stream, _, _ in world.opened] == [("failed", 1), ("failed", 1), None]
