@@ -382,7 +382,11 @@ def describe_code(context: Mapping[str, Any], directory: str) -> Mapping[str, An
     """What code was run (`daemon.observe.code`), imported when the first run is described."""
     import importlib
 
-    found: Mapping[str, Any] = importlib.import_module("daemon.observe.code").describe(context, directory)
+    try:
+        module = importlib.import_module("daemon.observe.code")
+    except ModuleNotFoundError:
+        return {}
+    found: Mapping[str, Any] = module.describe(context, directory)
     return found
 
 

@@ -27,8 +27,8 @@ class DaemonSettings:
         liveness_seconds: How often the rings of known and unknown streams are looked at.
         pending_bytes_max: Bytes of all streams that wait while the disk refuses; beyond it nothing more is received.
         rewrite: Start a worker that makes columns of rows and files of raw values once their segments are sealed.
-        observe: Start a worker that samples the processes of living trainers, the machine and its GPUs. STEPD_OBSERVE=0
-            keeps it from that for all runs; `sdk.settings.Settings.system_metrics` for one.
+        observe: Start a worker that samples the processes of living trainers, the machine and its GPUs. A daemon by itself
+            does (`observes`), a server inside another program does not.
         store_bytes_max, run_bytes_max, free_bytes_min: Budgets; `sdk.settings` explains them, `sdk.budget` what follows
             when one is reached.
     """
@@ -46,7 +46,7 @@ class DaemonSettings:
     run_bytes_max: int = 0
     free_bytes_min: int = FREE_BYTES_MIN
     rewrite: bool = True
-    observe: bool = True
+    observe: bool = False
     persistent: bool = False
     shared_memory_dir: str = "/dev/shm"
 

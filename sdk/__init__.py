@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ._api import init as init
     from ._api import join as join
     from ._compat import AlertLevel as AlertLevel
-    from ._compat import Artifact as Artifact
-    from ._compat import ArtifactTTL as ArtifactTTL
     from ._compat import agent as agent
     from ._compat import api as api
     from ._compat import controller as controller
@@ -62,6 +60,8 @@ if TYPE_CHECKING:
     from ._metric import Metric as Metric
     from ._run import Run as Run
     from ._summary import Summary as Summary
+    from .artifacts.artifact import Artifact as Artifact
+    from .artifacts.artifact import ArtifactTTL as ArtifactTTL
     from .errors import AuthenticationError as AuthenticationError
     from .errors import CommError as CommError
     from .errors import ConfigError as ConfigError
@@ -106,7 +106,7 @@ run: Run | None = None
 _HOMES = {
     "": "data_types plot testing",
     "_api": "_attach attach finish init join",
-    "_compat": "AlertLevel Artifact ArtifactTTL agent api controller ensure_configured login patched require setup sweep "
+    "_compat": "AlertLevel agent api controller ensure_configured login patched require setup sweep "
     "teardown termerror termlog termsetup termwarn",
     "_config": "Config",
     "_globals": "alert config define_metric link_model log log_artifact log_code log_model mark_preempting pin_config_keys "
@@ -115,6 +115,7 @@ _HOMES = {
     "_metric": "Metric",
     "_run": "Run",
     "_summary": "Summary",
+    "artifacts.artifact": "Artifact ArtifactTTL",
     "errors": "AuthenticationError CommError ConfigError DamageError Error NotFoundError StoreError UnsupportedError "
     "UsageError",
     "plot": "plot_table visualize",

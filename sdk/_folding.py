@@ -1,6 +1,6 @@
-"""Folding: what a terminal would show of what one thread writes, line by line. Pure.
+r"""Folding: what a terminal would show of what one thread writes, line by line. Pure.
 
-Progress bars write a line again and again: back to its beginning (`\\r`), backspaces, and, where several bars stand below one
+Progress bars write a line again and again: back to its beginning (`\r`), backspaces, and, where several bars stand below one
 another, up with the cursor (`ESC [ A`) and down with newlines. Of a line that was rewritten only the last state is a line;
 colours and other escapes are left out, as what is stored is read by people and searched.
 
@@ -45,6 +45,8 @@ class Folding:
             return [] if len(self.line) <= LINE_CHARACTERS_MAX else [self._cut()]
         lines = (self.line + text).split("\n")
         self.line = lines.pop()
+        if self._above:
+            self._above.clear()
         return lines
 
     def settle(self) -> list[str]:
@@ -80,8 +82,8 @@ class Folding:
                 self._put(token)
                 if len(self.line) > LINE_CHARACTERS_MAX:
                     lines.append(self._cut())
-        # Back to the fast path as soon as nothing can come back: no row below, and the cursor where plain text goes on.
-        if not self._below and not self.line and self._column in (None, 0):
+        # Back to the fast path where plain text goes on behind what is given out.
+        if not self._below and not self.line and not self._column and not self.live():
             self._is_folded, self._column = False, None
         return lines
 

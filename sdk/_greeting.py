@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from . import headline
 from .files import DISK
 
 _INDENT = "       "
@@ -199,25 +200,8 @@ def _where_gap(counts: Any) -> str:
 
 
 def choose_keys(keys: Iterable[str], defined: Mapping[str, Any]) -> list[str]:
-    """At most five keys worth a sparkline: those with a summary defined, then losses and accuracies, then the rest."""
-
-    def order(item: tuple[int, str]) -> tuple[int, int]:
-        index, key = item
-        summary = (defined.get(key) or {}).get("summary") if isinstance(defined.get(key), Mapping) else None
-        if summary and "none" not in summary:
-            return 0, index
-        return (1, index) if _direction(key) or "loss" in key.lower() else (2, index)
-
-    visible = [key for key in keys if not key.startswith("_")]
-    return [key for _, key in sorted(enumerate(visible), key=order)][:SERIES_MAX]
-
-
-def _direction(key: str) -> str:
-    """Which end of a series is good, by its name: "min", "max" or "" (not known)."""
-    lower = key.lower()
-    if any(word in lower for word in ("loss", "err", "perplexity", "ppl")):
-        return "min"
-    return "max" if any(word in lower for word in ("acc", "reward", "auc", "f1", "score", "bleu")) else ""
+    """At most five keys worth a sparkline."""
+    return headline.choose_keys(keys, defined, SERIES_MAX)
 
 
 def spark_text(key: str, steps: Sequence[float], values: Sequence[float], exact: bool = True) -> str:
@@ -228,7 +212,7 @@ def spark_text(key: str, steps: Sequence[float], values: Sequence[float], exact:
     stride = max(1, math.ceil(len(points) / SPARK_POINTS))
     kept = [value for _, value in points[::-stride]][::-1]  # the last one included
     text = f"{clean(key)}  {number(points[0][1])} {bars(kept)} {number(points[-1][1])}"
-    direction = _direction(key)
+    direction = headline.good_end(key)
     if direction and exact:
         best = (min if direction == "min" else max)(points, key=lambda point: point[1])
         text += f"   {direction} {number(best[1])} @ {best[0]:,}"

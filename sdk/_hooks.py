@@ -74,14 +74,15 @@ def _install() -> None:
     if original is _watch.exit:
         return
 
-    def exit(status: object = None, /) -> Any:
+    def leave(status: Any = None, /) -> Any:
         if _is_main_thread():
             _watch.said = (status,)
         return original(status)
 
-    exit.__doc__, exit.__module__ = original.__doc__, "sys"
-    _watch.exit, _watch.original = exit, original
-    sys.exit = exit
+    leave.__name__ = leave.__qualname__ = "exit"
+    leave.__doc__, leave.__module__ = original.__doc__, "sys"
+    _watch.exit, _watch.original = leave, original
+    sys.exit = leave
 
 
 def _forget(token: str) -> None:

@@ -33,6 +33,10 @@ JOB_BYTES_MAX = 256 << 20
 _JOB = re.compile(r"([0-9]{20})-([0-9a-f]{16})\.([0-9a-f]{8}|unknown)\.([a-z]{1,32})\.json", re.ASCII)
 
 
+class Abandoned(Exception):
+    """Whoever does a job is to end; the job stays and is begun again by the next one."""
+
+
 class Job(NamedTuple):
     """One job that waits. `kind` says who does it (`daemon.keep.KINDS`), `created_ns` is Unix time."""
 

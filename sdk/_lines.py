@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import clock
+from .journal.format import WORD_RELEASED
 from .limits import KIB, MIB
 
 if TYPE_CHECKING:
@@ -44,17 +45,29 @@ class Lines:
 
     Attributes:
         on_end: Called before the stream ends, while it still takes rows. What they raise is nobody's trouble.
+        on_look: Called by the stream's sender at each of its looks.
         failed: Rows that could not be made into records, or came after the end.
     """
+
+    _log: Callable[[dict[str, Any]], None]
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._settings = run.settings.replace(misuse="warn", on_full="refuse", late_steps="merge")
         self.on_end: list[Callable[[], None]] = []
+        self.on_look: Callable[[], None] = _nothing
         self._stream: Any = None
-        self._ended = not run._store.path
+        self._ended = False
+        # The training's open step, without a lock (docs/journal.md): (position, next sequence, open step).
+        journal = getattr(run._stream, "journal", None)
+        self._mark: Callable[[], tuple[int, int, int]] = journal.mark if journal is not None else self._mark_of_run
         self._reset()
+        if not run._store.path:
+            self._ended, self._log = True, _drop
         _all.add(self)
+
+    def _mark_of_run(self) -> tuple[int, int, int]:
+        return 0, 0, self._run.step
 
     def _reset(self) -> None:
         self._lock = threading.RLock()  # never held while anything waits; its users are those who print
@@ -65,13 +78,27 @@ class Lines:
         self._missed: Counter[str] = Counter()
         self._left = max(self._settings.console_bytes_max - TAIL_BYTES_MAX, 0)
         self.failed = 0
-        self._log: Callable[[dict[str, Any]], None] = self._open_and_log
+        self._log = self._open_and_log
 
     @property
     def text_bytes_max(self) -> int:
         """The most bytes of text that a row may have; whoever has more makes several."""
         ring = self._settings.secondary_ring_bytes if self._is_of_child() else self._settings.console_ring_bytes
         return min(TEXT_BYTES_MAX, ring // _TEXT_SHARE)
+
+    def is_crowded(self) -> bool:
+        """Whether half the ring waits to be stored: what need not be put at once can wait until the sender has looked."""
+        journal = getattr(self._stream, "journal", None)
+        if journal is None or journal.is_unbound():
+            return False
+        ring = journal.ring
+        return bool(journal.mark()[0] - ring.words[WORD_RELEASED] > ring.capacity // 2)
+
+    def wake(self) -> None:
+        """Has the sender look now."""
+        sender = getattr(self._stream, "_sender", None)
+        if sender is not None:
+            sender.wake()
 
     @property
     def is_open(self) -> bool:
@@ -80,19 +107,37 @@ class Lines:
 
     def put(self, row: dict[str, Any]) -> None:
         """Stores one row, which becomes ours: the open step (`at`) is added. Never waits for anybody and never raises."""
-        if self._ended:
-            return
         try:
             if "at" not in row:
-                row["at"] = self._run.step
-            size = ROW_BYTES + _size(row.get("text", "")) + _size(row.get("error") or "")
-            if size > self._left or self._tail:
-                self._keep_as_tail(row, size)
+                row["at"] = self._mark()[2]
+            text = row.get("text", "")
+            left = self._left - ROW_BYTES - (len(text) if text.isascii() else 3 * len(text))
+            if "error" in row:
+                left -= 3 * len(row["error"] or "")
+            if left < 0:
+                self._keep_as_tail(row, self._left - left)
                 return
-            self._left -= size
+            self._left = left
             self._log(row)
         except Exception:  # printing must not end a training
             self.failed += 1
+
+    def expect(self) -> None:
+        """Something is printed that is no row yet: opens the stream, so that its sender looks and the end comes here."""
+        if not self._ended:
+            try:
+                if self._log == self._log_first:
+                    self._log = self._stream.log
+                    self._stream.append_meta({})  # makes it ours, see `_log_first`
+                    self._end_at_exit()
+                elif self._stream is None and not self._opening and self._lock.acquire(blocking=False):
+                    try:
+                        self._open()
+                    finally:
+                        self._lock.release()
+                    self.flush(0.0)
+            except Exception:  # as in `put`
+                self.failed += 1
 
     def flush(self, timeout: float) -> bool:
         """Waits until every row so far is stored, at most `timeout` seconds; whether it is."""
@@ -110,7 +155,7 @@ class Lines:
         if self._early:
             self._open()
         self._store_tail()
-        self._ended = True
+        self._ended, self._log = True, _drop
         if self._stream is not None:
             receipt = self._stream.finish(state, exit_code, timeout)
             lost = self.failed + (receipt.refused if receipt is not None else 0)
@@ -152,22 +197,29 @@ class Lines:
         run, main = self._run, self._run._stream
         facts = getattr(main, "_facts", {})
         try:
-            stream = _api.open_stream(
+            stream: Any = _api.open_stream(
                 run._store, {}, self._settings, run_id=run.id, kind="console", parent=main.id if main is not None else None,
                 attempt=facts.get("attempt") or 1, extra=run._launch.facts(),
             )  # fmt: skip
         except Exception as error:  # whatever it is: a program goes on printing
             run._say(f"stepd: the console of run {run.id!r} is not stored: {error}")
             return DisabledStream()
+        stream.on_look = self._looked
         if self._is_of_child():
             self._end_at_exit()
         return stream
+
+    def _looked(self) -> None:
+        self.on_look()
 
     # -- beyond the limit --------------------------------------------------------------------------------------------
 
     def _keep_as_tail(self, row: dict[str, Any], size: int) -> None:
         """The first part is full: of what follows the last is kept."""
-        row["created"] = clock.wall_ns() / 1e9
+        if self._ended:
+            return
+        self._left = 0
+        row.setdefault("created", clock.wall_ns() / 1e9)
         if not self._lock.acquire(timeout=_LOCK_SECONDS_MAX):
             self._missed[str(row.get("from"))] += 1
             return
@@ -202,10 +254,13 @@ class Lines:
     def _after_fork_in_child(self) -> None:
         """What waits is the parent's. The stream makes itself a ring with the first line, if it was open."""
         self._reset()
-        if self._stream is not None:
+        if self._ended:
+            self._log = _drop
+        elif self._stream is not None:
             self._log = self._log_first
 
     def _log_first(self, row: dict[str, Any]) -> None:
+        """In a forked child. The stream registers its end when it becomes ours; what is registered later comes before."""
         self._log = self._stream.log
         self._stream.log(row)
         self._end_at_exit()
@@ -238,9 +293,12 @@ def lines_of(run: Run) -> Lines:
     return found
 
 
-def _size(text: str) -> int:
-    """The bytes of a text, or about so many."""
-    return len(text) if text.isascii() else 3 * len(text)
+def _nothing() -> None:
+    pass
+
+
+def _drop(row: dict[str, Any]) -> None:
+    """What comes after the end, or where nothing is stored."""
 
 
 def _forked() -> None:

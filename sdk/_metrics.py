@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ._disabled import DisabledStream, RunStream
 from ._metric import Metric, make_metric
+from .location import StoreIdentity
+
+if TYPE_CHECKING:
+    from .journal.page import Mark
+    from .journal.snapshot import Snapshot
+    from .reader.recent import Recent
 
 
 class RunMetrics:
     """`define_metric` and `latest`."""
 
+    id: str
+    sync_dir: str
+    _finished: bool
     _lock: threading.RLock  # type: ignore[valid-type,unused-ignore]
     _metrics: dict[str, Metric]
+    _recent: tuple[tuple[int, str], Recent] | None
+    _store: StoreIdentity
+    _stream: RunStream | None
+
+    def _read_stored(self) -> Any:
+        raise NotImplementedError
 
     def _emit(self, facts: Mapping[str, Any]) -> None:
         raise NotImplementedError
@@ -54,3 +71,59 @@ class RunMetrics:
             self._metrics[metric.checked().name] = metric
         self._emit({"metric": {metric.name: metric.facts()}})
         return metric
+
+    def latest(self, key: str, *, partial: bool = False) -> Any:
+        """The last value of a key that this process logged, or an earlier attempt; None where there is none.
+
+        Waits for nobody: what is not stored yet is looked up in the ring. The first call reads what is stored, later ones what was
+        logged since.
+
+        Args:
+            key: A logged one, or one that `define_metric(reduce=…)` makes: ``latest("train/loss_epoch")`` is the value of the last
+                complete epoch. An epoch is complete when a row of a later one was logged, or when the run is finished.
+            partial: Of an epoch that goes on, what it comes to so far.
+        """  # fmt: skip
+        if isinstance(self._stream, DisabledStream):
+            return self._stream.last(key)
+        recent = self._recent_values()
+        return recent.latest(key, partial=partial) if recent is not None else self._read_stored().latest(key, partial=partial)
+
+    def _logged(self) -> Mapping[str, Any]:
+        """What the summary of this run is without what was set in this process. Waits for nobody."""
+        if isinstance(self._stream, DisabledStream):
+            return self._stream.all_last()
+        recent = self._recent_values()
+        if recent is not None:
+            return recent.summary()
+        found: Mapping[str, Any] = self._read_stored().summary
+        return found
+
+    def _recent_values(self) -> Recent | None:
+        """This process's look at the run; None where a fake takes the place of a store."""
+        stream = self._stream
+        journal = getattr(stream, "journal", None)
+        if stream is not None and journal is None:
+            return None
+        whose = os.getpid(), stream.id if stream is not None else ""
+        if self._recent is None or self._recent[0] != whose:
+            from .reader import Run as Stored
+            from .reader.recent import Recent
+
+            # A copy of this process's own: `Recent` keeps a place in it, and locks it.
+            stored = Stored(self.sync_dir)
+            self._recent = whose, Recent(stored, whose[1] or "0", self._take, self._facts_of_metrics)
+        return self._recent[1]
+
+    def _facts_of_metrics(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: metric.facts() for name, metric in self._metrics.items()}
+
+    def _take(self, since: Mark | None) -> Snapshot | None:
+        """What this process logged since a mark, as `Recent` wants it."""
+        from .journal.snapshot import Snapshot, snapshot
+        from .reader.recent import OVER
+
+        journal = getattr(self._stream, "journal", None)
+        if self._finished or journal is None or journal.is_unbound():
+            return Snapshot(OVER, OVER, b"") if since in (None, OVER) else None
+        return snapshot(journal, since if since != OVER else None)

@@ -36,9 +36,12 @@ def begin(run: Run) -> None:
     if not run.settings.environment or _shares_a_run(run):
         return
     facts = describe(os.environ, run._launch.facts())
+    settings = run.settings
+    # What the worker may keep: it has no settings of this process.
     facts["kept"] = {
-        "git": not run.settings.disable_git,
-        "code": run.settings.save_code and not run.settings.disable_code,
+        "git": not settings.disable_git,
+        "diff": not settings.disable_code,
+        "code": settings.save_code and not settings.disable_code,
     }
     run._emit({"context": facts})
 

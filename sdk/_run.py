@@ -8,7 +8,6 @@ first record. The hot path is not here: `run.log` is the stream's own function, 
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import threading
 import weakref
@@ -17,9 +16,13 @@ from typing import Any
 
 from . import _greeting, clock
 from ._about import RunAbout
+from ._artifacts import RunArtifacts
 from ._compat import AlertLevel, RunCompat
 from ._config import Config
+from ._console import RunConsole
 from ._disabled import DisabledStream, RunStream
+from ._display import RunDisplay
+from ._files import RunFiles
 from ._hooks import end_of, error_facts
 from ._launcher import Launch, find_launch
 from ._metric import Metric
@@ -30,8 +33,6 @@ from .ids import hex_u64, random_u64
 from .location import StoreIdentity
 from .settings import Settings
 
-READ_SECONDS_MAX = 2.0
-SNAPSHOT_SECONDS = 1.0
 ALERT_SECONDS = 60.0
 # Limit: up to so many records the receipt looks at every value (some 10 ms); beyond, finish() would be felt.
 EXACT_RECORDS_MAX = 20_000
@@ -39,11 +40,11 @@ EXACT_RECORDS_MAX = 20_000
 _by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 
 
-class Run(RunAbout, RunMetrics, RunCompat):
+class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, RunCompat):
     """One training execution.
 
     Any thread may call anything. `log`, attributes and writes to `config` and `summary` never wait for a disk or the
-    daemon; reading a summary key waits up to 2 s, `finish` up to `Settings.finish_seconds_max`. After `finish` whatever
+    daemon, nor does reading a summary key; `finish` waits up to `Settings.finish_seconds_max`. After `finish` whatever
     changes the run raises `UsageError`. In a forked child the same object logs into a stream of the child's own.
 
     Attributes:
@@ -99,7 +100,7 @@ class Run(RunAbout, RunMetrics, RunCompat):
         self._allow = allow_val_change
         self._metrics: dict[str, Metric] = {}
         self._alerts: dict[str, float] = {}
-        self._snapshot: tuple[object, float, Mapping[str, Any]] | None = None
+        self._recent = None
         self._files: str | None = None
         self._at_ends: list[Callable[[str, int], None]] = []
         self._begun = clock.monotonic()
@@ -283,18 +284,6 @@ class Run(RunAbout, RunMetrics, RunCompat):
 
     # -- what the run is ---------------------------------------------------------------------------------------------
 
-    def display(self, height: int = 420, hidden: bool = False) -> bool:
-        """False: there is no page to show."""
-        return False
-
-    def to_html(self, height: int = 420, hidden: bool = False) -> str:
-        """A line of escaped HTML."""
-        text = f"{self.name} ({self.id}), project {self.project}, step {self.step:,}"
-        return f"<div>stepd run {html.escape(text)}</div>"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": repr(self), "text/html": self.to_html()}
-
     def __repr__(self) -> str:
         state = "finished" if self._finished else "disabled" if self.disabled else f"step {self.step}"
         return f"<sdk.Run {self.name!r} ({self.id}) of project {self.project!r}, {state}>"
@@ -358,25 +347,8 @@ class Run(RunAbout, RunMetrics, RunCompat):
     def _emit_config(self, changed: dict[str, Any]) -> None:
         self._emit({"config": changed})
 
-    def _logged(self) -> Mapping[str, Any]:
-        """What the store knows of this run's summary, everything accepted so far included (waits at most 2 s)."""
-        if self._stream is None or isinstance(self._stream, DisabledStream):
-            return {}
-        now = clock.monotonic()
-        journal = getattr(self._stream, "journal", None)
-        mark = journal.mark()[1] if journal is not None else None
-        if self._snapshot is not None and mark is not None:
-            seen, when, values = self._snapshot
-            if seen == mark and now - when < SNAPSHOT_SECONDS:
-                return values
-        if not self._finished:
-            self._stream.flush(READ_SECONDS_MAX)
-        try:
-            values = dict(self._read(self._store.path, self.id).summary)
-        except (Error, OSError):
-            values = {}
-        self._snapshot = (mark, clock.monotonic(), values)
-        return values
+    def _read_stored(self) -> Any:
+        return self._read(self._store.path, self.id)
 
     def _is_silent(self) -> bool:
         return self.settings.silent or not self._launch.speaks or self._pid != os.getpid()

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from . import _lending, clock
@@ -137,6 +138,7 @@ class Sender:
         self._flush_sent = 0
         self._progress = threading.Condition()
         self.notices = Notices()
+        self.on_look: Callable[[], None] | None = None  # called at each look
         self._notice = self.notices.note
         self.facts = Facts(journal, self._notice)
         self._lending = Lending(journal, wanted=settings.ring_reader, wake=self.wake)
@@ -252,15 +254,19 @@ class Sender:
         is_filling = found > self._journal.ring.capacity // 4
         if is_filling and not self._pressure.code:
             return WAKE_SECONDS_MIN
-        is_wanted = is_filling or (large is not None and large.pending)
+        is_wanted = is_filling or self._journal.waiting or (large is not None and large.pending)
         longest = WAKE_SECONDS_MAX if is_wanted else _lending.WAKE_SECONDS_MAX
         return min(self._delay * 1.5, longest)
 
     def wake_once(self, now: float) -> int:
         """One look; returns the bytes that were waiting."""
         journal, outbox = self._journal, self._outbox
+        if self.on_look is not None:
+            self.on_look()
         if journal.deferred:
             journal.drain_deferred()
+        if journal.waiting:
+            journal.look_waiting()
         journal.report_gap()
         self.facts.place()
         found = journal.mark()[0] - outbox.sent[0]

@@ -39,6 +39,7 @@ from .values.convert import on_device_value
 
 _META_SECONDS_MAX = 2.0
 _META_SHARE = 4
+_DEVICE_PAUSE_SECONDS = 0.0005
 _CALIBRATION_CALLS = 200
 _CALIBRATION_KEYS_MAX = 200
 CONSOLE = "console"
@@ -78,7 +79,11 @@ class Receipt(NamedTuple):
 
 
 class Stream:
-    """One process's way into a run. `log` may be called from any thread and keeps working in forked children."""
+    """One process's way into a run. `log` may be called from any thread and keeps working in forked children.
+
+    Attributes:
+        on_look: Of a stream of kind "console": called by its sender, some times a second.
+    """
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class Stream:
         self.run_id = run_id
         self.store = store.path
         self.notes: list[str] = []
+        self.on_look: Callable[[], None] = _nothing
         self._number = random_u64()
         self._facts = dict(facts)
         self._meta_count = 0
@@ -144,7 +150,10 @@ class Stream:
         from . import __version__
 
         sender = Sender(self.journal, self._identity, self.run_id, self._number, self.settings, __version__)
-        sender.notices.show = _print_notice
+        if self._is_console:
+            sender.on_look = lambda: self.on_look()
+        else:  # the stream that this one accompanies says it
+            sender.notices.show = _print_notice
         return sender
 
     def _notice(self, topic: str, text: str) -> None:
@@ -194,7 +203,10 @@ class Stream:
         if self._receipt is not None:
             return True
         self.journal.drain_deferred()
-        return self._sender.flush(self.journal.mark()[1] - 1, timeout)
+        deadline = clock.monotonic() + timeout
+        has_come = self._await_devices(deadline)
+        left = max(deadline - clock.monotonic(), 0.0)
+        return self._sender.flush(self.journal.mark()[1] - 1, left) and has_come
 
     def finish(self, state: str, exit_code: int, timeout: float) -> Receipt:
         """Ends the stream and returns its receipt; a second call returns the same one.
@@ -214,6 +226,9 @@ class Stream:
             return Receipt(self.journal.mark()[1] - 1, 0, 0, 0, {}, 0, False, 0.0, 0.0, 0, "later")
         begun = clock.monotonic()
         self.journal.close_log(f"log() was called after finish() of run {self.run_id!r}; init() starts another run")
+        # Half of the time: what is accepted has to be stored in the rest.
+        if not self._await_devices(begun + timeout / 2):
+            self.journal.give_up_waiting()
         left_out = self._left_out()
         if left_out:
             self.append_meta({"misuse": left_out})
@@ -250,6 +265,14 @@ class Stream:
         self._let_go(is_stored=is_stored)
         _live.discard(self)
         return self._receipt
+
+    def _await_devices(self, deadline: float) -> bool:
+        """Waits for the values that are on their way from a device; whether all have come."""
+        while not self.journal.look_waiting():
+            if clock.monotonic() >= deadline:
+                return False
+            clock.pause(_DEVICE_PAUSE_SECONDS)
+        return True
 
     def _left_out(self) -> dict[str, str]:
         """Key to what is not stored of it, or not whole."""
@@ -378,6 +401,10 @@ def open_stream(
     if kind == "spawn":
         finish_at_exit(stream)
     return stream
+
+
+def _nothing() -> None:
+    pass
 
 
 def _capacity(kind: str, settings: Settings) -> int:

@@ -32,12 +32,30 @@ class UnsupportedError(UsageError):
     """A name that exists for compatibility and that stepd does not serve; the hint says what to use instead."""
 
 
+class ArtifactStatusError(UsageError, AttributeError):
+    """An artifact is not in the state that a call needs. An AttributeError as well: that is what W&B's scripts expect."""
+
+
+class ArtifactNotLoggedError(ArtifactStatusError):
+    """There is no version of the artifact yet."""
+
+
+class ArtifactFinalizedError(ArtifactStatusError):
+    """An artifact was logged, and can hold no other files any more."""
+
+
 class ConfigError(Error):
     """A config value was changed without permission (`allow_val_change`)."""
 
 
 class CommError(Error):
     """The other side cannot be reached now."""
+
+    retriable = True
+
+
+class WaitTimeoutError(Error, TimeoutError):
+    """What was waited for did not come about in time; it may still."""
 
     retriable = True
 

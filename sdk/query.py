@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arrays import distinct
 from .errors import UnsupportedError
 from .reader.run import Run as StoredRun
 from .reader.store import open_store
+
+if TYPE_CHECKING:
+    from .reader.kept import KeptFile
 
 _RUNTIME = "_runtime"
 _STEP = "_step"
@@ -264,9 +267,14 @@ class Run:
             common = steps if common is None else numpy.intersect1d(common, steps, assume_unique=True)
         return common
 
-    def files(self, *_: Any, **__: Any) -> Any:
-        """Not served."""
-        raise UnsupportedError("run.files() is not served", hint=f"ls {self.stored.directory}")
+    def files(self, names: Iterable[str] | None = None, *_: Any, **__: Any) -> list[KeptFile]:
+        """The run's files, or those of `names`; each has `name`, `size` and `download()`."""
+        wanted = None if names is None else set(names)
+        return [file for file in self.stored.files() if wanted is None or file.name in wanted]
+
+    def file(self, name: str) -> KeptFile:
+        """One of them. Raises NotFoundError."""
+        return self.stored.file(name)
 
     def logged_artifacts(self, *_: Any, **__: Any) -> Any:
         """Not served."""

@@ -28,6 +28,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("STEPD_", "WANDB_")) and not name.startswith("STEPD_TEST_"):
             monkeypatch.delenv(name)
+    # Nor are its daemons to look at the machine: who wants that says so (tests/daemon/test_observer.py).
+    monkeypatch.setenv("STEPD_OBSERVE", "0")
 
 
 @pytest.fixture(autouse=True)

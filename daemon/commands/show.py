@@ -83,6 +83,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
                 "error": None if (error := found.error) is None else error._asdict(),
                 "alerts": [alert._asdict() for alert in found.alerts],
                 "keys": keys,
+                "system": found.of_kind("system").summary,
                 "media": {key: kind for key in keys if (kind := kind_of(summary.get(key))) is not None},
                 "streams": [stream._asdict() for stream in found.streams],
                 "gaps": [dataclasses.asdict(gap) for gap in gaps],
@@ -96,6 +97,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
     _print_map("config", found.config)
     _print_map("summary", summary)
     _print_keys(keys, summary)
+    _print_system(found)
     _print_streams(found)
     _print_trouble(found, gaps)
     if rings:
@@ -154,6 +156,33 @@ def _print_keys(keys: Iterable[str], summary: Mapping[str, Any]) -> None:
     for section in sorted(sections):
         names = ", ".join(map(clean, sections[section]))
         click.echo(f"  {clean(section)}/  {names}" if section else f"  {names}")
+
+
+def _print_system(run: Run) -> None:
+    """What was observed last, in a few lines: of the training, its machine, its GPUs (docs/system.md)."""
+    last = {key.removeprefix("system/"): value for key, value in run.of_kind("system").summary.items()}
+    lines: dict[str, list[str]] = {}
+    for key, value in sorted(last.items()):
+        part, _, name = key.rpartition("/")
+        if key.startswith("gpu."):
+            part, _, name = key.rpartition(".")
+        lines.setdefault(part, []).append(f"{clean(name)} {_system_text(key, value)}")
+    if lines:
+        click.echo("\nsystem, last seen")
+    for part, words in lines.items():
+        click.echo(f"  {clean(part) or 'training':<9} {', '.join(words)}")
+
+
+def _system_text(key: str, value: Any) -> str:
+    """A value with its unit, as the key's name tells it (docs/system.md)."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value_text(value)
+    if key.endswith("_rate"):
+        return f"{size(int(value))}/s"
+    in_bytes = ("memory_rss", "memory_used", "memory_available", "memory_limit", "memory_total", "process_memory")
+    if key.endswith(("_bytes", "swap_used", "disk_used", "disk_free", *in_bytes)):
+        return size(int(value))
+    return f"{value:.4g}"
 
 
 def _print_streams(run: Run) -> None:

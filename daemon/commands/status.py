@@ -61,6 +61,8 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(f"  budget   {size(facts['store_bytes'])} of {size(facts['budget']['store_bytes_max'])} taken")
     if rewriting := _rewriting(facts["rewriting"]):
         click.echo(f"  rewrite  {rewriting}")
+    if observing := _observing(facts.get("observing") or {}):
+        click.echo(f"  observe  {observing}")
     if facts["gaps"]:
         lost = ", ".join(f"{count:,} {reason}" for reason, count in facts["gaps"].items())
         click.echo(f"  gaps     records not stored: {lost}; `stepd verify` says which")
@@ -85,6 +87,16 @@ def _rewriting(told: dict[str, Any]) -> str:
         words.append(f"{told['blobs']:,} large values encoded")
     words += [f"left alone: {clean(str(text))}" for text in told.get("alone") or ()]
     words += [f"trouble: {clean(str(text))}" for text in told.get("errors") or ()]
+    return "; ".join(words)
+
+
+def _observing(told: dict[str, Any]) -> str:
+    """What the observer looks at, and what keeps it from that; "" where none runs and none had trouble."""
+    runs = told.get("runs") or ()
+    count = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+    words = [f"pid {told['pid']}, {count}, {told.get('samples') or 0:,} samples"] if told.get("pid") else []
+    words += [f"{told['skipped']:,} skipped"] if told.get("skipped") else []
+    words += [clean(str(told[name])) for name in ("error", "gpu_note") if told.get(name)]
     return "; ".join(words)
 
 

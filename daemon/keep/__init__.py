@@ -16,6 +16,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sdk._keeping import Abandoned as Abandoned
 from sdk.location import StoreIdentity
 
 Wanted = Callable[[], bool]
@@ -23,10 +24,6 @@ Work = Callable[[StoreIdentity, Mapping[str, Any], Wanted], None]
 
 # Kind of a job -> module of this package whose function `work` does it.
 KINDS = {"artifact": "artifacts", "files": "files"}
-
-
-class Abandoned(Exception):
-    """The keeper is to end; the job stays."""
 
 
 def find_work(kind: str) -> Work:

@@ -70,7 +70,9 @@ class SystemStream:
         self, kind: int, record_flags: int, values: Mapping[str, Any], block_flags: int, keys: dict[str, int] | None
     ) -> None:
         sequence = self.records + 1
-        record = Record(sequence, self._step, record_flags, kind, clock.wall_ns(), encode_map(dict(values)))
+        # Facts stand at the last row's step: whoever goes on with the stream goes on above what its blocks say.
+        step = self._step if kind == KIND_ROW else max(self._step - 1, 0)
+        record = Record(sequence, step, record_flags, kind, clock.wall_ns(), encode_map(dict(values)))
         segment = self._open()
         segment.append(
             segment_format.KIND_ROWS,
@@ -79,8 +81,8 @@ class SystemStream:
             first=sequence,
             last=sequence,
             records=1,
-            step_min=self._step,
-            step_max=self._step,
+            step_min=step,
+            step_max=step,
             flags=block_flags,
             keys=keys or {},
         )

@@ -109,7 +109,7 @@ class Head(NamedTuple):
     type: str
     digest: str
     size: int
-    count: int
+    file_count: int
     created_ns: int
     job: str
     run: str
@@ -272,7 +272,7 @@ def decode_head(line: bytes, name: str, number: int) -> Head:
         raise DamageError(f"manifest has the digest {digest!r}, expected 64 hex digits")
     metadata, ttl = values.get("metadata"), values.get("ttl_seconds")
     return Head(
-        name, number, _text(values, "type") or "unspecified", digest, _count(values, "size"), _count(values, "count"),
+        name, number, _text(values, "type") or "unspecified", digest, _count(values, "size"), _count(values, "file_count"),
         _count(values, "created_ns"), _text(values, "job"), _text(values, "run"), _text(values, "run_name"),
         _text(values, "project"), _text(values, "description") or None, metadata if isinstance(metadata, dict) else {},
         texts(values, "aliases"), texts(values, "tags"), ttl if isinstance(ttl, (int, float)) else None,

@@ -11,6 +11,8 @@ Contract, for the caller who holds `Journal.log`:
   appended by the outer call. Foreign code (`__float__`, `__array__`) runs outside the lock.
 * A full ring refuses: the record takes no sequence number, and count and steps go into the ring's header page, from
   where they become a GAP record (docs/segment.md#gap). With ``on_full="block"`` the call waits instead.
+* A call with a value that is still on a device is accepted when that has come, in its place in the order of calls; later
+  calls wait behind it (docs/journal.md#deferred-records).
 * A forked child writes nothing until `rebind` gave it a ring of its own.
 
 Shape of the state: one tuple `mark` = (position, next sequence, open step), replaced by a single store after the bytes
@@ -28,11 +30,10 @@ import msgpack
 
 from .. import clock, values
 from ..errors import UsageError
-from ..limits import BATCH_BYTES_MAX, MIB, STEP_GIVEN_MAX
+from ..limits import BATCH_BYTES_MAX, MIB, REFUSED_DEVICE, STEP_GIVEN_MAX
 from ..record import (
     FLAG_COMMIT,
     FLAG_LATE,
-    FLAG_MARKED,
     FLAGS_SHIFT,
     HEADER_SIZE,
     KIND_BLOB,
@@ -43,15 +44,15 @@ from ..record import (
     WORDS,
     encode_map,
 )
-from ..rows import flatten
 from .calls import Foreign, Full, Prepared, is_from_elsewhere, nothing
 from .format import WORD_HEAD
 from .handle import ChildMaker, Journal
 from .large import Call, Large
 from .page import Mark, Refusals, Taken
+from .preparing import Preparing
 from .ring import Ring, reserved_bytes
-from .split import split
 from .steps import StepError, check_step
+from .waiting import Line, Waiting
 
 # Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
 _BOUNDARY_BYTES = MIB // 2
@@ -99,7 +100,11 @@ def open_journal(
     now = clock.wall_ns
     deferred: deque[tuple[Prepared, int | None, bool | None]] = deque()
     boundaries: deque[Mark] = deque()
-    misused: dict[str, str] = {}
+    preparing = Preparing(misuse, on_notice)
+    permitted_step = preparing.permitted_step
+    # What waits for a device, in order; while anything does, `limit` is 0 and every call takes the slow way (`waiting`).
+    line = Line(lambda *placed: put_row(*placed), lambda row: refuse(row, REFUSED_DEVICE), lambda: mark)
+    waiting = line.calls
     mark: Mark = (0, 1, first_step)
     released = 0
     refusals, reason = Refusals(), 0
@@ -143,7 +148,7 @@ def open_journal(
                 tail = head + size
                 start = head & mask
                 if tail > limit or start + size > capacity:
-                    if size > record_max:
+                    if size > record_max or waiting:
                         raise Foreign
                     append_row(Prepared([payload], 0, None), step, commit)
                     return
@@ -183,64 +188,27 @@ def open_journal(
     def log_slowly(data_: Any, step: int | None, commit: bool | None) -> None:
         """The call again, for everything the fast path does not know: conversion, splitting, waiting, errors of use."""
         call = prepare(data_)
-        if not call.payloads:
+        if not call.payloads and call.awaited is None:
             return
         step, call = permitted_step(step, call)
         while True:
+            if waiting:
+                look_waiting()
             try:
                 with lock:
                     append_row(call, step, commit)
-                return
+                break
             except Full:
                 clock.pause(0.001)
             except BaseException:
                 release_leaked()
                 raise
-
-    def permitted_step(step: int | None, call: Prepared) -> tuple[int | None, Prepared]:
-        """The step, or under misuse="warn" None (the open row) instead of one that cannot be."""
-        if step is None:
-            return None, call
-        try:
-            return check_step(step), call
-        except StepError as error:
-            if misuse != "warn":
-                raise
-            note_misuse("step", str(error))
-            return None, call._replace(flags=call.flags | FLAG_MARKED)
-
-    def note_misuse(key: str, text: str) -> None:
-        if key not in misused:
-            on_notice("misuse", text)
-        misused[key] = text
+        if call.awaited is not None:  # an array of jax may be there already
+            look_waiting()
 
     def prepare(data_: Any) -> Prepared:
-        """The payloads of a call: one, or several for a dict too wide for one record. Runs foreign code, no lock held.
-
-        Raises:
-            TypeError, ValueError: An error of use, under misuse="raise". Under "warn" a `data_` that is no mapping
-                gives no payload.
-        """
-        if not isinstance(data_, Mapping):
-            text = f"log() data is {type(data_).__name__}, expected a dict of str to values"
-            if misuse != "warn":
-                raise TypeError(text)
-            note_misuse("data", text)
-            return Prepared([], 0, None)
-        bind_now()
-        call = Call(large) if large is not None else None
-        put = call.put if call is not None else None
-        admit = large.budget.admit if large is not None and large.budget is not None else None
-        plain, bad = values.plain(data_, keep_going=misuse == "warn", put=put, admit=admit)
-        payloads = [encode_map(plain)]
-        if len(payloads[0]) > record_max - HEADER_SIZE:
-            payloads = split(flatten(plain), record_max - HEADER_SIZE, capacity, put, bad.__setitem__)
-        for key, text in bad.items():
-            if misuse != "warn":
-                raise ValueError(text)
-            note_misuse(key, text)
-        is_marked = bad or (call is not None and call.dropped)
-        return Prepared(payloads, FLAG_MARKED if is_marked else 0, call)
+        bind_now()  # runs foreign code: no lock is held
+        return preparing.prepare(data_, large, record_max, capacity)
 
     def bind_now() -> None:
         """In a forked child, before its first large value: the parent's arena is not its own."""
@@ -254,7 +222,7 @@ def open_journal(
         if stopped is not None:
             raise UsageError(stopped)
         call = prepare(data_)
-        if call.payloads:
+        if call.payloads or call.awaited is not None:
             step, call = permitted_step(step, call)
             deferred.append((call, step, commit))
 
@@ -285,9 +253,9 @@ def open_journal(
             del deferred[0]
 
     def append_row(call: Prepared, step: int | None, commit: bool | None) -> None:
-        """Places one call under the lock, by the table in DESIGN ("What `log` means")."""
-        nonlocal dropped_late, mark, on_first_log
-        payloads, flags, blobs = call
+        """Decides step and flags of one call under the lock, by the table in DESIGN ("What `log` means"), and places it."""
+        nonlocal dropped_late, limit, mark, on_first_log
+        payloads, flags, _, awaited = call
         if stopped is not None:
             raise UsageError(stopped)
         if child_ring is not None:
@@ -319,6 +287,26 @@ def open_journal(
             after = row + 1
         else:
             after = row
+        if awaited is not None or waiting:
+            joining = Waiting(call, row, flags, after)
+            if line.has_room(joining):
+                limit = 0  # first: from here on nobody passes it
+                line.join(joining)
+            elif on_full == "block":
+                raise Full
+            else:
+                refuse(row, REFUSED_DEVICE)
+            mark = (mark[0], mark[1], after)
+            return
+        put_row(call, row, flags, after)
+        if deferred and deferred[0][0] is not call:
+            append_deferred()
+
+    def put_row(call: Prepared, row: int, flags: int, after: int) -> None:
+        """Places the records of a call, or refuses it. Under the lock."""
+        nonlocal mark
+        payloads, _, blobs, _ = call
+        open_step = mark[2]
         announced = blobs.payloads(row, now) if blobs is not None else ()
         if not make_room(sum(map(len, (*payloads, *announced))) + HEADER_SIZE * (len(payloads) + len(announced)), row):
             # A refused call has no record, but its step is gone: the x axis of what follows must not shift.
@@ -330,8 +318,16 @@ def open_journal(
             place(KIND_ROW, flags & ~FLAG_COMMIT, payload, row, max(row, open_step), piece=True)
             note_boundary(mark[0])
         place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
-        if deferred and deferred[0][0] is not call:
-            append_deferred()
+
+    def look_waiting() -> bool:
+        """Places what has come of what waits for a device; whether nothing waits any more. Any thread."""
+        if owned():
+            return not waiting
+        return line.look(lock, lambda call: preparing.complete(call, large, record_max, capacity))
+
+    def give_up_waiting() -> None:
+        with lock:
+            line.give_up()
 
     def place_blobs(blobs: Call, payloads: Sequence[bytes], row: int, open_step: int) -> None:
         """What must stand before a row: a record for each of its blobs, and one for each value that found no room."""
@@ -396,7 +392,8 @@ def open_journal(
                 refuse(row)
                 return False
             # Never more than one record away, so that the fast path cannot take a wider one.
-            limit = max(head + size, min(room_until, last_boundary + _BOUNDARY_BYTES, head + record_max))
+            upto = max(head + size, min(room_until, last_boundary + _BOUNDARY_BYTES, head + record_max))
+            limit = 0 if waiting else upto
             if refusing:
                 refusing = False
                 write_gap()
@@ -409,13 +406,14 @@ def open_journal(
             boundaries.append(mark)
             last_boundary = head
 
-    def refuse(row: int) -> None:
+    def refuse(row: int, why: int = 0) -> None:
         """Counts a call that found no room: in the header page, which survives kill -9."""
         nonlocal refusing, refusals
         if refusals.is_told:
-            on_notice("refused", f"the journal is full: records from step {row} on are refused and counted")
+            what = "too much waits for a device" if why else "the journal is full"
+            on_notice("refused", f"{what}: records from step {row} on are refused and counted")
         refusing = True
-        refusals = refusals.counted(row, now(), reason)
+        refusals = refusals.counted(row, now(), why or reason)
         journal.ring.write_refusals(refusals)
 
     def facts_until() -> int:
@@ -560,6 +558,7 @@ def open_journal(
         limit, child_ring = 0, make
         lent, taken, filling = False, None, nothing
         deferred.clear()
+        line.forget()
         boundaries.clear()
 
     def rebind() -> None:
@@ -596,5 +595,6 @@ def open_journal(
     journal.bind_child, journal.close_log = bind_child, close_log
     journal.hold, journal.let_go = hold, lambda: lock.__exit__(None, None, None)
     journal.is_inside, journal.is_unbound = lambda: owned(), lambda: child_ring is not None
-    journal.late_dropped, journal.left_out = lambda: dropped_late, lambda: dict(misused)
+    journal.late_dropped, journal.left_out = lambda: dropped_late, lambda: dict(preparing.misused)
+    journal.waiting, journal.look_waiting, journal.give_up_waiting = waiting, look_waiting, give_up_waiting
     return journal

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import CodeType
 from typing import NamedTuple
 
+from ..values.device import Awaited
 from .large import Call
 from .steps import StepError
 
@@ -18,11 +19,16 @@ class Full(Exception):
 
 
 class Prepared(NamedTuple):
-    """A call made plain: its payloads, one or (too wide for one record) several, flags of all, and its blobs."""
+    """A call made plain: its payloads, one or (too wide for one record) several, flags of all, and its blobs.
+
+    Attributes:
+        awaited: What is still on its way from a device; there are no payloads before it has come.
+    """
 
     payloads: list[bytes]
     flags: int
     large: Call | None
+    awaited: Awaited | None = None
 
 
 def is_from_elsewhere(error: Exception, ours: CodeType) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from .large import Large
 from .page import Mark, Refusals, Taken
 from .ring import Ring
+from .waiting import Waiting
 
 # (open step) -> ring and arena for this process, the facts of its first META record, what to call at the first log().
 ChildMaker = Callable[[int], "tuple[Ring, Large | None, Mapping[str, Any], Callable[[], None] | None]"]
@@ -29,6 +30,8 @@ class Journal:
             quarter of the ring waits for it. `look`: what it has stored so far. `open_gate`: blobs of private memory were stored.
             The sender's business.
         large: The blobs that are on their way; None: there may be none.
+        waiting: The calls that wait for values from a device. `look_waiting` places those that have come, and says whether
+            none waits any more; `give_up_waiting` refuses the rest.
     """
 
     __slots__ = (
@@ -39,6 +42,7 @@ class Journal:
         "close_log",
         "deferred",
         "drain_deferred",
+        "give_up_waiting",
         "hold",
         "is_inside",
         "is_unbound",
@@ -49,6 +53,7 @@ class Journal:
         "let_go",
         "log",
         "look",
+        "look_waiting",
         "mark",
         "meta_end",
         "open_gate",
@@ -59,6 +64,7 @@ class Journal:
         "report_gap",
         "ring",
         "set_reason",
+        "waiting",
     )
 
     log: Callable[..., None]
@@ -88,3 +94,6 @@ class Journal:
     ring: Ring
     boundaries: deque[Mark]
     deferred: deque[Any]
+    waiting: deque[Waiting]
+    look_waiting: Callable[[], bool]
+    give_up_waiting: Callable[[], None]

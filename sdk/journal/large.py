@@ -70,15 +70,17 @@ class Call:
     Attributes:
         announced: Those that get a record.
         dropped: (key, size) of those for which there was no room.
+        may_wait: Whether the thread that places it may wait for room; the sender makes room, and may not.
     """
 
-    __slots__ = ("_inline", "_large", "_private", "announced", "dropped")
+    __slots__ = ("_inline", "_large", "_private", "announced", "dropped", "may_wait")
 
     def __init__(self, large: Large) -> None:
         self._large = large
         self._inline = self._private = 0
         self.announced: list[Announced] = []
         self.dropped: list[tuple[str, int]] = []
+        self.may_wait = True
 
     def put(self, blob: Blob, key: str) -> object:
         """What stands in the record for a blob: its bytes, a reference, or None (dropped)."""
@@ -91,7 +93,7 @@ class Call:
         if blob.size <= INLINE_TENSOR_BYTES_MAX and self._inline + blob.size <= _INLINE_BYTES_MAX:
             self._inline += blob.size
             return encode_inline_blob(StoredBlob(bytes(blob.view()), blob.meta))
-        if not self._large.settle(blob, self._private):
+        if not self._large.settle(blob, self._private, may_wait=self.may_wait):
             self.dropped.append((key, blob.size))
             return None
         announced = self._large.announce(blob, key)
@@ -131,7 +133,7 @@ class Large:
         self.stream = stream
         self.arena = arena
         self._overflow_bytes_max = overflow_bytes_max
-        self._is_blocking = is_blocking
+        self.is_blocking = is_blocking
         self.budget = budget
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -143,7 +145,7 @@ class Large:
         """Room in the arena for a value that is being made; None: it takes private memory."""
         return self.arena.take(size) if self.arena is not None else None
 
-    def settle(self, blob: Blob, private: int) -> bool:
+    def settle(self, blob: Blob, private: int, *, may_wait: bool = True) -> bool:
         """Sees to it that the bytes of `blob` lie in this stream's arena or in private memory; False: there is no room.
 
         Args:
@@ -166,7 +168,7 @@ class Large:
                     memory.view()[: blob.size] = blob.view()
                     blob.hold(memory)
                 return True
-            if not self._is_blocking():
+            if not (may_wait and self.is_blocking()):
                 return False
             clock.pause(_WAIT_SECONDS)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import values
+from ..limits import INLINE_TENSOR_BYTES_MAX
 from ..record import FLAG_MARKED, HEADER_SIZE, encode_map
 from ..rows import flatten
 from ..values.device import Awaited
@@ -45,7 +46,7 @@ class Preparing:
             self.note("data", text)
             return Prepared([], 0, None)
         call = Call(large) if large is not None else None
-        awaited = Awaited()
+        awaited = Awaited(INLINE_TENSOR_BYTES_MAX if large is not None and large.is_blocking() else None)
         plain, bad = values.plain(
             data, keep_going=self._is_lenient, put=call.put if call else None, admit=_admit(large), awaited=awaited
         )
@@ -58,8 +59,10 @@ class Preparing:
     def complete(self, call: Prepared, large: Large | None, record_max: int, capacity: int) -> Prepared:
         """The same of a call whose values have come. May run in any thread; never raises for a value."""
         assert call.awaited is not None
-        put = call.large.put if call.large is not None else None
-        plain, bad = call.awaited.filled(put, _admit(large))
+        put = None
+        if call.large is not None:
+            call.large.may_wait, put = False, call.large.put
+        plain, bad = values.completed(call.awaited, put, _admit(large))
         try:
             ready = self._packed(plain, bad, call.large, record_max, capacity, is_lenient=True)
         except Exception as error:  # the caller is gone: there is nobody to raise for

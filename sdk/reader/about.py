@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .. import clock
 from ..errors import DamageError, StoreError
@@ -23,6 +23,9 @@ from .gaps import Gap, broken_chains
 from .lanes import TRAINING, Lane, lanes_of
 from .listing import Card, Look, pack_config
 from .scan import Gone, Scan
+
+if TYPE_CHECKING:
+    from .kept import KeptFile
 
 _Result = TypeVar("_Result")
 # A segment replaced during an operation: a replacement stays for at least a minute, so the second try finds it.
@@ -120,6 +123,7 @@ class About:
         self.directory = directory
         self.card = card
         self.look = look
+        self._files = files
         self._scan = Scan(files, directory)
         self._facts = Facts()
         self._lanes: list[Lane] = []
@@ -226,6 +230,23 @@ class About:
         self._open()
         return dict(self._facts.artifacts)
 
+    def files(self) -> list[KeptFile]:
+        """The files of the run, by name: those in its directory `files`, and those that wait to be copied or are missing."""
+        from .kept import files_of
+
+        self._open()
+        return files_of(self.directory, self._facts.files)
+
+    def file(self, name: str) -> KeptFile:
+        """One of `files`.
+
+        Raises:
+            NotFoundError: There is none of that name. ValueError: No file of a run can be called so.
+        """
+        from .kept import find_file
+
+        return find_file(self.files(), name, self.id)
+
     @property
     def misuse(self) -> dict[str, Any]:
         """Keys that `misuse="warn"` left out, and why."""
@@ -289,7 +310,7 @@ class About:
         """One of "running", "finished", "failed", "crashed", "interrupted", "preempted": computed now, from locks and last words."""
         if any(stream.end is None for stream in self._facts.streams.values()):
             self.refresh()
-        return state.run_state(self._lanes, self._stream_state)
+        return state.run_state(lanes_of(self._facts.streams), self._stream_state)
 
     def _stream_state(self, stream: StreamFacts) -> str:
         return state.stream_state(stream, self._alive, self._now_ns() / 1e9 - self._scan.changed)
@@ -300,7 +321,8 @@ class About:
         self._open()
         plan = self._scan.plan()
         kinds = {stream.kind for stream in self._facts.streams.values()} - TRAINING
-        lanes = [*self._lanes, *(lane for kind in sorted(kinds) for lane in self._side_lanes(kind))]
+        training = lanes_of(self._facts.streams)
+        lanes = [*training, *(lane for kind in sorted(kinds) for lane in self._side_lanes(kind))]
         return [
             self._stream(stream, [(e.first, e.last) for e in plan.get(stream.id, ())])
             for lane in lanes
@@ -362,6 +384,10 @@ class About:
             self.refresh()
             found = self._facts.missing(self._scan)
         return self._facts.refused() + found
+
+    def _all_gaps(self) -> list[Gap]:
+        """As `gaps`, by what was looked at already."""
+        return self._facts.refused() + self._facts.missing(self._scan)
 
     @property
     def damage(self) -> list[Damage]:

@@ -21,12 +21,13 @@ class Source:
         blocks: Headers, only those that can be true.
         claims: How far its seal area says that its streams go.
         first_number, next_number: The numbers of its first block and of the one after its last; None where not known.
+        memory: The payload of its only block, where it is no file but what a process holds in memory.
         places: Where the blocks of columns are that hold a key, by the index; of keys that were asked for, while it is open.
     """
 
     __slots__ = (
-        "blocks", "changed", "claims", "damage", "first_number", "name", "next_number", "places", "reader", "sealed", "seen",
-        "size",
+        "blocks", "changed", "claims", "damage", "first_number", "memory", "name", "next_number", "places", "reader", "sealed",
+        "seen", "size",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -41,6 +42,7 @@ class Source:
         self.next_number: int | None = None
         self.damage: list[Damage] = []
         self.reader: SegmentReader | None = None
+        self.memory: bytes | None = None
         self.places: dict[str, frozenset[int]] = {}
 
 

@@ -29,7 +29,7 @@ def starts_of(step: NDArray[numpy.int64], over: Joined | None) -> tuple[NDArray[
         return numpy.empty(0, numpy.int64), False
     if over is None:
         return numpy.zeros(1, numpy.int64), False
-    number = _numbers(over.value)
+    number = numbers_of(over.value)
     steps = over.step[number >= 0]
     number = number[number >= 0]
     if not len(steps):
@@ -40,7 +40,7 @@ def starts_of(step: NDArray[numpy.int64], over: Joined | None) -> tuple[NDArray[
     return numpy.append(0, numpy.flatnonzero(mine[1:] != mine[:-1]) + 1), bool(number[-1] > mine[-1])
 
 
-def _numbers(values: NDArray[Any]) -> NDArray[numpy.int64]:
+def numbers_of(values: NDArray[Any]) -> NDArray[numpy.int64]:
     """The same number for equal neighbours; -1 where a value is NaN, which is none."""
     if values.dtype.kind in "iub":
         return numpy.append(0, numpy.cumsum(values[1:] != values[:-1])).astype(numpy.int64)

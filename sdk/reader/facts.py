@@ -78,7 +78,7 @@ class Facts:
 
     Attributes:
         streams: Stream id to `StreamFacts`.
-        run, config, summary, metrics, misuse, context, artifacts, alerts: The folded maps; see `docs/segment.md#meta`.
+        run, config, summary, metrics, misuse, context, artifacts, files, alerts: The folded maps; see `docs/segment.md#meta`.
         removed: Summary keys that the user deleted.
         run_id: The id that the segments' first blocks give, or None.
         created: When the oldest segment was made, Unix seconds.
@@ -95,6 +95,7 @@ class Facts:
         self.misuse: dict[str, Any] = {}
         self.context: dict[str, Any] = {}
         self.artifacts: dict[str, Any] = {}
+        self.files: dict[str, Any] = {}
         self.alerts: dict[str, Any] = {}
         self.removed: set[str] = set()
         self.run_id: str | None = None
@@ -107,7 +108,7 @@ class Facts:
 
     def update(self, scan: Scan) -> None:
         """Reads the blocks that came since the last call."""
-        for source in list(scan.sources.values()):
+        for source in scan.all_sources():
             for block in source.blocks:
                 if block.kind in (segment.KIND_ROWS, segment.KIND_COLUMNS):
                     self.streams.setdefault(block.stream, StreamFacts(block.stream))
@@ -162,7 +163,7 @@ class Facts:
             facts = self.streams.setdefault(stream, StreamFacts(stream))
             facts.about, facts.end, facts.error, facts.hide_from = {}, None, None, None
         self.run, self.config, self.summary, self.metrics, self.misuse, self.removed = {}, {}, {}, {}, {}, set()
-        self.context, self.artifacts, self.alerts = {}, {}, {}
+        self.context, self.artifacts, self.files, self.alerts = {}, {}, {}, {}
         for stream, values in self._in_order():
             facts = self.streams[stream]
             facts.about.update(_map(values, "stream"))
@@ -177,6 +178,7 @@ class Facts:
             self.misuse.update(_map(values, "misuse"))
             self.context.update(_map(values, "context"))
             self.artifacts.update(_map(values, "artifact"))
+            self.files.update(_map(values, "file"))
             self.alerts.update(_map(values, "alert"))
             self._fold_summary(values)
 

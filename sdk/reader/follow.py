@@ -79,7 +79,7 @@ class Follower:
 
     def _note(self, stored: dict[int, list[tuple[int, int]]]) -> None:
         for stream, ranges in stored.items():
-            self._last[stream] = _united([*self._last.get(stream, ()), *ranges])
+            self._last[stream] = united([*self._last.get(stream, ()), *ranges])
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -97,7 +97,7 @@ def _within(ranges: list[tuple[int, int]], first: int, last: int) -> list[tuple[
     return ranges[start : bisect_right(ranges, last, lo=start, key=lambda numbers: numbers[0])]
 
 
-def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same numbers as few ranges."""
     united: list[tuple[int, int]] = []
     for first, last in sorted(ranges):

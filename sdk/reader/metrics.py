@@ -62,7 +62,7 @@ class Definitions:
     """Everything that `define_metric` said in a run."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        self._said = {name: _definition(name, said) for name, said in facts.items() if isinstance(said, dict) and name}
+        self._said = {name: _definition(name, said) for name, said in facts.items() if _is_told(name, said)}
         self._prefixes = sorted((name for name in self._said if name[-1] == "*"), key=len, reverse=True)
         reducing = [definition for definition in self._said.values() if definition.reduce is not None]
         # What rows are counted by is not itself counted.
@@ -152,6 +152,10 @@ def _definition(name: str, said: Mapping[str, Any]) -> Definition:
         _text(said, "over") or OVER_DEFAULT,
         _text(said, "weight"),
     )
+
+
+def _is_told(name: object, said: object) -> bool:
+    return isinstance(name, str) and name != "" and isinstance(said, dict)
 
 
 def _text(said: Mapping[str, Any], name: str) -> str | None:

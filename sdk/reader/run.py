@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from .. import clock
 from ..errors import NotFoundError
 from . import join, looks
-from .about import TRIES_MAX, About
+from .about import TRIES_MAX
+from .console import ConsoleReading
 from .follow import Follower, follow_run
-from .lanes import Lane, lanes_of
+from .lanes import TRAINING, Lane, lanes_of
 from .media import MediaList, kind_of
 from .metrics import Definition, Definitions
 from .names import list_names, nearest
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 # Limit: as in `sample`: 8 blocks of 4 MiB are about 40 ms.
 _QUICK_BLOCKS_MAX = 8
 _PATTERN = re.compile(r"[*?\[]")
+# The kind of the streams that hold what was observed, and what their keys begin with (docs/system.md).
+_SYSTEM, _SYSTEM_PREFIX = "system", "system/"
 
 
-class Run(About):
+class Run(ConsoleReading):
     """A run in a store. Reads only; not thread-safe; holds no file open between calls.
 
     Damaged bytes never raise: what is whole is given, what is not is listed in `damage` and `gaps`.
@@ -45,6 +48,11 @@ class Run(About):
 
     def __repr__(self) -> str:
         return f"<stepd run {self.id} {self.name!r} of {self.project!r}, {self.state}>"
+
+    def _repr_html_(self) -> str:
+        from .cards import run_card
+
+        return run_card(self)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -55,7 +63,7 @@ class Run(About):
 
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         last = {key: value for key, value in last.items() if key[:1] != "_"}
-        found = summary_of(last, self._definitions(), lambda keys: self._read_several(keys) if keys else {})
+        found = summary_of(last, self._definitions(), lambda keys: self._read_several(keys, None) if keys else {})
         shown = {key: value for key, value in found.items() if key not in self._facts.removed}
         return {**shown, **self._facts.summary}
 
@@ -65,13 +73,34 @@ class Run(About):
         steps = self._reading(lambda: looks.last_steps(self._scan, self._lanes, 1))
         return int(steps[-1]) if len(steps) else None
 
-    def keys(self, *, quick: bool = False) -> list[str]:
+    def of_kind(self, kind: str | None) -> Run:
+        """What accompanies the training, as a run of its own: the streams of kind "system" or "console" (docs/system.md,
+        docs/console.md). None, or a kind of the training: this run.
+        """
+        if kind is None or kind in TRAINING:
+            return self
+        from .beside import Beside
+
+        return Beside(self, kind)
+
+    def _system(self, keys: Iterable[str]) -> Run | None:
+        """What was observed of the run, where one of some keys may be there."""
+        if not any(map(_is_system, keys)):
+            return None
+        self.refresh()
+        found = self.of_kind(_SYSTEM) if self._side_lanes(_SYSTEM) else self
+        return None if found is self else found
+
+    def keys(self, *, quick: bool = False, kind: str | None = None) -> list[str]:
         """All keys, sorted: nested dicts as dotted names, without those that begin with an underscore. `media_keys` tells
         which of them hold media.
 
         Args:
             quick: Look at a few blocks of a long run only, as `sample` does; a rare key may not be found.
+            kind: As in `of_kind`.
         """
+        if (chosen := self.of_kind(kind)) is not self:
+            return chosen.keys(quick=quick)
         return [key for key in self.all_keys(quick=quick) if key[:1] != "_"]
 
     def all_keys(self, *, quick: bool = False) -> list[str]:
@@ -101,13 +130,13 @@ class Run(About):
         from .epochs import Maker
 
         def has_ended(lane: Lane) -> bool:
-            return all(self._stream_state(stream) != RUNNING for stream in lane.streams)
+            return self._stream_state(lane.last) != RUNNING
 
         return Maker(self._definitions(), has_ended)
 
     def series(
         self, key: str, stream: str | int | None = None, rank: int | None = None, *, points: int | None = None,
-        x: str = "auto",
+        x: str = "auto", kind: str | None = None,
     ) -> Series:  # fmt: skip
         """All values of one key, as numpy arrays; with `points` those that a chart needs.
 
@@ -122,16 +151,25 @@ class Run(About):
             points: At most so many values, at least 7; they are chosen by the library tsdownsample (extra `plot`).
             x: What `Series.x` is to give: "auto", what `define_metric(step_metric=…)` said, else the step; "step"; "time"; "relative",
                 seconds since the run was created; or a key.
+            kind: As in `of_kind`; None: "system" for keys below ``system/``, where there is one of that name.
 
         Raises:
             NotFoundError: No such key, stream or rank.
             UsageError: More values than `points`, and they are no numbers.
             Error: tsdownsample is needed and not installed.
         """  # fmt: skip
+        if (chosen := self.of_kind(kind)) is not self:
+            return chosen.series(key, stream, rank, points=points, x=x)
+        missing = None
+        if kind is None and (system := self._system([key])) is not None:
+            try:
+                return system.series(key, stream, rank, points=points, x=x)
+            except NotFoundError as error:
+                missing = error
         every = stream == "all"
         found = self._read_several([key], points, None if every else stream, rank, every=every).get(key)
         if found is None:
-            raise self._no_series(key)
+            raise missing or self._no_series(key)
         if points is not None and found.sample_of is None and len(found) > points:
             from .points import no_points
 
@@ -159,8 +197,11 @@ class Run(About):
         Args:
             points: As in `series`; values that are no numbers are all given.
         """
-        wanted = self.keys_like([keys] if isinstance(keys, str) else keys)
-        return self._read_several(wanted, points) if wanted else {}
+        asked = [keys] if isinstance(keys, str) else list(keys)
+        system = self._system(asked)
+        found = system.several(filter(_is_system, asked), points=points) if system is not None else {}
+        wanted = [key for key in self.keys_like(asked) if key not in found]
+        return {**(self._read_several(wanted, points) if wanted else {}), **found}
 
     def keys_like(self, patterns: Iterable[str]) -> list[str]:
         """The keys that are one of some names, or match one of them as a pattern. A name without ``*?[`` is given as it is."""
@@ -224,7 +265,12 @@ class Run(About):
         return NotFoundError(f"run {self.id} has no series {key!r}. {told}", hint="run.keys()")
 
     def rows(
-        self, keys: Iterable[str] | None = None, stream: str | int | None = None, *, first_step: int = 0
+        self,
+        keys: Iterable[str] | None = None,
+        stream: str | int | None = None,
+        *,
+        first_step: int = 0,
+        kind: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Rows in step order: ``{"_step": int, "_timestamp": float, key: value, …}``, one per step, nulls as None, media
         as `MediaItem`s, which read their bytes when asked.
@@ -236,7 +282,10 @@ class Run(About):
             keys: Only these, and only rows that hold one of them.
             stream: Only this stream (an id).
             first_step: No row below it; blocks that hold none are not read.
-        """
+            kind: As in `of_kind`.
+        """  # fmt: skip
+        if (chosen := self.of_kind(kind)) is not self:
+            return chosen.rows(keys, stream, first_step=first_step)
         wanted = self.check_keys(keys)
         return self._rows(join.Selection(wanted, first_step=first_step), stream)
 
@@ -365,24 +414,27 @@ class Run(About):
         wanted = sorted(self.check_keys(keys) or ())
         return self._reading(lambda: sample(self._scan, self._lanes, wanted, points))
 
-    def to_pandas(self, keys: Iterable[str] | None = None) -> Any:
+    def to_pandas(self, keys: Iterable[str] | None = None, *, kind: str | None = None) -> Any:
         """A pandas.DataFrame, one row per step (the index), one column per key, joined as in `rows`.
 
         Integer columns with holes are `Int64`, booleans `boolean`, so that no integer passes through a float.
 
         Args:
             keys: Which, in which order; None: all but those that begin with an underscore.
+            kind: As in `of_kind`; what accompanies the training is indexed by the time.
 
         Raises:
             Error: pandas is not installed.
             NotFoundError: A key that the run does not have.
         """
+        if (chosen := self.of_kind(kind)) is not self:
+            return chosen.to_pandas(keys)
         from .frames import pandas_frame, pandas_module
 
         pandas = pandas_module("to_pandas()")
         return pandas_frame(self._table(keys), pandas)
 
-    def to_arrow(self, keys: Iterable[str] | None = None) -> Any:
+    def to_arrow(self, keys: Iterable[str] | None = None, *, kind: str | None = None) -> Any:
         """A pyarrow.Table, one row per step: `step` (int64), `time` (timestamp[us, UTC]; of a row the latest of its values), then
         a column per key, joined as in `rows`.
 
@@ -392,7 +444,7 @@ class Run(About):
         logged under "step" and "time" is in `_logged_step` and `_logged_time`.
 
         Args:
-            keys: As in `to_pandas`.
+            keys, kind: As in `to_pandas`.
 
         Raises:
             Error: pyarrow is not installed.
@@ -401,9 +453,9 @@ class Run(About):
         from .frames import arrow_module, arrow_table
 
         arrow = arrow_module("to_arrow()")
-        return arrow_table(self._table(keys), arrow)
+        return arrow_table(self.of_kind(kind)._table(keys), arrow)
 
-    def to_polars(self, keys: Iterable[str] | None = None) -> Any:
+    def to_polars(self, keys: Iterable[str] | None = None, *, kind: str | None = None) -> Any:
         """A polars.DataFrame with the columns of `to_arrow`.
 
         Raises:
@@ -413,7 +465,7 @@ class Run(About):
         from .frames import arrow_module, arrow_table, polars_module
 
         polars = polars_module("to_polars()")
-        return polars.from_arrow(arrow_table(self._table(keys), arrow_module("to_polars()")))
+        return polars.from_arrow(arrow_table(self.of_kind(kind)._table(keys), arrow_module("to_polars()")))
 
     def _table(self, keys: Iterable[str] | None) -> Table:
         from .tables import read_table
@@ -461,3 +513,7 @@ class Run(About):
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         found = {key: kind_of(value) for key, value in sorted(last.items()) if key[:1] != "_"}
         return {key: kind for key, kind in found.items() if kind is not None}
+
+
+def _is_system(key: str) -> bool:
+    return key.startswith(_SYSTEM_PREFIX)

@@ -62,8 +62,9 @@ class Scan:
         self.size_bytes = 0
         self.changed = 0.0
         self.blobs = Blobs(files, directory)
-        self._files = files
+        self.files = files
         self._open: dict[str, Source] = {}
+        self._memory: list[Source] = []
 
     def refresh(self) -> None:
         """Looks again at the directory and at segments that have grown."""
@@ -79,7 +80,7 @@ class Scan:
 
     def _list(self) -> dict[str, tuple[int, float]]:
         try:
-            entries = self._files.entries(self.directory)
+            entries = self.files.entries(self.directory)
         except OSError as error:
             self.noted[self.directory, 0] = Damage(self.directory, 0, 0, f"cannot be listed: {error}")
             return {}
@@ -128,7 +129,7 @@ class Scan:
             return source.reader
         path = os.path.join(self.directory, source.name)
         try:
-            reader = SegmentReader(self._files, path)
+            reader = SegmentReader(self.files, path)
         except OSError as error:
             if error.errno in _GONE:
                 raise Gone(f"{path!r} is gone") from error
@@ -171,6 +172,14 @@ class Scan:
         for source in list(self._open.values()):
             self._shut(source)
 
+    def hold(self, memory: list[Source]) -> None:
+        """Takes records that are in memory as well; those that it took before are forgotten."""
+        self._memory = memory
+
+    def all_sources(self) -> list[Source]:
+        """Segments, and what is in memory."""
+        return [*self.sources.values(), *self._memory]
+
     def payload(self, source: Source, block: Block) -> Buffer:
         """The raw bytes of a block.
 
@@ -178,6 +187,8 @@ class Scan:
             DamageError: They are not what was written.
             Gone: The segment was replaced and must be looked for again.
         """
+        if source.memory is not None:
+            return source.memory
         reader = self._opened(source)
         try:
             return reader.payload(block)
@@ -211,7 +222,7 @@ class Scan:
 
     def plan(self) -> dict[int, list[Entry]]:
         """What there is to read by stream, in order of first sequences."""
-        return entries_of(self.sources.values())
+        return entries_of(self.all_sources())
 
     def parts(
         self, entry: Entry, keys: frozenset[str] | None = None, *, depth: int = VALUES, ordered: bool = False

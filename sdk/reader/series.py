@@ -66,6 +66,11 @@ class Series:
         count = f"{len(self.step)} values" if self.sample_of is None else f"{len(self.step)} of {self.sample_of} values"
         return f"Series({self.key!r}, {count}, {held})"
 
+    def _repr_html_(self) -> str | None:
+        from .cards import series_card
+
+        return series_card(self)
+
 
 def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
     """The series of `key` in the first of `lanes` that holds it, or in all of them; None where none does."""

@@ -54,6 +54,11 @@ class Store:
     def __repr__(self) -> str:
         return f"<stepd store {self.path!r}>"
 
+    def _repr_html_(self) -> str:
+        from .cards import store_table
+
+        return store_table(self, self._now_ns() / 1e9)
+
     def runs(self, project: str | None = None) -> list[Run]:
         """All runs (of a project), the one that was started last first.
 

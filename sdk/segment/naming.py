@@ -7,6 +7,7 @@
     media-<writer>-<number>.seg.<machine>.draft   what a rewriting on that machine has not finished
     history-<writer>-<number>.seg.suspect   an fsync of that segment failed: never ask again, and never call it safe
     aside/                                  torn tails that recovery cut off
+    files/                                  the user's files of the run, and what was kept of its code (`sdk.runfiles`)
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
 
@@ -25,6 +26,7 @@ STORE_FILE = "store.json"
 RUNS = "runs"
 TRASH = "trash"
 ASIDE = "aside"
+FILES = "files"
 # The directories whose names a segment needs to be found again: its run's, that of the runs, the store's.
 RUN_LEVELS = 3
 

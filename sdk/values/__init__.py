@@ -36,9 +36,10 @@ so a longer key or a deeper list is accepted as well, as far as msgpack goes (10
 """
 
 from .blobs import Blob, snapshot, stage_in
-from .convert import KNOWN_SCALARS, plain, plain_value, register_known_scalars
+from .convert import KNOWN_SCALARS, Admit, completed, plain, plain_value, register_known_scalars
 from .media import Media
 
 __all__ = [
-    "KNOWN_SCALARS", "Blob", "Media", "plain", "plain_value", "register_known_scalars", "snapshot", "stage_in",
+    "KNOWN_SCALARS", "Admit", "Blob", "Media", "completed", "plain", "plain_value", "register_known_scalars", "snapshot",
+    "stage_in",
 ]  # fmt: skip

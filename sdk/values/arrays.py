@@ -78,6 +78,11 @@ def _from_jax(value: Any, name: str) -> Fetched | None:
     platform = getattr(getattr(value, "device", None), "platform", "cpu")
     if platform != "cpu":
         convert.tell_device(name, platform)
+    return as_numpy(value)
+
+
+def as_numpy(value: Any) -> Fetched:
+    """What numpy makes of an array of somebody else's."""
     import numpy
 
     return _named(numpy.asarray(value))

@@ -17,6 +17,7 @@ from ..dtypes import widened
 from ..limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, MEDIA_NESTING_MAX, NESTING_MAX
 from ..record import EXT_TENSOR, encode_media
 from .blobs import Blob
+from .device import Awaited, Computed, OnWay
 from .media import Media
 from .register import Handler, handler_of
 
@@ -53,10 +54,13 @@ def on_device_value(callback: Callable[[str], None]) -> None:
 
 
 class _Sink(threading.local):
-    """Where the blobs of the call that this thread is in go (None outside of `plain`), and how deep in media it is."""
+    """Of the call that this thread is in: where its blobs and what has not come yet go (None outside of `plain`), and how
+    deep in media it is.
+    """
 
     put: Put | None = None
     admit: Admit | None = None
+    awaited: Awaited | None = None
     level: int = 0
 
 
@@ -64,8 +68,9 @@ _sink = _Sink()
 
 
 def plain(
-    data: Mapping[Any, Any], *, keep_going: bool = False, put: Put | None = None, admit: Admit | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
+    data: Mapping[Any, Any], *, keep_going: bool = False, put: Put | None = None, admit: Admit | None = None,
+    awaited: Awaited | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:  # fmt: skip
     """A call's data as plain values, and what was left out.
 
     Args:
@@ -73,21 +78,54 @@ def plain(
         keep_going: Leave out what cannot be stored instead of raising.
         put: Takes the blobs of large values; without it there may be none.
         admit: Asked for each large array; those it does not admit are reduced to statistics.
+        awaited: Takes what is still on a device; without it such values are fetched, which waits.
 
     Returns:
-        The plain map, and key to explanation of what is not in it.
+        The plain map (with `OnWay` where a value is in `awaited`), and key to explanation of what is not in it.
 
     Raises:
         TypeError: A key is not a str, or a value is of a type that cannot be stored.
         ValueError: A value of a right type is out of range: beyond 64 bits, nested too deep, too large.
     """
     # A value's own code may log as well, inside of this call.
-    outer = _sink.put, _sink.admit
-    _sink.put, _sink.admit = put, admit
+    outer = _sink.put, _sink.admit, _sink.awaited
+    _sink.put, _sink.admit, _sink.awaited = put, admit, awaited
     try:
         return _plain(data, keep_going)
     finally:
-        _sink.put, _sink.admit = outer
+        _sink.put, _sink.admit, _sink.awaited = outer
+
+
+def completed(
+    awaited: Awaited, put: Put | None = None, admit: Admit | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The plain map of a call whose values have come, and what was left out: the device failed."""
+    outer = _sink.put, _sink.admit, _sink.awaited
+    _sink.put, _sink.admit, _sink.awaited = put, admit, None
+    out: dict[str, Any] = {}
+    bad: dict[str, str] = {}
+    try:
+        for key, value in awaited.plain.items():
+            try:
+                out[key] = _arrived(value, awaited.error)
+            except Exception as error:
+                bad[key] = str(error) if _is_ours(error) else f"log() value of {key!r}: {error!r}"
+    finally:
+        _sink.put, _sink.admit, _sink.awaited = outer
+    return out, bad
+
+
+def _arrived(value: Any, lost: str | None) -> Any:
+    """A plain value with what has come in its places. msgpack's ExtType is a tuple, and stays."""
+    kind = type(value)
+    if kind is OnWay:
+        if lost is not None:
+            raise ValueError(f"log() value of {value.key!r} did not come from its device: {lost}")
+        array, dtype = value.array()
+        return _from_array(array, value.key, dtype) if value.make is None else plain_value(value.make(array), value.key)
+    if kind is dict:
+        return {name: _arrived(part, lost) for name, part in value.items()}
+    return [_arrived(part, lost) for part in value] if kind is list else value
 
 
 def _plain(data: Mapping[Any, Any], keep_going: bool) -> tuple[dict[str, Any], dict[str, str]]:
@@ -151,6 +189,8 @@ def plain_value(value: Any, key: object = "", depth: int = 0) -> Any:
         return _media(value, key, depth)
     if kind is Blob:
         return _blob(value, key)
+    if kind is Computed:
+        return _computed(value, key)
     # By any base: a loss is often a tensor subclass of another package (MONAI, fastai, torchvision).
     for base in kind.__mro__:
         handler = _HANDLERS.get(str(base.__module__).partition(".")[0])
@@ -346,11 +386,32 @@ def _from_large_array(array: Any, key: object, dtype_name: str | None) -> Any:
     return _media((Tensor if is_admitted else ReducedTensor)(array, dtype_name), key, 0)
 
 
+def _computed(value: Computed, key: object) -> Any:
+    later = _later(value.tensor, key, value.make)
+    if later is not None:
+        return later
+    from .arrays import fetch_array
+
+    fetched = fetch_array(value.tensor, str(key))
+    assert fetched is not None
+    return plain_value(value.make(fetched.array), key)
+
+
+def _later(value: Any, key: object, make: Callable[[Any], Any] | None = None) -> OnWay | None:
+    """What stands for a tensor of torch that is on its way; None: it is not."""
+    if _sink.awaited is None or _sink.level or value.device.type == "cpu":
+        return None
+    return _sink.awaited.torch(value, key, make)
+
+
 def _from_torch(value: Any, key: object) -> Any:
     import torch
 
     if not isinstance(value, torch.Tensor):
         return str(value) if isinstance(value, (torch.device, torch.dtype)) else _UNKNOWN
+    later = _later(value, key)
+    if later is not None:
+        return later
     if value.numel() == 1:
         if value.device.type != "cpu":
             tell_device(key, value.device)
@@ -361,6 +422,10 @@ def _from_torch(value: Any, key: object) -> Any:
 def _from_jax(value: Any, key: object) -> Any:
     if not hasattr(value, "dtype") or not hasattr(value, "__array__"):
         return _UNKNOWN
+    if _sink.awaited is not None and not _sink.level:
+        later = _sink.awaited.jax(value, key)
+        if later is not None:
+            return later
     return _from_fetched(value, key)
 
 

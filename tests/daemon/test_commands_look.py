@@ -115,6 +115,23 @@ def test_show_tells_losses(tmp_path: Path) -> None:
     assert "a lock cannot be stored" in text
 
 
+def test_show_tells_how_it_ended(tmp_path: Path) -> None:
+    """The exit code, the exception with its traceback, and what was alerted, of which nothing steers the terminal."""
+    path = make_store(tmp_path)
+    run = RunBuilder(path)
+    main = run.stream()
+    main.meta({"alert": {"1700000000000000000": {"title": "loss", "text": "is NaN", "level": "ERROR"}}})
+    main.meta({"error": {"type": "ValueError", "message": "b\x1b[1mad", "traceback": "Traceback\n  File x\nValueError"}})
+    main.finish("failed", 3)
+    run.seal()
+    text = said(path, "show")
+    assert "failed, exit code 3" in text.splitlines()[0]
+    assert "\nended by ValueError: b?[1mad\n  Traceback\n    File x\n  ValueError\n" in text
+    assert "ERROR  loss: is NaN" in text.split("\nalerts\n")[1]
+    document = json.loads(said(path, "show", "--json"))
+    assert (document["exit_code"], document["error"]["type"], document["alerts"][0]["title"]) == (3, "ValueError", "loss")
+
+
 def test_unknown_run(store: str) -> None:
     """One line that names the nearest, a cure that can be pasted, exit code 1."""
     result = stepd(store, "show", "a42f")

@@ -70,6 +70,8 @@ def test_captured_output_ends_with_the_trainer(store: Path, tmp_path: Path) -> N
         ("raise KeyboardInterrupt", "interrupted", None),
         ("import os; os._exit(3)", "crashed", 3),
         ("import os; os.abort()", "crashed", -signal.SIGABRT),
+        ("sys.exit(4)", "failed", 4),
+        ("run.mark_preempting(); import os; os.kill(os.getpid(), 15)", "preempted", -signal.SIGTERM),
     ],
 )
 def test_the_state_tells_how_it_ended(store: Path, tmp_path: Path, end: str, state: str, code: int | None) -> None:
@@ -79,6 +81,8 @@ def test_the_state_tells_how_it_ended(store: Path, tmp_path: Path, end: str, sta
     until_drained(store)
     run = sdk.open_store(store).run("run")
     assert run.state == state
+    assert run.exit_code == (130 if state == "interrupted" else None if state in ("crashed", "preempted") else code)
+    assert (run.error is not None and "train.py" in run.error.traceback) == ("raise" in end)
     assert run.series("x").step.tolist() == list(range(100))
 
 

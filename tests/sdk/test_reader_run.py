@@ -141,6 +141,48 @@ def test_state_of_the_dead(store: str, streams: list[tuple[str, str | None]], ex
     assert {stream.state for stream in found.streams if stream.kind in ("fork", "spawn")} <= {"ended"}
 
 
+def test_a_preempted_run(store: str) -> None:
+    """Who said that the scheduler would stop it, and then failed, was interrupted or died, was preempted; who finished has."""
+    ends = {"failed": "preempted", "interrupted": "preempted", None: "preempted", "finished": "finished"}
+    for number, (end, expected) in enumerate(ends.items()):
+        run = RunBuilder(store, f"run{number}")
+        main = run.stream()
+        main.meta({"stream": {"preempting": True}})
+        if end is not None:
+            main.finish(end)
+        run.flush()
+        assert Store(store, alive=dead).run(run.id).state == expected
+    attempt = run.stream(continues=main.hex, attempt=2)
+    attempt.finish("failed")
+    run.flush()
+    assert Store(store, alive=dead).run(run.id).state == "failed"
+
+
+def test_how_it_ended(store: str) -> None:
+    """The exit code and the exception are those of the lane that gives the run its state; nonsense in them is no error."""
+    run = RunBuilder(store, "a41f")
+    first, second = run.stream(rank=0), run.stream(rank=1)
+    run.flush()
+    found = opened(store, alive=dead)
+    assert (found.exit_code, found.error) == (None, None)
+    first.finish()
+    second.meta({"error": {"type": "ValueError", "message": "no", "traceback": 3}})
+    second.finish("failed", 3)
+    run.flush()
+    found = opened(store, alive=dead)
+    assert (found.state, found.exit_code, found.error) == ("failed", 3, ("ValueError", "no", ""))
+
+
+def test_alerts(store: str) -> None:
+    """In order of time; what is no alert is left out."""
+    run = RunBuilder(store, "a41f")
+    main = run.stream()
+    main.meta({"alert": {"2000000000": {"title": "b", "text": "t", "level": "WARN"}, "x": {}, "3": 4}})
+    main.meta({"alert": {"1000000000": {"title": "a", "text": None, "level": "INFO"}}})
+    run.flush()
+    assert opened(store, alive=dead).alerts == [(1.0, "INFO", "a", ""), (2.0, "WARN", "b", "t")]
+
+
 def test_a_resume_forgives_the_crash_before_it(store: str) -> None:
     """Only the last stream of a lane counts."""
     run = RunBuilder(store)

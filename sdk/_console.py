@@ -1,0 +1,395 @@
+"""The console: what the process prints to `sys.stdout` and `sys.stderr`, stored line by line (docs/console.md).
+
+Life: `begin`, called by `init`, puts a function before the `write` of the two stream *objects*, so that whoever holds them (a
+`StreamHandler` made before `init`, a progress bar) is captured too; nothing is replaced in modules, and no descriptor is
+touched. The program's own write comes first, with its value and its exceptions. What was written then goes into an inbox,
+from where lines are made (`sdk._folding`) and put into the run's console (`sdk._lines`). At the end of the run the streams
+are as they were.
+
+Threads: whoever writes leaves the text in the inbox and takes the lock only if it is free; else the thread that has it does
+the work. So nobody waits, a signal handler in the middle of anything included. The console's sender looks four times a second
+for lines that are not ended yet, so that a prompt or a progress bar is there after a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import clock
+from ._folding import Folding
+from ._lines import Lines, lines_of
+
+if TYPE_CHECKING:
+    from ._run import Run
+
+# A line that is not ended is stored as it looks after so long, and then at these intervals, each longer than the one before.
+LIVE_SECONDS_MIN = 1.0
+LIVE_SECONDS = 5.0
+LIVE_SECONDS_MAX = 60.0
+# Limit: writes without a newline that wait until somebody makes lines of them: some MB of a progress bar's.
+_INBOX_MAX = 256
+# A longer text becomes lines in pieces, each when there is room in the ring; meanwhile it waits, up to so much.
+_PIECE = 64 * 1024
+_INBOX_CHARACTERS_MAX = 64 * 1024 * 1024
+_SETTLE_SECONDS_MAX = 2.0
+# Whoever held the lock was interrupted at the wrong instruction: a new one.
+_INBOX_STUCK = 20_000
+_THREADS_MAX = 64
+# Shorter lines need not be cut for any ring.
+_SHORT_MAX = 512
+# How far from a write the `emit` of a logging handler is looked for.
+_FRAMES_MAX = 8
+
+_taps: dict[str, Tap] = {}
+
+
+class _Live:
+    """One thread's lines on one stream.
+
+    Attributes:
+        number: Names the line that is not ended while it is stored again and again; 0: it never was.
+        shown: What was stored of it last.
+        seen, due: When it was first seen, and when it is stored next.
+    """
+
+    __slots__ = ("due", "folding", "interval", "number", "seen", "shown")
+
+    def __init__(self) -> None:
+        self.folding = Folding()
+        self.forget()
+
+    def forget(self) -> None:
+        self.number = 0
+        self.shown: list[str] = []
+        self.seen = self.due = 0.0
+        self.interval = LIVE_SECONDS
+
+
+class Tap:
+    """One stream object whose writes are stored in the console of every run that is there."""
+
+    def __init__(self, stream: Any, source: str) -> None:
+        self.stream = stream
+        self.source = source
+        self.consoles: tuple[Lines, ...] = ()
+        self._numbers = 0
+        self._written: Callable[..., Any] | None = None
+        self._before: Any = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what waits; in a forked child it is the parent's, and so is whoever held the lock."""
+        self._lock = threading.Lock()
+        self._inbox: deque[tuple[int, str]] = deque()
+        self._threads: dict[int, _Live] = {}
+        self._is_behind = self._hurries = False
+
+    # -- the stream object -------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Puts our function before `write`.
+
+        Raises:
+            AttributeError, TypeError: The object takes no attributes.
+        """
+        self._before = getattr(self.stream, "__dict__", {}).get("write")
+        self._written = self._make_write(self.stream.write)
+        self.stream.write = self._written
+
+    def remove(self) -> None:
+        """The stream as it was. Where somebody put a function over ours since, ours stays and does nothing any more."""
+        self.consoles = ()
+        if getattr(self.stream, "__dict__", {}).get("write") is not self._written:
+            return
+        if self._before is None:
+            del self.stream.write
+        else:
+            self.stream.write = self._before
+
+    def _make_write(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        identify, modules = threading.get_ident, sys.modules
+        handler = f"{__package__}._handler"
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if self.consoles:
+                try:
+                    text = args[0]
+                    if not (handler in modules and _is_stored_otherwise()):
+                        self._inbox.append((identify(), text))
+                        if "\n" in text or len(self._inbox) > _INBOX_MAX:
+                            self.drain()
+                except Exception:  # the program printed, and that is all it wanted
+                    pass
+            return result
+
+        return write
+
+    # -- lines -------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Makes lines of what was written, unless somebody does so now.
+
+        Race: whoever does not get the lock has left its text before it tried, and the holder looks again after letting go.
+        """
+        lock = self._lock
+        while self._inbox and lock.acquire(False):
+            try:
+                is_empty = self._empty()
+            finally:
+                lock.release()
+            if not is_empty:
+                return
+        if len(self._inbox) > _INBOX_STUCK:
+            self._lock = threading.Lock()
+
+    def _empty(self) -> bool:
+        """Whether all of it became lines: a large text waits for room in the ring, which the sender makes."""
+        inbox, threads = self._inbox, self._threads
+        while inbox:
+            if (self._is_behind or len(inbox[0][1]) > _PIECE) and self._waits():
+                return False
+            thread, text = inbox.popleft()
+            if len(text) > _PIECE:
+                inbox.appendleft((thread, text[_PIECE:]))
+                text = text[:_PIECE]
+            live = threads.get(thread)
+            if live is None:
+                live = threads[thread] = _Live()
+                for console in self.consoles:
+                    console.expect()
+            lines = live.folding.feed(text)
+            if lines:
+                self._put(lines, live)
+        return True
+
+    def _waits(self) -> bool:
+        """Whether what is in the inbox stays there for the sender, as long as it is not too much."""
+        crowded = [console for console in self.consoles if console.is_crowded()]
+        self._is_behind = bool(crowded) and not self._hurries
+        if self._is_behind and sum(len(text) for _, text in self._inbox) > _INBOX_CHARACTERS_MAX:
+            return False
+        for console in crowded:
+            console.wake()
+        return self._is_behind
+
+    def _put(self, lines: list[str], live: _Live) -> None:
+        number = live.number
+        if live.seen:
+            live.forget()
+        source = self.source
+        for console in self.consoles:
+            put, first = console.put, number
+            for line in lines:
+                if first or len(line) > _SHORT_MAX:
+                    self._put_long(console, line, {"ends": first} if first else {})
+                    first = 0
+                else:
+                    put({"text": line, "from": source})
+
+    def _put_long(self, console: Lines, line: str, more: dict[str, Any]) -> None:
+        """A line in pieces that a ring takes; only the first carries `more`, the others their number."""
+        size = console.text_bytes_max if line.isascii() else console.text_bytes_max // 4
+        for start in range(0, len(line) or 1, size):
+            console.put({"text": line[start : start + size], "from": self.source, **more})
+            more = {"part": start // size + 1}
+
+    def look(self, now: float) -> None:
+        """Stores lines that are not ended and have stood there for a while, so that a crash does not take them along."""
+        self.drain()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._show_live(now)
+            finally:
+                self._lock.release()
+            self.drain()
+
+    def _show_live(self, now: float) -> None:
+        for live in list(self._threads.values()):
+            shown = live.folding.live()
+            if not shown or shown == live.shown:
+                continue
+            if not live.seen:
+                live.seen, live.due = now, now + LIVE_SECONDS_MIN
+            if now < live.due:
+                continue
+            if not live.number:
+                self._numbers += 1
+                live.number = self._numbers
+            live.shown, live.due = shown, now + live.interval
+            live.interval = min(live.interval * 1.5, LIVE_SECONDS_MAX)
+            for console in self.consoles:
+                for line in shown:
+                    self._put_long(console, line, {"live": live.number})
+        if len(self._threads) > _THREADS_MAX:
+            self._threads = {thread: live for thread, live in self._threads.items() if live.folding.live()}
+
+    def settle(self) -> None:
+        """The end: what waits for room gets some time, and what is not ended is a line as it stands."""
+        deadline = clock.monotonic() + _SETTLE_SECONDS_MAX
+        self.drain()
+        while self._inbox and clock.monotonic() < deadline:
+            for console in self.consoles:
+                console.flush(0.05)
+            self.drain()
+        self._hurries = True
+        self.drain()
+        self._hurries = False
+        if self._lock.acquire(timeout=0.1):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        for live in self._threads.values():
+            lines = live.folding.settle()
+            if lines:
+                self._put(lines, live)
+
+
+class Around:
+    """Stands for a stream object that takes no attributes: everything is the object's own, but for `write`."""
+
+    def __init__(self, stream: Any) -> None:
+        self.__dict__["_stepd_stream"] = stream
+        self.__dict__["write"] = stream.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stepd_stream"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "write":
+            self.__dict__["write"] = value
+        else:
+            setattr(self._stepd_stream, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__dict__[name] = self._stepd_stream.write
+
+    def __iter__(self) -> Any:
+        return iter(self._stepd_stream)
+
+    def __enter__(self) -> Any:
+        self._stepd_stream.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._stepd_stream.__exit__(*error)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+
+def _is_stored_otherwise() -> bool:
+    """Whether this write is a logging handler's, of a record that a `LogHandler` stores: a line is stored once."""
+    logging = sys.modules.get("logging")
+    frame = sys._getframe(2)
+    for _ in range(_FRAMES_MAX):
+        if frame.f_code.co_name == "emit":
+            record = frame.f_locals.get("record")
+            if logging is not None and isinstance(record, logging.LogRecord):
+                return bool(sys.modules[f"{__package__}._handler"].takes(record))
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return False
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------------
+
+
+def begin(run: Run) -> None:
+    """Captures what is printed, until the run ends. Called by `init`."""
+    console = lines_of(run)  # also without capture: log records go there, and it must end after all that may print
+    if run.settings.console == "off":
+        run._emit({"context": {"console": {"off": True}}})
+        return
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+    if streams["stdout"] is streams["stderr"]:
+        del streams["stderr"]
+    for source, stream in streams.items():
+        if stream is not None:
+            _tap(source, stream, console)
+
+    def end(state: str, exit_code: int) -> None:
+        _end(console)
+
+    console.on_look = _look
+    console.on_end.append(lambda: _end(console))
+    run._at_end(end)
+
+
+def _tap(source: str, stream: Any, console: Lines) -> None:
+    tap = _taps.get(source)
+    if tap is not None and tap.stream is not stream:
+        # Another object since the run before began (a test's, a notebook's): runs that are there follow to it.
+        consoles = tap.consoles
+        tap.settle()
+        tap.remove()
+        tap = None
+    else:
+        consoles = tap.consoles if tap is not None else ()
+    if tap is None:
+        tap = Tap(stream, source)
+        try:
+            tap.install()
+        except (AttributeError, TypeError):
+            tap = Tap(Around(stream), source)
+            tap.install()
+            setattr(sys, source, tap.stream)
+        _taps[source] = tap
+    tap.consoles = (*consoles, console)
+
+
+def _end(console: Lines) -> None:
+    """What is printed from now on is not this run's; with the last run the streams are as they were."""
+    for source, tap in list(_taps.items()):
+        if console in tap.consoles:
+            tap.settle()
+            tap.consoles = tuple(other for other in tap.consoles if other is not console)
+        if not tap.consoles:
+            tap.remove()
+            del _taps[source]
+            if isinstance(tap.stream, Around) and getattr(sys, source) is tap.stream:
+                setattr(sys, source, tap.stream._stepd_stream)
+
+
+def _look() -> None:
+    """Called by the console's sender at each of its looks."""
+    now = clock.monotonic()
+    for tap in list(_taps.values()):
+        tap.look(now)
+
+
+def _forked() -> None:
+    for tap in list(_taps.values()):
+        tap.reset()
+
+
+class RunConsole:
+    """`Run.write_logs`."""
+
+    def write_logs(self: Any, text: str) -> None:
+        """Adds lines to the run's console without printing them.
+
+        Raises:
+            UsageError: The run is finished.
+            TypeError: `text` is no str.
+        """
+        self._require_running("write_logs()")
+        if not isinstance(text, str):
+            raise TypeError(f"write_logs() text is {type(text).__name__}, expected str")
+        folding, console = Folding(), lines_of(self)
+        lines = folding.feed(text) + folding.settle()
+        for line in lines:
+            Tap(None, "stdout")._put_long(console, line, {})
+
+
+os.register_at_fork(after_in_child=_forked)

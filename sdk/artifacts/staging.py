@@ -1,0 +1,190 @@
+"""Taking files in the training's process, so that what happens to them afterwards does not matter.
+
+A small file is read at once, into one pack for all small files of an artifact: a file of its own for each would take twice as
+long. A large one is cloned where the file system can (nothing is copied, and the clone never changes), else given a second name
+by a hard link: that keeps the bytes when the file is deleted or another is renamed over it, as checkpoints are rotated; a file
+that is overwritten in place changes under the link as well, which the keeper sees and says. Where neither can be, the keeper
+reads the file from where it lies.
+
+What is taken lies in ``<store>/artifacts/staging/<time>-<random>/`` until the keeper has stored it. The artifact that made it
+removes it when it is never logged; what a killed process left the keeper removes after a week.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from typing import Any
+
+from .. import clock
+from ..files import DISK, File, Files, Status, read_whole
+from ..ids import hex_u64, random_u64
+from ..platform import machine_id
+from .format import known_path, object_path, staging_path
+
+# Limit: read and written in about a millisecond.
+SMALL_BYTES_MAX = 1 << 20
+_KNOWN_BYTES_MAX = 4096
+# A file that changed so shortly before it was looked at may change again without a new time.
+_SETTLED_NS = 2 * 10**9
+_DIRECTORY = re.compile(r"[0-9]{20}-[0-9a-f]{16}", re.ASCII)
+
+# (device of a file, device of the store) -> what could not be done between them.
+_cannot: dict[tuple[int, int], set[str]] = {}
+
+
+class Staging:
+    """What was taken for one artifact. Not thread-safe."""
+
+    def __init__(self, store: str, files: Files = DISK) -> None:
+        self._store = store
+        self._files = files
+        self._pack: File | None = None
+        self._parts: list[bytes] = []
+        self._waiting = 0
+        self._packed = 0
+        self._count = 0
+        self._device = 0
+        self.path = ""
+
+    def take(self, source: str) -> dict[str, Any]:
+        """What the job says of the file at `source`, whose links were followed already.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        file = self._files.open(source)
+        try:
+            if file.size <= SMALL_BYTES_MAX:
+                return self.take_bytes(file.read(0, SMALL_BYTES_MAX))
+        finally:
+            file.close()
+        status = self._files.status(source)
+        found = {"size": status.size, "modified_ns": status.modified_ns, "source": source}
+        digest = known_digest(self._files, self._store, source, status)
+        if digest and has_object(self._files, self._store, digest, status.size):
+            return {"how": "object", "digest": digest, **found}
+        for how, operation in (("staged", self._files.clone), ("linked", self._files.link)):
+            target = self._share(status, how, operation, source)
+            if target is not None:
+                return {"how": how, "staged": target, **found}
+        return {"how": "source", **found}
+
+    def _share(self, status: Status, how: str, operation: Any, source: str) -> str | None:
+        self._make()
+        cannot = _cannot.setdefault((status.device, self._device), set())
+        if how in cannot:
+            return None
+        target = self._next()
+        try:
+            operation(source, target)
+        except OSError as error:
+            # A link may be refused for this file only: it is somebody else's, or has too many.
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EMLINK):
+                cannot.add(how)
+            return None
+        return target
+
+    def take_bytes(self, data: bytes) -> dict[str, Any]:
+        """The same for bytes; they are in the pack after `flush`."""
+        self._make()
+        place = {"how": "pack", "offset": self._packed, "size": len(data)}
+        self._parts.append(data)
+        self._packed += len(data)
+        self._waiting += len(data)
+        if self._waiting >= SMALL_BYTES_MAX:
+            self._append()
+        return place
+
+    def new_path(self) -> str:
+        """A name for a file that is written here, and is the artifact's own."""
+        self._make()
+        return self._next()
+
+    def flush(self) -> str:
+        """Brings everything into the staging directory; its path, "" if nothing was taken."""
+        self._append()
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+        return self.path
+
+    def discard(self) -> None:
+        """Removes what was taken, for an artifact that is not logged."""
+        with contextlib.suppress(OSError):
+            if self._pack is not None:
+                self._pack.close()
+            if self.path:
+                self._files.remove_tree(self.path)
+
+    def _make(self) -> None:
+        if not self.path:
+            path = os.path.join(staging_path(self._store), f"{clock.wall_ns():020d}-{hex_u64(random_u64())}")
+            self._files.make_directory(path)
+            self._device = self._files.status(path).device
+            self.path = path
+
+    def _next(self) -> str:
+        self._count += 1
+        return os.path.join(self.path, str(self._count))
+
+    def _append(self) -> None:
+        if not self._waiting and not self._parts:
+            return
+        if self._pack is None:
+            name = pack_path(self.path)
+            self._pack = self._files.open(name, write=True) if self._files.exists(name) else self._files.create(name)
+        self._pack.append(self._parts)
+        self._parts.clear()
+        self._waiting = 0
+
+
+def pack_path(staging: str) -> str:
+    """Where the small files of a staging directory lie, one after another."""
+    return os.path.join(staging, "pack")
+
+
+def is_staging(path: str) -> bool:
+    """Whether it is the path of a staging directory, of whatever store: what may be removed with all that is in it."""
+    above, name = os.path.split(path)
+    return _DIRECTORY.fullmatch(name) is not None and above.endswith(staging_path(os.sep))
+
+
+def staged_at(name: str) -> float | None:
+    """When the staging directory of this name was made, Unix seconds; None for any other name."""
+    return int(name.partition("-")[0]) / 1e9 if _DIRECTORY.fullmatch(name) else None
+
+
+def has_object(files: Files, store: str, digest: str, size: int) -> bool:
+    """Whether the store holds the bytes of this digest; one of another size is no whole object."""
+    try:
+        return files.status(object_path(store, digest)).size == size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def known_digest(files: Files, store: str, path: str, status: Status) -> str:
+    """The digest of a file that was read before and has not changed since, else ""."""
+    import json
+
+    try:
+        text = read_whole(files, known_path(store, machine_id(), path), _KNOWN_BYTES_MAX)
+        *identity, digest = json.loads(text)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return ""
+    same = identity == [status.size, status.modified_ns, status.device, status.inode]
+    return digest if same and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else ""
+
+
+def remember_digest(files: Files, store: str, path: str, status: Status, digest: str, began_ns: int) -> None:
+    """Lets `known_digest` find it. Not of a small file, and not of one that may have changed within its time stamp."""
+    import json
+
+    if status.size <= SMALL_BYTES_MAX or status.modified_ns > began_ns - _SETTLED_NS:
+        return
+    name = known_path(store, machine_id(), path)
+    with contextlib.suppress(OSError):  # then it is read again
+        files.make_directory(os.path.dirname(name))
+        files.write_whole(name, json.dumps([status.size, status.modified_ns, status.device, status.inode, digest]).encode())

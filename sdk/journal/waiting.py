@@ -1,0 +1,143 @@
+"""Records that wait: for values on their way from a device, or behind a record that does.
+
+A call whose values have not come takes its place in the order of calls, and its step, at once; its record is placed in the
+ring, and so accepted, when they have. Until then every later call of the stream waits behind it, so that the order of the
+ring is the order of calls. Pure bookkeeping: the journal's lock is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..limits import KIB, MIB
+from .calls import Full, Prepared
+from .page import Mark
+
+# Limit: CUDA takes about 1000 kernels before a launch waits, so a loop is ahead of its device by some hundred calls of
+# log(); 16 Ki of them are as much again for what other threads log meanwhile, and take about 30 MB with their objects.
+WAITING_RECORDS_MAX = 16 * KIB
+# Limit: pinned memory is taken from everybody on the machine; one value may be larger, when nothing else waits.
+WAITING_BYTES_MAX = 64 * MIB
+
+# What a forked child inherited: kept for ever, since freeing pinned memory there would ask a device that it may not use.
+_inherited: list[object] = []
+
+
+class Waiting:
+    """A call that waits.
+
+    Attributes:
+        call: What is to be placed. It has no payloads until its values have come.
+        row, flags, after: Decided when `log` was called: its step, its flags, the open step behind it.
+        size: Bytes of memory that it takes, about.
+    """
+
+    __slots__ = ("after", "call", "flags", "row", "size")
+
+    def __init__(self, call: Prepared, row: int, flags: int, after: int) -> None:
+        self.call = call
+        self.row = row
+        self.flags = flags
+        self.after = after
+        held = call.awaited.size if call.awaited is not None else 0
+        self.size = held + sum(map(len, call.payloads))
+
+
+class Line:
+    """The calls of one stream that wait, first come first.
+
+    Args:
+        place: Places the records of a call: (call, row, flags, open step behind it). Raises `Full` to be asked again.
+        refuse: Counts the call of a row.
+        mark: The journal's.
+
+    Attributes:
+        calls: They. The journal looks at it in every call that it does not take the fast way.
+    """
+
+    def __init__(
+        self, place: Callable[[Prepared, int, int, int], None], refuse: Callable[[int], None], mark: Callable[[], Mark]
+    ) -> None:
+        self._place = place
+        self._refuse = refuse
+        self._mark = mark
+        self.calls: deque[Waiting] = deque()
+        self._bytes = 0
+
+    def has_room(self, waiting: Waiting) -> bool:
+        """Whether one more may wait."""
+        calls = self.calls
+        return not calls or (len(calls) < WAITING_RECORDS_MAX and self._bytes + waiting.size <= WAITING_BYTES_MAX)
+
+    def join(self, waiting: Waiting) -> None:
+        """Takes the last place. Under the journal's lock."""
+        self._bytes = self._bytes + waiting.size if self.calls else waiting.size
+        self.calls.append(waiting)
+
+    def look(self, lock: AbstractContextManager[Any], complete: Callable[[Prepared], Prepared]) -> bool:
+        """Places those that have come, in order; whether none waits any more. Any thread that does not hold `lock`.
+
+        Two threads may complete the same call; the first one counts.
+
+        Args:
+            lock: The journal's.
+            complete: Makes payloads of a call whose values have come; without the lock.
+        """
+        calls = self.calls
+        while calls:
+            try:
+                first = calls[0]
+            except IndexError:  # another thread placed it
+                break
+            call = first.call
+            if call.awaited is not None:
+                if not call.awaited.is_ready():
+                    return False
+                ready = complete(call)
+                with lock:
+                    if first.call is call:
+                        first.call = ready
+            with lock:
+                has_room = self._place_ready()
+            if not has_room:
+                return False
+        return True
+
+    def _place_ready(self) -> bool:
+        """Places everything up to the first that has not come; False: there is no room, and they wait for that too."""
+        calls = self.calls
+        while calls and calls[0].call.awaited is None:
+            first = calls[0]
+            before = self._mark()
+            try:
+                if first.call.payloads:
+                    self._place(
+                        first.call, first.row, first.flags | first.call.flags, max(first.after, self._mark()[2])
+                    )
+            except Full:
+                return False
+            except BaseException:
+                # Race: Python 3.10 looks for signals after the call as well, when the record is there already.
+                if self._mark() is not before:
+                    del calls[0]
+                raise
+            # Race: nothing between the placing and this del may be interrupted into losing or doubling the call; CPython
+            # looks for signals at calls and jumps back, and here is neither.
+            del calls[0]
+            self._bytes -= first.size
+        return True
+
+    def give_up(self) -> None:
+        """Refuses all. Under the journal's lock."""
+        while self.calls:
+            row = self.calls[0].row
+            del self.calls[0]
+            self._refuse(row)
+
+    def forget(self) -> None:
+        """In a forked child: what waits is its parent's."""
+        _inherited.extend(self.calls)
+        self.calls.clear()

@@ -1,0 +1,467 @@
+"""The console of a run: what its processes printed and logged, merged over all of them by time (docs/console.md#reading).
+
+Each process has a stream of its own, of kind "console"; a row is one line or one log record, and its step is its number. Streams
+are read in the order of their sequences and merged by time, so that memory holds a block of each. Lines that are missing are
+marks among the others: `LogLine.missed` counts them. Of a stream's place in the reading only ranges of sequences are kept; that
+is also what `follow` goes on from, and what begins again where a segment was replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import DamageError
+from ..record import Record
+from .about import TRIES_MAX
+from .entries import Entry
+from .facts import StreamFacts
+from .follow import united
+from .gaps import Gap
+from .lanes import Lane
+from .parts import Part, column_of, listed, seconds, steps_in_rows, times_us, values_of
+from .scan import Gone, Scan
+from .state import RUNNING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .console import ConsoleReading
+
+SOURCES = ("stdout", "stderr", "log")
+LEVELS = {"NOTSET": 0, "DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}
+_EXTRA = "extra."
+
+
+class LogLine(NamedTuple):
+    """A line that was printed, a record that was logged, or a mark that says how many of them are missing.
+
+    Attributes:
+        time: Unix seconds, when it was printed or logged.
+        text: Without its newline; of a log record there may be newlines inside. "" of a mark.
+        source: "stdout", "stderr" or "log"; "" of a mark that stands for lines of all of them.
+        step: The training's open step at that time; None where it is not known.
+        rank, host: Whose process; None where it did not say.
+        level: Of a log record, 10 (DEBUG) to 50 (CRITICAL); None of what was printed.
+        logger: The logger's name.
+        error: The traceback. stack: What `stack_info=True` gave.
+        where: "file.py:12".
+        thread, process: Their names, where it was not the main one.
+        extra: What `extra=` gave, nested maps as dotted names.
+        part: From 1 in the further parts of a long record, else 0.
+        by: "child" for what a child process wrote into the same file.
+        missed: How many lines are missing here; 0 of a line. why: The reason.
+        stream: Which stream, 16 hex digits. number: The line's number in it, from 0.
+    """
+
+    time: float
+    text: str
+    source: str
+    step: int | None = None
+    rank: int | None = None
+    host: str | None = None
+    level: int | None = None
+    logger: str | None = None
+    error: str | None = None
+    stack: str | None = None
+    where: str | None = None
+    thread: str | None = None
+    process: str | None = None
+    extra: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    part: int = 0
+    by: str | None = None
+    missed: int = 0
+    why: str | None = None
+    stream: str = ""
+    number: int = 0
+
+    @property
+    def level_name(self) -> str:
+        """The level in words ("WARNING"), or its number where it has no name; "" of what was printed."""
+        return "" if self.level is None else _NAMES.get(self.level, str(self.level))
+
+
+_NAMES = {number: name for name, number in LEVELS.items() if name not in ("WARN", "FATAL")}
+
+
+class Wanted(NamedTuple):
+    """Which lines are wanted; marks always are, but for those of another source.
+
+    Attributes:
+        level: Only log records of at least this level; None: everything.
+        since, until: Unix seconds; from `since` on, before `until`.
+        grep: What text or traceback must hold.
+        source: Only this one; None: all.
+        rank: Only processes of this rank; None: all.
+    """
+
+    level: int | None = None
+    since: float | None = None
+    until: float | None = None
+    grep: re.Pattern[str] | None = None
+    source: str | None = None
+    rank: int | None = None
+
+    def takes(self, line: LogLine) -> bool:
+        if self.source is not None and line.source not in ("", self.source):
+            return False
+        if (self.since is not None and line.time < self.since) or (self.until is not None and line.time >= self.until):
+            return False
+        if line.missed:
+            return True
+        if self.level is not None and (line.level is None or line.level < self.level):
+            return False
+        return self.grep is None or any(self.grep.search(text) for text in (line.text, line.error) if text)
+
+
+def wanted_of(
+    level: int | str | None,
+    since: float | datetime | None,
+    until: float | datetime | None,
+    grep: str | re.Pattern[str] | None,
+    stream: str,
+    rank: int | None,
+) -> Wanted:
+    """The arguments of `Run.logs`, checked.
+
+    Raises:
+        ValueError: No such level or stream, no regular expression. TypeError: A time is neither seconds nor a datetime.
+    """
+    if stream != "all" and stream not in SOURCES:
+        raise ValueError(f"logs() stream is {stream!r}, expected 'all', 'stdout', 'stderr' or 'log'")
+    try:
+        pattern = re.compile(grep) if isinstance(grep, str) else grep
+    except re.error as error:
+        raise ValueError(f"logs() grep is {grep!r}, which is no regular expression: {error}") from error
+    source = None if stream == "all" else stream
+    return Wanted(level_of(level), _seconds(since, "since"), _seconds(until, "until"), pattern, source, rank)
+
+
+def level_of(level: int | str | None) -> int | None:
+    """A level as a number.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    if level is None or (isinstance(level, int) and not isinstance(level, bool)):
+        return level
+    text = str(level).strip()
+    if text.upper() in LEVELS:
+        return LEVELS[text.upper()]
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"logs() level is {level!r}, expected DEBUG, INFO, WARNING, ERROR, CRITICAL or a number")
+
+
+def _seconds(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    stamp = getattr(value, "timestamp", None)
+    if callable(stamp):
+        return float(stamp())
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise TypeError(f"logs() {what} is {type(value).__name__}, expected Unix seconds or a datetime")
+
+
+class Place:
+    """How far the console was read: for each stream the ranges of sequences that were given, and the number of the last line."""
+
+    def __init__(self) -> None:
+        self._given: dict[int, list[tuple[int, int]]] = {}
+        self._within: dict[int, tuple[int, int]] = {}
+        self.numbers: dict[int, int] = {}
+        self.said: set[Gap] = set()
+
+    def ranges(self, stream: int) -> list[tuple[int, int]]:
+        own = self._within.get(stream)
+        given = self._given.get(stream, [])
+        return given if own is None else united([*given, own])
+
+    def line(self, stream: int, first: int, sequence: int, number: int) -> None:
+        """A line was given, of an entry that begins with `first`."""
+        self._within[stream] = (first, sequence)
+        self.numbers[stream] = number
+
+    def entry(self, stream: int, first: int, last: int) -> None:
+        """All of an entry was given."""
+        self._within.pop(stream, None)
+        self._given[stream] = united([*self._given.get(stream, ()), (first, last)])
+
+
+class Console:
+    """The streams of one look at a run's console, and what is known to be missing of them.
+
+    Args:
+        running: Whether more may come: then a hole may still be filled, by a spool or by the ring of a dead process.
+    """
+
+    def __init__(self, scan: Scan, lanes: Iterable[Lane], gaps: Callable[[], list[Gap]], running: bool) -> None:
+        self.scan = scan
+        self.streams = [facts for lane in lanes for facts in lane.streams]
+        self._ask, self._running = gaps, running
+        self._gaps: dict[str, list[Gap]] = {}
+        self._known = -1
+
+    def of_rank(self, rank: int | None) -> list[StreamFacts]:
+        return [facts for facts in self.streams if rank is None or facts.number("rank") == rank]
+
+    def is_over(self, facts: StreamFacts) -> bool:
+        return facts.end is not None or not self._running
+
+    def gaps(self, facts: StreamFacts) -> list[Gap]:
+        """What is missing of a stream, as far as is known by now: damage shows when it is read."""
+        known = len(self.scan.unreadable)
+        if known != self._known:
+            self._known, self._gaps = known, {}
+            for gap in self._ask():
+                self._gaps.setdefault(gap.stream, []).append(gap)
+        found = self._gaps.get(facts.hex, [])
+        return found if self.is_over(facts) else [gap for gap in found if gap.reason != "missing"]
+
+    def merged(self, place: Place, wanted: Wanted) -> Iterator[LogLine]:
+        """The wanted lines that were not given yet, by time.
+
+        Raises:
+            Gone: A segment was replaced. `place` says what was given.
+        """
+        found = [Reading(self, facts, wanted, place).lines() for facts in self.of_rank(wanted.rank)]
+        for _, line in heapq.merge(*found, key=_order):
+            yield line
+
+    def last(self, count: int, wanted: Wanted) -> list[LogLine]:
+        """The last `count` wanted lines, read from the end of each stream."""
+        place = Place()
+        found = [Reading(self, facts, wanted, place).last_lines(count) for facts in self.of_rank(wanted.rank)]
+        lines = [line for _, line in heapq.merge(*found, key=_order)]
+        return lines[-count:] if count > 0 else []
+
+    def skip(self, place: Place) -> None:
+        """Takes all that is stored for given."""
+        plan = self.scan.plan()
+        for facts in self.streams:
+            entries = plan.get(facts.id, ())
+            for entry in entries:
+                place.entry(facts.id, entry.first, entry.last)
+            if entries:
+                place.numbers[facts.id] = max(entry.step_max for entry in entries)
+            place.said.update(self.gaps(facts))
+
+
+def _order(placed: tuple[float, LogLine]) -> float:
+    return placed[0]
+
+
+class Reading:
+    """The reading of one stream."""
+
+    def __init__(self, console: Console, facts: StreamFacts, wanted: Wanted, place: Place) -> None:
+        self._console, self._facts, self._wanted, self._place = console, facts, wanted, place
+        self._about = (facts.number("rank"), facts.text("host"), facts.hex)
+
+    def lines(self) -> Iterator[tuple[float, LogLine]]:
+        """Each line with what it is merged by: its time, but never less than that of the line before.
+
+        Invariant: what is after a `yield` happens when the line was given, so `place` never says more than that.
+        """
+        order, stream = 0.0, self._facts.id
+        for entry in self._unread():
+            given = self._place.ranges(stream)
+            for sequence, number, line in self._numbered(entry):
+                if _is_in(given, sequence):
+                    continue
+                order = max(order, line.time)
+                before = self._place.numbers.get(stream)
+                if before is None or number != before + 1 or self._refused(number):
+                    for mark in self._marks(before, number, sequence, order):
+                        yield order, mark
+                if self._wanted.takes(line):
+                    yield order, line
+                self._place.line(stream, entry.first, sequence, number)
+            self._place.entry(stream, entry.first, entry.last)
+            yield from self._cut_short(entry, order)
+        for mark in self._marks(self._place.numbers.get(stream), None, None, order):
+            yield order, mark
+
+    def last_lines(self, count: int) -> list[tuple[float, LogLine]]:
+        """The last `count` of them, read from the end."""
+        found: list[tuple[float, LogLine]] = []
+        end: int | None = None
+        for entry in reversed(list(self._unread())):
+            lines: list[tuple[float, LogLine]] = []
+            before: int | None = None
+            for sequence, number, line in self._numbered(entry):
+                if end is not None and number >= end:
+                    break
+                if before is not None and number != before + 1:
+                    lines += [(line.time, mark) for mark in self._marks(before, number, sequence, line.time)]
+                lines += [(line.time, line)] if self._wanted.takes(line) else []
+                before = number
+            if lines or before is not None:
+                end = entry.step_min
+            found = lines + found
+            if len(found) >= count:
+                break
+        return found[-count:] if count > 0 else []
+
+    def _unread(self) -> Iterator[Entry]:
+        """The entries of which not all was given, in order."""
+        given = self._place.ranges(self._facts.id)
+        for entry in self._console.scan.plan().get(self._facts.id, ()):
+            if not (_is_in(given, entry.first) and _is_in(given, entry.last)):
+                yield entry
+
+    def _numbered(self, entry: Entry) -> Iterator[tuple[int, int, LogLine]]:
+        """Sequence, number and line of everything in an entry, in order of sequences."""
+        found: dict[int, tuple[int, int, dict[str, Any]]] = {}
+        for part in self._console.scan.parts(entry):
+            for sequence, number, time_ns, values in self._rows(entry, part):
+                # Of columns, a row's keys may stand in several groups; after damage, rows may come twice.
+                found.setdefault(sequence, (number, time_ns, {}))[2].update(values)
+        for sequence in sorted(found):
+            number, time_ns, values = found[sequence]
+            yield sequence, number, line_of(values, seconds(time_ns), number, *self._about)
+
+    def _rows(self, entry: Entry, part: Part) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+        if isinstance(part, Record):
+            try:
+                yield part.sequence, part.step, part.time_ns, values_of(part)
+            except DamageError as error:
+                self._console.scan.note(entry.source, entry.blocks[0], error.message)
+            return
+        columns = [listed(column_of(part, key)) for key in part.keys]
+        heads = (array.tolist() for array in (part.sequences(), steps_in_rows(part), times_us(part)))
+        for sequence, number, time_us, *values in zip(*heads, *columns):
+            yield sequence, number, time_us * 1000, dict(zip(part.keys, values))
+
+    def _refused(self, number: int) -> list[Gap]:
+        """What was refused before this line came, and is not said yet. Such calls have no sequence."""
+        found = self._console.gaps(self._facts)
+        return found and [g for g in found if g.first is None and g.step_min <= number and g not in self._place.said]
+
+    def _marks(self, before: int | None, number: int | None, sequence: int | None, time: float) -> list[LogLine]:
+        """What is missing between the line `before` (None: the first) and line `number` (None: the end)."""
+        said, gaps = self._place.said, self._console.gaps(self._facts)
+        refused = (
+            self._refused(number) if number is not None else [g for g in gaps if g.first is None and g not in said]
+        )
+        lost = [
+            gap
+            for gap in gaps
+            if gap.first is not None and gap not in said and (sequence is None or gap.first < sequence)
+        ]
+        said.update(refused, lost)
+        found = [self._mark(gap.count, gap.reason, gap.start or time, gap.step_min) for gap in refused]
+        if before is None or number is None:
+            # Numbers tell nothing here: a fork's first one may be any, and what was to come after the last nobody knows.
+            found += [self._mark(gap.count, gap.reason, time, gap.step_min) for gap in lost]
+        elif number > before + 1 and (lost or self._console.is_over(self._facts)):
+            why = lost[0].reason if lost else "missing"
+            found.append(self._mark(number - before - 1, why, time, before + 1))
+        return [mark for mark in found if self._wanted.takes(mark)]
+
+    def _cut_short(self, entry: Entry, order: float) -> Iterator[tuple[float, LogLine]]:
+        """A mark for the end of a block that could be read in part only."""
+        scan, number = self._console.scan, self._place.numbers.get(self._facts.id)
+        if number is not None and number < entry.step_max:
+            if any((entry.source.name, block.offset) in scan.noted for block in entry.blocks):
+                yield order, self._mark(entry.step_max - number, "damage", order, number + 1)
+                self._place.numbers[self._facts.id] = entry.step_max
+
+    def _mark(self, count: int, why: str, time: float, number: int) -> LogLine:
+        rank, host, stream = self._about
+        return LogLine(time, "", "", rank=rank, host=host, missed=count, why=why, stream=stream, number=number)
+
+
+def _is_in(ranges: list[tuple[int, int]], sequence: int) -> bool:
+    at = bisect_right(ranges, sequence, key=_first) - 1
+    return at >= 0 and sequence <= ranges[at][1]
+
+
+def _first(numbers: tuple[int, int]) -> int:
+    return numbers[0]
+
+
+def line_of(
+    values: dict[str, Any], time: float, number: int, rank: int | None, host: str | None, stream: str
+) -> LogLine:
+    """A stored row as a line. Whatever the row holds, the types are those that `LogLine` says."""
+    extra = None
+    if len(values) > 3:
+        extra = {key[len(_EXTRA) :]: value for key, value in values.items() if key.startswith(_EXTRA)}
+    created, missed = values.get("created"), _integer(values, "missed") or 0
+    return LogLine(
+        created if type(created) is float else time,
+        _text(values, "text") or "",
+        _text(values, "from") or "",
+        _integer(values, "at"),
+        rank,
+        host,
+        _integer(values, "level"),
+        _text(values, "logger"),
+        _text(values, "error"),
+        _text(values, "stack"),
+        _text(values, "where"),
+        _text(values, "thread"),
+        _text(values, "process"),
+        extra or {},
+        _integer(values, "part") or 0,
+        _text(values, "by"),
+        missed,
+        _text(values, "why") or ("unknown" if missed else None),
+        stream,
+        number,
+    )
+
+
+def _text(values: dict[str, Any], key: str) -> str | None:
+    value = values.get(key)
+    return value if type(value) is str else None
+
+
+def _integer(values: dict[str, Any], key: str) -> int | None:
+    value = values.get(key)
+    return value if type(value) is int else None
+
+
+def read(run: ConsoleReading, wanted: Wanted, place: Place) -> Iterator[LogLine]:
+    """The lines that were not given yet, whatever is replaced meanwhile."""
+    tries = 0
+    while True:
+        try:
+            for line in run._console(wanted.rank).merged(place, wanted):
+                tries = 0
+                yield line
+            return
+        except Gone:
+            tries += 1
+            if tries == TRIES_MAX:
+                raise
+
+
+def follow(
+    run: ConsoleReading,
+    wanted: Wanted,
+    poll_seconds: float,
+    timeout: float | None,
+    wait: Callable[[float], None],
+    last: int | None,
+) -> Iterator[LogLine]:
+    """See `Run.follow_logs`."""
+    place = Place()
+    if last is not None:
+        yield from run._last_lines(last, wanted, place)
+    idle = 0.0
+    while True:
+        # Race: asked before looking, so that lines stored between the last look and the end are still given.
+        running = run.state == RUNNING
+        for line in read(run, wanted, place):
+            idle = 0.0
+            yield line
+        if not running or (timeout is not None and idle >= timeout):
+            return
+        wait(poll_seconds)
+        idle += poll_seconds
