@@ -14,8 +14,10 @@ from sdk.errors import Error
 COMMANDS = {
     "runs": ("Look", "List the runs of the store."),
     "show": ("Look", "Facts, config, summary and keys of a run."),
+    "files": ("Look", "The files of a run: list, print, copy out."),
     "tail": ("Look", "The last rows of a run, and with -f the next ones as they come."),
     "plot": ("Look", "Curves of runs in the terminal."),
+    "artifacts": ("Look", "Data sets and models: names, versions, aliases; and their files."),
     "export": ("Move", "All rows of a run as JSON lines or CSV."),
     "verify": ("Mend", "Read every block and say what is damaged or missing."),
     "repair": ("Mend", "Save what can be saved of damaged segments."),

@@ -25,7 +25,7 @@ _TROUBLE_SECONDS = 60.0
 _KEEPER_TROUBLE_SECONDS = 5.0
 _TROUBLE_SECONDS_MAX = 3600.0
 # And for the observer: a training that is not looked at is not seen again.
-_OBSERVER_TROUBLE_SECONDS = 2.0
+_OBSERVER_TROUBLE_SECONDS = 1.0
 # What it tells, and `stepd status` shows.
 _OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

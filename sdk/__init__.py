@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from ._summary import Summary as Summary
     from .artifacts.artifact import Artifact as Artifact
     from .artifacts.artifact import ArtifactTTL as ArtifactTTL
+    from ._track import track as track
     from .errors import AuthenticationError as AuthenticationError
     from .errors import CommError as CommError
     from .errors import ConfigError as ConfigError
@@ -116,6 +117,7 @@ _HOMES = {
     "_run": "Run",
     "_summary": "Summary",
     "artifacts.artifact": "Artifact ArtifactTTL",
+    "_track": "track",
     "errors": "AuthenticationError CommError ConfigError DamageError Error NotFoundError StoreError UnsupportedError "
     "UsageError",
     "plot": "plot_table visualize",

@@ -69,7 +69,9 @@ class RunArtifacts:
             job = artifact._log(self._store, about, aliases, tags)
         except OSError as error:
             # Operating trouble must not end a training; `wait` says that it was never logged.
-            _greeting.note_once(f"log_artifact {artifact.collection}", f"artifact {artifact.collection!r} is lost: {error}")
+            _greeting.note_once(
+                f"log_artifact {artifact.collection}", f"artifact {artifact.collection!r} is lost: {error}"
+            )
             return artifact
         if job != before:
             fact = {"how": "logged", "name": artifact.collection, "type": artifact.type, "job": job}
@@ -82,10 +84,14 @@ class RunArtifacts:
         if isinstance(given, Artifact):
             return given
         if not isinstance(given, (str, os.PathLike)):
-            raise TypeError(f"{what} is given {given.__class__.__name__}, expected an Artifact or the path of a file or directory")
+            raise TypeError(
+                f"{what} is given {given.__class__.__name__}, expected an Artifact or the path of a file or directory"
+            )
         text = os.fspath(given)
         path = text[len("file://") :] if isinstance(text, str) and text.startswith("file://") else text
-        artifact = Artifact(name or _plain_name(f"run-{self.id}-{os.path.basename(os.path.abspath(path))}"), type or "unspecified")
+        artifact = Artifact(
+            name or _plain_name(f"run-{self.id}-{os.path.basename(os.path.abspath(path))}"), type or "unspecified"
+        )
         if "://" in path:
             artifact.add_reference(path)
         elif os.path.isdir(path):
@@ -107,7 +113,8 @@ class RunArtifacts:
         """
         if distributed_id is not None:
             raise UnsupportedError(
-                "upsert_artifact(distributed_id=…) is not supported by stepd", hint="log one artifact from each process, or all from one"
+                "upsert_artifact(distributed_id=…) is not supported by stepd",
+                hint="log one artifact from each process, or all from one",
             )
         return self.log_artifact(artifact_or_path, name, type, aliases)
 
@@ -137,7 +144,9 @@ class RunArtifacts:
             if artifact.id is None:
                 return self.log_artifact(artifact, aliases=aliases)
         elif not isinstance(artifact_or_name, str):
-            raise TypeError(f"use_artifact() is given {artifact_or_name.__class__.__name__}, expected an Artifact or its name")
+            raise TypeError(
+                f"use_artifact() is given {artifact_or_name.__class__.__name__}, expected an Artifact or its name"
+            )
         elif not self._store.path:
             return Artifact(artifact_or_name.rpartition("/")[2].partition(":")[0], type or "unspecified")
         else:
@@ -167,7 +176,9 @@ class RunArtifacts:
         self._require_running("use_model()")
         artifact = self.use_artifact(name)
         if MODEL not in artifact.type:
-            raise ValueError(f"artifact {artifact.name!r} is of type {artifact.type!r}, expected one with 'model' in its name")
+            raise ValueError(
+                f"artifact {artifact.name!r} is of type {artifact.type!r}, expected one with 'model' in its name"
+            )
         place = artifact.download()
         entries = artifact.files()
         return os.path.join(place, *entries[0].path.split("/")) if len(entries) == 1 else place

@@ -143,7 +143,6 @@ api = ApiStub()
 
 # -- methods of a run ------------------------------------------------------------------------------------------------
 
-_WATCHED = ("gradients", "parameters", "all", None)
 
 
 class RunCompat:
@@ -153,18 +152,6 @@ class RunCompat:
 
     def _require_running(self, what: str) -> None:
         raise NotImplementedError
-
-    def watch(
-        self, models: Any, criterion: Any = None, log: Any = "gradients", log_freq: int = 1000, idx: int | None = None,
-        log_graph: bool = False,
-    ) -> None:  # fmt: skip
-        """Nothing yet. Raises ValueError for a `log` that W&B would refuse too."""
-        if log not in _WATCHED:
-            raise ValueError(f"watch() log is {log!r}, expected 'gradients', 'parameters', 'all' or None")
-        harmless("watch()", "gradients and parameters are not recorded yet; log their norms")
-
-    def unwatch(self, models: Any = None) -> None:
-        """Nothing."""
 
     def pin_config_keys(self, keys: Any) -> None:
         """Nothing: there is no page to pin them to."""

@@ -13,16 +13,18 @@ for lines that are not ended yet, so that a prompt or a progress bar is there af
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import clock
 from ._folding import Folding
 from ._lines import Lines, lines_of
+from ._strangers import Strangers, descriptor_of, kind_of
 
 if TYPE_CHECKING:
     from ._run import Run
@@ -77,17 +79,26 @@ class Tap:
         self.stream = stream
         self.source = source
         self.consoles: tuple[Lines, ...] = ()
+        self.facts: dict[str, Any] = {}
+        self.strangers: Strangers | None = None
+        self._looks = False  # whether this tap looks at the file, which another one may share
         self._numbers = 0
         self._written: Callable[..., Any] | None = None
         self._before: Any = None
-        self.reset()
+        self._begin()
 
-    def reset(self) -> None:
-        """Forgets what waits; in a forked child it is the parent's, and so is whoever held the lock."""
+    def become_child(self) -> None:
+        """In a forked child: what waits is the parent's, and so is whoever held the lock."""
+        if self.strangers is not None:
+            self.strangers.become_child()
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._inbox: deque[tuple[int, str]] = deque()
         self._threads: dict[int, _Live] = {}
-        self._is_behind = self._hurries = False
+        # Whether texts wait for room, and how many characters about; whether they must not any more.
+        self._is_behind, self._held, self._hurries = False, 0, False
 
     # -- the stream object -------------------------------------------------------------------------------------------
 
@@ -111,6 +122,23 @@ class Tap:
         else:
             self.stream.write = self._before
 
+    def watch(self, others: Iterable[Tap]) -> dict[str, Any]:
+        """Begins to look for what others write into the same file; what the stream is, as facts for people."""
+        descriptor = descriptor_of(self.stream)
+        if descriptor is None:
+            return {"kind": "object"}
+        kind = kind_of(descriptor)
+        encoding = str(getattr(self.stream, "encoding", None) or "").lower().replace("_", "-")
+        if kind != "file" or encoding not in ("utf-8", "utf8", "ascii", "us-ascii"):
+            return {"kind": kind}
+        with contextlib.suppress(Exception):
+            self.stream.flush()
+            found = Strangers(descriptor)
+            shared = next((tap.strangers for tap in others if tap.strangers and tap.strangers.file == found.file), None)
+            self.strangers, self._looks = shared or found, shared is None
+            return {"kind": kind, "path": found.path, "from": found.begin, "children": True}
+        return {"kind": kind}
+
     def _make_write(self, original: Callable[..., Any]) -> Callable[..., Any]:
         identify, modules = threading.get_ident, sys.modules
         handler = f"{__package__}._handler"
@@ -122,6 +150,8 @@ class Tap:
                     text = args[0]
                     if not (handler in modules and _is_stored_otherwise()):
                         self._inbox.append((identify(), text))
+                        if self._is_behind:
+                            self._held += len(text)
                         if "\n" in text or len(self._inbox) > _INBOX_MAX:
                             self.drain()
                 except Exception:  # the program printed, and that is all it wanted
@@ -145,7 +175,7 @@ class Tap:
                 lock.release()
             if not is_empty:
                 return
-        if len(self._inbox) > _INBOX_STUCK:
+        if len(self._inbox) > _INBOX_STUCK and not self._is_behind:
             self._lock = threading.Lock()
 
     def _empty(self) -> bool:
@@ -158,6 +188,9 @@ class Tap:
             if len(text) > _PIECE:
                 inbox.appendleft((thread, text[_PIECE:]))
                 text = text[:_PIECE]
+            self._held -= len(text) if self._is_behind else 0
+            if self.strangers is not None:
+                self.strangers.wrote(self.source, text)
             live = threads.get(thread)
             if live is None:
                 live = threads[thread] = _Live()
@@ -171,18 +204,22 @@ class Tap:
     def _waits(self) -> bool:
         """Whether what is in the inbox stays there for the sender, as long as it is not too much."""
         crowded = [console for console in self.consoles if console.is_crowded()]
-        self._is_behind = bool(crowded) and not self._hurries
-        if self._is_behind and sum(len(text) for _, text in self._inbox) > _INBOX_CHARACTERS_MAX:
+        if not crowded or self._hurries:
+            self._is_behind = False
             return False
+        if not self._is_behind:
+            self._is_behind, self._held = True, sum(len(text) for _, text in self._inbox)
         for console in crowded:
             console.wake()
-        return self._is_behind
+        return self._held <= _INBOX_CHARACTERS_MAX
 
     def _put(self, lines: list[str], live: _Live) -> None:
         number = live.number
         if live.seen:
             live.forget()
         source = self.source
+        if self.strangers is not None:
+            self.strangers.said(lines)
         for console in self.consoles:
             put, first = console.put, number
             for line in lines:
@@ -205,6 +242,7 @@ class Tap:
         if self._lock.acquire(blocking=False):
             try:
                 self._show_live(now)
+                self._take_strangers(is_last=False)
             finally:
                 self._lock.release()
             self.drain()
@@ -251,6 +289,27 @@ class Tap:
             lines = live.folding.settle()
             if lines:
                 self._put(lines, live)
+
+    def settle_strangers(self, *, is_last: bool) -> None:
+        """The end of a run: what others wrote until now. With the last run, all that can be known of it."""
+        if self._looks and self._lock.acquire(timeout=0.1):
+            try:
+                self.stream.flush()
+                self._take_strangers(is_last=is_last)
+            finally:
+                self._lock.release()
+
+    def _take_strangers(self, *, is_last: bool) -> None:
+        if not self._looks or self.strangers is None or self._inbox:
+            return
+        for line in self.strangers.look(is_last=is_last):
+            for console in self.consoles:
+                self._put_long(console, line, {"by": "child"})
+        if self.strangers.missed:
+            why = f"{self.strangers.missed:,} bytes that other processes wrote at once: too many to be looked at"
+            self.strangers.missed = 0
+            for console in self.consoles:
+                console.put({"from": self.source, "missed": 1, "why": why})
 
 
 class Around:
@@ -314,9 +373,8 @@ def begin(run: Run) -> None:
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     if streams["stdout"] is streams["stderr"]:
         del streams["stderr"]
-    for source, stream in streams.items():
-        if stream is not None:
-            _tap(source, stream, console)
+    facts = {source: _tap(source, stream, console) for source, stream in streams.items() if stream is not None}
+    run._emit({"context": {"console": facts}})
 
     def end(state: str, exit_code: int) -> None:
         _end(console)
@@ -326,16 +384,15 @@ def begin(run: Run) -> None:
     run._at_end(end)
 
 
-def _tap(source: str, stream: Any, console: Lines) -> None:
+def _tap(source: str, stream: Any, console: Lines) -> dict[str, Any]:
+    """Taps a stream, or joins the run before that does; what the stream is."""
     tap = _taps.get(source)
+    consoles = tap.consoles if tap is not None else ()
     if tap is not None and tap.stream is not stream:
         # Another object since the run before began (a test's, a notebook's): runs that are there follow to it.
-        consoles = tap.consoles
         tap.settle()
         tap.remove()
         tap = None
-    else:
-        consoles = tap.consoles if tap is not None else ()
     if tap is None:
         tap = Tap(stream, source)
         try:
@@ -344,16 +401,21 @@ def _tap(source: str, stream: Any, console: Lines) -> None:
             tap = Tap(Around(stream), source)
             tap.install()
             setattr(sys, source, tap.stream)
+        tap.facts = tap.watch(_taps.values())
         _taps[source] = tap
     tap.consoles = (*consoles, console)
+    return tap.facts
 
 
 def _end(console: Lines) -> None:
     """What is printed from now on is not this run's; with the last run the streams are as they were."""
-    for source, tap in list(_taps.items()):
-        if console in tap.consoles:
-            tap.settle()
-            tap.consoles = tuple(other for other in tap.consoles if other is not console)
+    taps = [(source, tap) for source, tap in _taps.items() if console in tap.consoles]
+    for _, tap in taps:
+        tap.settle()
+    for source, tap in taps:
+        with contextlib.suppress(Exception):
+            tap.settle_strangers(is_last=len(tap.consoles) == 1)
+        tap.consoles = tuple(other for other in tap.consoles if other is not console)
         if not tap.consoles:
             tap.remove()
             del _taps[source]
@@ -370,11 +432,16 @@ def _look() -> None:
 
 def _forked() -> None:
     for tap in list(_taps.values()):
-        tap.reset()
+        tap.become_child()
 
 
 class RunConsole:
-    """`Run.write_logs`."""
+    """`Run.write_logs`, and the end of the console, which is stored while the run's own stream is."""
+
+    def _join_console(self: Any) -> None:
+        console: Lines | None = self.__dict__.get("_lines")
+        if console is not None:
+            console.join()
 
     def write_logs(self: Any, text: str) -> None:
         """Adds lines to the run's console without printing them.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ._run import Run
 
 # Modules with a function `begin(run)`, in this order; each registers with `Run._at_end` what ends it.
-_PARTS: tuple[str, ...] = ("_console", "_hooks", "_process")
+_PARTS: tuple[str, ...] = ("_console", "_hooks", "_notebook", "_process")
 
 # The same, for what only a program that uses it loads.
 _IF_LOADED: tuple[str, ...] = ("_handler",)

@@ -129,13 +129,15 @@ class Live:
     def __init__(self, run: RunDisplay, keys: Sequence[str], seconds: float) -> None:
         self._run, self._keys, self._seconds = run, keys, seconds
         self._wake = threading.Event()
-        self._is_over = self._is_ending = False
+        self._is_ending = False
+        self._over = threading.Event()
+        self._shown = ""
         self._handle: Any = None
         self._thread: threading.Thread | None = None
         self._shell: Any = None
 
     def __repr__(self) -> str:
-        return f"<sdk live chart of run {self._run.id!r}, {'over' if self._is_over else 'going on'}>"
+        return f"<sdk live chart of run {self._run.id!r}, {'over' if self._over.is_set() else 'going on'}>"
 
     def _ipython_display_(self) -> None:
         """Nothing: the chart has its own place."""
@@ -143,18 +145,19 @@ class Live:
     def begin(self) -> None:
         """Draws for the first time, and where it can be drawn again starts to do so."""
         if not in_notebook():
-            self._is_over = True
+            self._over.set()
             self._print()
             return
         from IPython import get_ipython
         from IPython.display import HTML, display
 
         self._html = HTML
-        self._handle = display(HTML(self._chart()[0]), display_id=True)
+        self._shown = self._chart()[0]
+        self._handle = display(HTML(self._shown), display_id=True)
         if self._handle is None or self._run._finished:
-            self._is_over = True
+            self._over.set()
             return
-        self._shell = get_ipython()  # type: ignore[no-untyped-call]
+        self._shell = get_ipython()
         if self._shell is not None:
             self._shell.events.register("post_run_cell", self._after_cell)
         self._thread = threading.Thread(target=self._draw, name="stepd-live", daemon=True)
@@ -162,7 +165,7 @@ class Live:
 
     def stop(self) -> None:
         """Draws no more; what is there stays."""
-        self._is_over = True
+        self._over.set()
         self._wake.set()
 
     def end_with_run(self) -> None:
@@ -173,26 +176,29 @@ class Live:
     def _after_cell(self, result: Any) -> None:
         if isinstance(result.error_in_exec, KeyboardInterrupt):
             self.stop()
-        if self._is_over:
+        if self._over.is_set():
             with contextlib.suppress(ValueError):
                 self._shell.events.unregister("post_run_cell", self._after_cell)
 
     def _draw(self) -> None:
         took, pid = 0.0, os.getpid()
-        while not self._is_over and os.getpid() == pid:
+        while not self._over.is_set() and os.getpid() == pid:
             self._wake.wait(max(self._seconds, took * _REST_FACTOR))
-            while self._is_ending and not self._run._finished and not self._is_over:
+            while self._is_ending and not self._run._finished and not self._over.is_set():
                 clock.pause(0.02)
-            if self._is_over:
+            if self._over.is_set():
                 return
             # Race: 1. the run ends, 2. we read what was stored before that, 3. the last rows come. Asked before reading.
             is_last = self._run._finished
             try:
                 text, took = self._chart()
-                self._handle.update(self._html(text))
+                if text != self._shown:
+                    self._handle.update(self._html(text))
+                    self._shown = text
             except Exception:
                 took = 0.0  # a reader or front end in trouble now may be well in two seconds
-            self._is_over = is_last or self._is_over
+            if is_last:
+                self._over.set()
 
     def _chart(self) -> tuple[str, float]:
         """The picture, and how long it took."""
@@ -215,7 +221,9 @@ class Live:
         return list(cards.curves_of(run, run.keys_like(self._keys), pictures.CHART_POINTS))
 
     def _print(self) -> None:
-        _greeting.note("run.live() draws in a notebook; here once what is stored, and for more: stepd tail -f, stepd plot")
+        _greeting.note(
+            "run.live() draws in a notebook; here once what is stored, and for more: stepd tail -f, stepd plot"
+        )
         self._run._stored()
         for curve in self._curves():
             _greeting.note(_greeting.spark_text(curve.key, curve.steps, curve.values))

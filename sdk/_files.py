@@ -159,7 +159,9 @@ class RunFiles:
                 if status.size <= min(small_max, room) and files_max > 0:
                     room, files_max = room - runfiles.copy_in(source, directory, name), files_max - 1
                 elif not (runfiles.can_share(source, directory) and runfiles.share_in(source, directory, name)):
-                    later.append({"source": source, "name": name, "size": status.size, "modified_ns": status.modified_ns})
+                    later.append(
+                        {"source": source, "name": name, "size": status.size, "modified_ns": status.modified_ns}
+                    )
                 self._identities[name] = identity
             except (OSError, Error, ValueError) as error:
                 self._say(f"stepd: cannot keep {source!r} with run {self.id!r}: {error}")

@@ -42,16 +42,18 @@ class Folding:
             return self._fold(text)
         if "\n" not in text:
             self.line += text
-            return [] if len(self.line) <= LINE_CHARACTERS_MAX else [self._cut()]
+            return [] if len(self.line) <= LINE_CHARACTERS_MAX else self._cut()
         lines = (self.line + text).split("\n")
         self.line = lines.pop()
         if self._above:
             self._above.clear()
+        if len(text) > LINE_CHARACTERS_MAX // 2:
+            lines = [piece for line in lines for piece in _pieces(line)] + self._cut()
         return lines
 
     def settle(self) -> list[str]:
         """Everything that is not given out yet, as lines, and begins anew."""
-        lines = self.live()
+        lines = [piece for line in self.live() for piece in _pieces(line)]
         self.__init__()  # type: ignore[misc]
         return lines
 
@@ -60,9 +62,11 @@ class Folding:
         rows = [*self._above, (self.line, self._stored), *self._below] if self._is_folded else [(self.line, None)]
         return [text.rstrip() for text, stored in rows if text != stored and text.strip()]
 
-    def _cut(self) -> str:
-        line, self.line, self._column = self.line, "", None
-        return line
+    def _cut(self) -> list[str]:
+        """What the cursor's row has too much. Always at the same places, however the text came."""
+        *lines, self.line = _pieces(self.line)
+        self._column = None if lines else self._column
+        return lines
 
     # -- with a cursor -----------------------------------------------------------------------------------------------
 
@@ -80,8 +84,7 @@ class Folding:
                 self._escape(token)
             else:
                 self._put(token)
-                if len(self.line) > LINE_CHARACTERS_MAX:
-                    lines.append(self._cut())
+                lines += self._cut()
         # Back to the fast path where plain text goes on behind what is given out.
         if not self._below and not self.line and not self._column and not self.live():
             self._is_folded, self._column = False, None
@@ -145,6 +148,12 @@ class Folding:
         elif final == "J" and argument in ("", "0"):
             self.line, self._column = self.line[:here], here
             self._below = [("", stored) for _, stored in self._below]
+
+
+def _pieces(line: str) -> list[str]:
+    if len(line) <= LINE_CHARACTERS_MAX:
+        return [line]
+    return [line[start : start + LINE_CHARACTERS_MAX] for start in range(0, len(line), LINE_CHARACTERS_MAX)]
 
 
 @functools.cache

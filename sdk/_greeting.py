@@ -21,7 +21,17 @@ from .files import DISK
 _INDENT = "       "
 _BARS = "▁▂▃▄▅▆▇█"
 # What replaces characters that the terminal's encoding does not have.
-_ASCII = str.maketrans({**dict(zip(_BARS, "_.,-=+*#")), "→": "->", "·": "|", "…": "...", "–": "-"})
+ASCII = str.maketrans(
+    {
+        **dict(zip(_BARS, "_.,-=+*#")),
+        **dict.fromkeys("▎▍▌▋▊▉", "-"),
+        **dict.fromkeys("▏▕", "|"),
+        "→": "->",
+        "·": "|",
+        "…": "...",
+        "–": "-",
+    }
+)
 # What `finish` did not get stored.
 _WAITING = "still in shared memory, as the disk refused: the next daemon stores that, or stepd repair --rings"
 _LOST = "lost: the disk refused, and there is no shared memory to wait in"
@@ -56,7 +66,7 @@ def say(text: str) -> None:
         try:
             line.encode(getattr(stream, "encoding", None) or "utf-8")
         except UnicodeEncodeError:
-            line = line.translate(_ASCII)
+            line = line.translate(ASCII)
         stream.write(line)
         stream.flush()
 

@@ -10,6 +10,7 @@ A row is one line or one log record; its step is its number in the stream. Its k
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -57,7 +58,8 @@ class Lines:
         self.on_end: list[Callable[[], None]] = []
         self.on_look: Callable[[], None] = _nothing
         self._stream: Any = None
-        self._ended = False
+        self._ended = self._begins_end = False
+        self._ending: threading.Thread | None = None
         # The training's open step, without a lock (docs/journal.md): (position, next sequence, open step).
         journal = getattr(run._stream, "journal", None)
         self._mark: Callable[[], tuple[int, int, int]] = journal.mark if journal is not None else self._mark_of_run
@@ -157,10 +159,33 @@ class Lines:
         self._store_tail()
         self._ended, self._log = True, _drop
         if self._stream is not None:
+            self._finish(timeout, state, exit_code)
+
+    def end_with_run(self, state: str, exit_code: int) -> None:
+        """`end` whose wait is `join`: the run's own stream is stored at the same time."""
+        self._begins_end = True
+        self.end(self._run._end_seconds, state, exit_code)
+
+    def join(self) -> None:
+        """Waits until what `end_with_run` began is done."""
+        if self._ending is not None:
+            self._ending.join()
+            self._ending = None
+
+    def _finish(self, timeout: float, state: str, exit_code: int) -> None:
+        def finish() -> None:
             receipt = self._stream.finish(state, exit_code, timeout)
             lost = self.failed + (receipt.refused if receipt is not None else 0)
             if lost:
                 self._run._say(f"stepd: console: {lost:,} lines found no room and are not stored")
+
+        if self._begins_end:
+            ending = threading.Thread(target=finish, name="stepd-console")
+            with contextlib.suppress(RuntimeError):  # none can be started while the interpreter ends
+                ending.start()
+                self._ending = ending
+                return
+        finish()
 
     # -- the stream --------------------------------------------------------------------------------------------------
 
@@ -284,12 +309,7 @@ def lines_of(run: Run) -> Lines:
     found: Lines | None = run.__dict__.get("_lines")
     if found is None:
         found = run.__dict__.setdefault("_lines", Lines(run))
-        lines = found
-
-        def end(state: str, exit_code: int) -> None:
-            lines.end(run.settings.finish_seconds_max, state, exit_code)
-
-        run._at_end(end)
+        run._at_end(found.end_with_run)
     return found
 
 

@@ -75,8 +75,7 @@ def make_metric(
     if "*" in name[:-1]:
         raise _error(f"name is {name!r}", "a key, or a prefix and one '*' at its end")
     step_metric, over, weight = (
-        _plain_key(value, what)
-        for value, what in ((step_metric, "step_metric"), (over, "over"), (weight, "weight"))
+        _plain_key(value, what) for value, what in ((step_metric, "step_metric"), (over, "over"), (weight, "weight"))
     )
     for option, value in (("step_sync", step_sync), ("hidden", hidden)):
         if value is not None and not isinstance(value, bool):
@@ -101,9 +100,11 @@ def _name(value: Any, what: str) -> str:
 def _plain_key(value: Any, what: str) -> str | None:
     if isinstance(value, Metric):
         value = value.name
-    if value is not None and "*" in _name(value, what):
+    if value is None:
+        return None
+    if "*" in _name(value, what):
         raise _error(f"{what} is {value!r}", "a key without '*'")
-    return value
+    return str(value)
 
 
 def _goal(goal: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._disabled import DisabledStream, RunStream
 from ._metric import Metric, make_metric
+from .errors import Error
 from .location import StoreIdentity
 
 if TYPE_CHECKING:
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 class RunMetrics:
     """`define_metric` and `latest`."""
 
-    id: str
-    sync_dir: str
     _finished: bool
     _lock: threading.RLock  # type: ignore[valid-type,unused-ignore]
     _metrics: dict[str, Metric]
     _recent: tuple[tuple[int, str], Recent] | None
     _store: StoreIdentity
     _stream: RunStream | None
+
+    @property
+    def sync_dir(self) -> str:
+        raise NotImplementedError
 
     def _read_stored(self) -> Any:
         raise NotImplementedError
@@ -86,16 +89,20 @@ class RunMetrics:
         if isinstance(self._stream, DisabledStream):
             return self._stream.last(key)
         recent = self._recent_values()
-        return recent.latest(key, partial=partial) if recent is not None else self._read_stored().latest(key, partial=partial)
+        try:
+            return (recent or self._read_stored()).latest(key, partial=partial)
+        except (Error, OSError):  # a disk in trouble
+            return None
 
     def _logged(self) -> Mapping[str, Any]:
         """What the summary of this run is without what was set in this process. Waits for nobody."""
         if isinstance(self._stream, DisabledStream):
             return self._stream.all_last()
         recent = self._recent_values()
-        if recent is not None:
-            return recent.summary()
-        found: Mapping[str, Any] = self._read_stored().summary
+        try:
+            found: Mapping[str, Any] = recent.summary() if recent is not None else self._read_stored().summary
+        except (Error, OSError):
+            return {}
         return found
 
     def _recent_values(self) -> Recent | None:
@@ -116,7 +123,8 @@ class RunMetrics:
 
     def _facts_of_metrics(self) -> dict[str, Any]:
         with self._lock:
-            return {name: metric.facts() for name, metric in self._metrics.items()}
+            said = dict(self._metrics)
+        return {name: metric.facts() for name, metric in said.items()}
 
     def _take(self, since: Mark | None) -> Snapshot | None:
         """What this process logged since a mark, as `Recent` wants it."""

@@ -72,7 +72,10 @@ def describe(environ: Mapping[str, str], launch: Mapping[str, Any] | None = None
     }
     launcher = next((name for variable, name in _LAUNCHERS if environ.get(variable)), None)
     if launcher is not None:
-        facts["launcher"] = {"name": launcher, **{name: value for name, value in (launch or {}).items() if value is not None}}
+        facts["launcher"] = {
+            "name": launcher,
+            **{name: value for name, value in (launch or {}).items() if value is not None},
+        }
     hydra = _hydra()
     if hydra:
         facts["hydra"] = hydra
@@ -87,7 +90,7 @@ def program() -> dict[str, Any]:
     """
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    file = os.path.abspath(file) if isinstance(file, str) else None
+    file = os.path.abspath(file) if isinstance(file, str) and file[:1] != "<" else None  # "<stdin>"
     first = sys.argv[0] if sys.argv and isinstance(sys.argv[0], str) else ""
     if _in_notebook():
         return _notebook(main)
@@ -114,12 +117,17 @@ def program() -> dict[str, Any]:
 
 def _is_console_script(file: str) -> bool:
     """Whether it is what an installer makes of an entry point: a name without suffix among the interpreter's programs."""
-    directories = {os.path.dirname(sys.executable or ""), os.path.join(sys.prefix, "bin"), os.path.expanduser("~/.local/bin")}
+    directories = {
+        os.path.dirname(sys.executable or ""),
+        os.path.join(sys.prefix, "bin"),
+        os.path.expanduser("~/.local/bin"),
+    }
     return not file.endswith((".py", ".pyw", ".pyz")) and os.path.dirname(file) in directories
 
 
 def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules and hasattr(sys.modules.get("builtins"), "get_ipython") or _in_ipython()
+    has_kernel = "ipykernel" in sys.modules and hasattr(sys.modules.get("builtins"), "get_ipython")
+    return has_kernel or _in_ipython()
 
 
 def _in_ipython() -> bool:
@@ -129,7 +137,11 @@ def _in_ipython() -> bool:
 
 def _notebook(main: Any) -> dict[str, Any]:
     """Jupyter and VS Code say the notebook's file, where they do at all."""
-    spaces = (getattr(main, "__session__", None), getattr(main, "__vsc_ipynb_file__", None), os.environ.get("JPY_SESSION_NAME"))
+    spaces = (
+        getattr(main, "__session__", None),
+        getattr(main, "__vsc_ipynb_file__", None),
+        os.environ.get("JPY_SESSION_NAME"),
+    )
     path = next((text for text in spaces if isinstance(text, str) and text), None)
     if "ipykernel" not in sys.modules:
         return {"kind": "interactive", "name": "ipython"}
@@ -166,7 +178,8 @@ def _text(value: str) -> str:
 
 def _bounded(texts: Sequence[str]) -> list[str]:
     """As many as fit, and a mark where there were more."""
-    room, kept = _BYTES_MAX, []
+    kept: list[str] = []
+    room = _BYTES_MAX
     for text in texts:
         room -= len(text) + 4
         if room < 0:
@@ -176,7 +189,8 @@ def _bounded(texts: Sequence[str]) -> list[str]:
 
 
 def _bounded_map(texts: Mapping[str, str]) -> dict[str, str]:
-    room, kept = _BYTES_MAX, {}
+    kept: dict[str, str] = {}
+    room = _BYTES_MAX
     for name, text in texts.items():
         room -= len(name) + len(text) + 8
         kept[name] = text if room >= 0 or text == MASK else "…"

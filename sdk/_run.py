@@ -28,6 +28,7 @@ from ._launcher import Launch, find_launch
 from ._metric import Metric
 from ._metrics import RunMetrics
 from ._summary import Summary
+from ._watch import RunWatch
 from .errors import Error, UsageError
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity
@@ -40,7 +41,7 @@ EXACT_RECORDS_MAX = 20_000
 _by_token: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 
 
-class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, RunCompat):
+class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, RunWatch, RunCompat):
     """One training execution.
 
     Any thread may call anything. `log`, attributes and writes to `config` and `summary` never wait for a disk or the
@@ -103,6 +104,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         self._recent = None
         self._files: str | None = None
         self._at_ends: list[Callable[[str, int], None]] = []
+        self._end_seconds = settings.finish_seconds_max
         self._begun = clock.monotonic()
         self.settings = settings
         self.entity = entity
@@ -203,6 +205,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
             self._is_ending = True
         try:
             self._tell_error(error)
+            self._end_seconds = self.settings.finish_seconds_max if timeout is None else timeout
             self._end_parts(state, exit_code)
         finally:
             self._end_stream(state, exit_code, timeout, quiet)
@@ -218,6 +221,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
             if self._stream is not None:
                 limit = self.settings.finish_seconds_max if timeout is None else timeout
                 counts = self._stream.finish(state, exit_code, limit)
+                self._join_console()
                 if counts is not None and not quiet:
                     self._print_receipt(state, counts)
         except Exception as error:
@@ -270,7 +274,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         try:
             reader = self._read(self._store.path, self.id)
             keys = _greeting.choose_keys(
-                reader.keys(quick=not exact), {name: metric.facts() for name, metric in self._metrics.items()}
+                reader.shown_keys(quick=not exact), {name: metric.facts() for name, metric in self._metrics.items()}
             )
             if exact:
                 whole = {key: reader.series(key) for key in keys}

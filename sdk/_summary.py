@@ -1,8 +1,8 @@
 """Summary: one value per key that says how a run ended, the last logged one unless the user set another.
 
-Contract: a write is kept here and appended to the run as a META fact; it never waits. Reading a key that was not set asks
-the store for the last logged value, which makes the run flush first (bounded, see `sdk._run`); so `log()` pays nothing
-for the summary. A missing key is a KeyError, also by attribute. Nested values are live: ``summary["best"]["acc"] = 1``.
+Contract: a write is kept here and appended to the run as a META fact; it never waits. Reading a key that was not set looks
+up what was logged, in the ring and in the store (`sdk.reader.recent`), and waits for nobody either; `log()` pays nothing for the
+summary. A missing key is a KeyError, also by attribute. Nested values are live: ``summary["best"]["acc"] = 1``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,19 @@ class MissingKeyError(KeyError, AttributeError):
 class _Shared:
     """What all views of one summary share."""
 
-    __slots__ = ("emit", "explicit", "lock", "read")
+    __slots__ = ("_read", "emit", "explicit", "lock", "removed")
 
     def __init__(self, read: Callable[[], Mapping[str, Any]], emit: Callable[[dict[str, Any]], None]) -> None:
-        self.read = read
+        self._read = read
         self.emit = emit
         self.explicit: dict[str, Any] = {}
+        self.removed: set[str] = set()
         self.lock = threading.RLock()
+
+    def read(self) -> Mapping[str, Any]:
+        """What was not set here, without what was deleted here."""
+        stored = self._read()
+        return {key: value for key, value in stored.items() if key not in self.removed} if self.removed else stored
 
 
 class Summary(MutableMapping[str, Any]):
@@ -135,12 +141,14 @@ class Summary(MutableMapping[str, Any]):
             if not self._path:
                 self._shared.emit({"summary": plain})
                 self._shared.explicit.update(plain)
+                self._shared.removed.difference_update(plain)
                 return
             top = self._path[0]
             whole = _copied(self._shared.explicit.get(top, {}))
             _inside(whole, self._path[1:]).update(plain)
             self._shared.emit({"summary": {top: whole}})
             self._shared.explicit[top] = whole
+            self._shared.removed.discard(top)
 
     def __delitem__(self, key: str) -> None:
         with self._shared.lock:
@@ -154,7 +162,9 @@ class Summary(MutableMapping[str, Any]):
                 self._shared.emit({"summary": {top: whole}})
                 self._shared.explicit[top] = whole
                 return
-            self._shared.emit({"summary_removed": [".".join((*self._path, key))]})
+            name = ".".join((*self._path, key))
+            self._shared.emit({"summary_removed": [name]})
+            self._shared.removed.add(name)
             if found:
                 del self._shared.explicit[key]
 

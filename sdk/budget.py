@@ -7,6 +7,8 @@ finds its ring full is refused and counted. Nothing is ever deleted to make room
 A budget is passed by at most one block (4 MiB; a spool's 16 MiB), and by what a process had accepted when it ended: that
 is stored in any case, at most one ring each.
 
+Runs and trash count for a store's budget. Artifacts do not: their keeper leaves the disk the same free bytes (docs/artifacts.md).
+
 Why an estimate: a store may hold 100 000 files, and looking at all of them takes seconds. The keeper adds up what it
 writes itself, and looks again at the whole, a few names at a time, once a minute, and more often while something is over
 its budget. Until the first look is complete `store_bytes_max` refuses nothing.
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,7 +35,7 @@ from .limits import (
     REFUSED_SPOOL,
     REFUSED_STORE,
 )
-from .segment.naming import run_path
+from .segment.naming import RUNS, TRASH, run_path
 
 # What is known of sizes is this old at most ...
 _LOOK_SECONDS = 60.0
@@ -154,7 +158,9 @@ class Keeper:
             over = (self._store_bytes or 0) >= self.budget.store_bytes_max
             if now - self._store_at < (_LOOK_SECONDS_OVER if over else _LOOK_SECONDS):
                 return False
-            self._walk = self._files.sizes(self._store)
+            # Why not the whole store: artifacts are what users put there, and no reason to refuse rows.
+            parts = (os.path.join(self._store, name) for name in (RUNS, TRASH))
+            self._walk = itertools.chain.from_iterable(map(self._files.sizes, parts))
             self._walked = self._written_meanwhile = 0
         end = clock.monotonic() + seconds
         for portion in self._walk:

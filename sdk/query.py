@@ -1,7 +1,7 @@
 """W&B's reading names over the reader: ``Api().run("project/id").history(keys=["loss"])``.
 
 Everything is local: `Api` opens the store that `init` would use. An entity (`entity/project/id`) is accepted and ignored.
-What a server would do (filters in MongoDB's language, artifacts, reports) raises `UnsupportedError` and names the way here.
+What a server would do (filters in MongoDB's language, reports) raises `UnsupportedError` and names the way here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arrays import distinct
-from .errors import UnsupportedError
+from .artifacts.artifact import Artifact
+from .artifacts.format import check_name
+from .artifacts.shelf import Shelf
+from .errors import NotFoundError, UnsupportedError
 from .reader.run import Run as StoredRun
 from .reader.store import open_store
 
@@ -97,9 +100,35 @@ class Api:
         found = sorted(self._store.runs(project), key=lambda run: run.created, reverse=order.startswith("-"))
         return [Run(run) for run in found]
 
-    def artifact(self, name: str, type: str | None = None) -> Any:
-        """Not served."""
-        raise UnsupportedError(f"Api.artifact({name!r}) is not served: there is no artifact server")
+    def artifact(self, name: str, type: str | None = None) -> Artifact:
+        """The version that ``name``, ``name:v3`` or ``name:alias`` means.
+
+        Raises:
+            NotFoundError: There is none. ValueError: It is of another type.
+        """
+        shelf = Shelf(self._store.path)
+        found = Artifact._stored(shelf, shelf.find(name))
+        if type is not None and found.type != type:
+            raise ValueError(f"artifact {found.name!r} is of type {found.type!r}, expected {type!r}")
+        return found
+
+    def artifacts(self, type_name: str, name: str, per_page: int = 50, tags: Any = None) -> list[Artifact]:
+        """All versions of a name, the newest first; with `tags`, those that have them all."""
+        shelf, wanted = Shelf(self._store.path), {tags} if isinstance(tags, str) else set(tags or ())
+        heads = reversed(shelf.versions(check_name(name.rpartition("/")[2].partition(":")[0])))
+        return [Artifact._stored(shelf, head) for head in heads if head.type == type_name and wanted <= set(head.tags)]
+
+    def artifact_exists(self, name: str, type: str | None = None) -> bool:
+        """Whether `artifact` would find it."""
+        try:
+            self.artifact(name, type)
+        except (NotFoundError, ValueError):
+            return False
+        return True
+
+    def artifact_collection_exists(self, name: str, type: str) -> bool:
+        """Whether there is a version of this name and type."""
+        return self.artifact_exists(name.partition(":")[0], type)
 
 
 class Run:
@@ -198,13 +227,19 @@ class Run:
             keys: Only rows that hold all of these, and only `x_axis` and these; None: every row with all its keys,
                 `_timestamp` and `_runtime` included.
             pandas: A pandas.DataFrame; else a list of dicts.
+            stream: "default", or "system" for what was observed of the processes, the machine and its GPUs (also "events").
 
         Raises:
             Error: pandas is wanted and not installed.
-            UnsupportedError: `stream` is not "default".
+            UnsupportedError: `stream` is something else.
         """
+        if stream in ("system", "events"):
+            return Run(self.stored.of_kind("system")).history(samples, keys, x_axis, pandas)
         if stream != "default":
-            raise UnsupportedError(f"history(stream={stream!r}) is not served", hint="history(keys=run.stored.keys())")
+            raise UnsupportedError(
+                f"history(stream={stream!r}) is not served: there are 'default' and 'system'",
+                hint="history(keys=run.stored.keys())",
+            )
         if pandas:
             from .reader.frames import pandas_module
 
@@ -276,9 +311,13 @@ class Run:
         """One of them. Raises NotFoundError."""
         return self.stored.file(name)
 
-    def logged_artifacts(self, *_: Any, **__: Any) -> Any:
-        """Not served."""
-        raise UnsupportedError("run.logged_artifacts() is not served: there is no artifact server")
+    def logged_artifacts(self, *_: Any, **__: Any) -> list[Artifact]:
+        """What it logged, as far as it is stored."""
+        return self.stored.logged_artifacts()
+
+    def used_artifacts(self, *_: Any, **__: Any) -> list[Artifact]:
+        """What it used."""
+        return self.stored.used_artifacts()
 
 
 def _names(keys: Iterable[str] | None) -> list[str] | None:

@@ -107,9 +107,11 @@ def copy_in(
         raise OSError(0, "is not a regular file", source)
     path = place_of(directory, name, files)
     with _draft_of(path, files) as draft:
-        if not _shared(source, draft, files):
-            _copy(source, draft, files, is_wanted)
-        files.set_modified(draft, status.modified_ns / 1e9)
+        if _shared(source, draft, files):
+            modified_ns = status.modified_ns
+        else:
+            modified_ns = _copy(source, draft, files, is_wanted)
+        files.set_modified(draft, modified_ns / 1e9)
     return status.size
 
 
@@ -142,7 +144,8 @@ def _shared(source: str, draft: str, files: Files) -> bool:
     return True
 
 
-def _copy(source: str, draft: str, files: Files, is_wanted: Callable[[], bool]) -> None:
+def _copy(source: str, draft: str, files: Files, is_wanted: Callable[[], bool]) -> int:
+    """Copies and returns when the source had changed last, in ns, by the end: one that changes meanwhile shows."""
     # Why not `Files.open`: it follows no links, and the user's own file may be reached by one.
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -154,6 +157,7 @@ def _copy(source: str, draft: str, files: Files, is_wanted: Callable[[], bool]) 
                 target.append([data])
         finally:
             target.close()
+        return os.fstat(descriptor).st_mtime_ns
     finally:
         os.close(descriptor)
 

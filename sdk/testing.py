@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _greeting, clock, values
 from ._globals import module, state
@@ -39,6 +39,9 @@ from .record import (
 )
 from .rows import Piece, committed, merge
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .reader.tally import Tally
 
 __all__ = ["CapturedRow", "CapturedRows", "CapturedRun", "FakeClock", "captured"]
 
@@ -226,16 +229,25 @@ class CapturedRun:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The last logged value of every key, and over them what was set."""
-        found: dict[str, Any] = {}
-        for row in self.rows():
-            found.update({key: value for key, value in row.items() if value is not None})
+        """What was logged last, or what `define_metric` asked for, and over it what was set."""
+        found = self._tally().summary()
         for stream in self.streams:
             for facts in stream.facts:
                 for key in facts.get("summary_removed") or ():
                     found.pop(key, None)
                 found.update(facts.get("summary") or {})
         return found
+
+    def latest(self, key: str, *, partial: bool = False) -> Any:
+        """As `Run.latest`."""
+        return self._tally().latest(key, partial=partial)
+
+    def _tally(self) -> Tally:
+        """Counts everything again, as a reader counts what is stored."""
+        from .reader.tally import tally_of
+
+        rows = [(row.step, row.time, dict(row)) for row in self.rows()]
+        return tally_of(self.metrics, rows, is_over=self.state != "running")
 
     @property
     def state(self) -> str:

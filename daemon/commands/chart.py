@@ -7,7 +7,7 @@ step in a million is seen.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -31,6 +31,19 @@ class Curve(NamedTuple):
     label: str
     x: NDArray[Any]
     y: NDArray[numpy.float64]
+
+
+class Axis(NamedTuple):
+    """What the x axis is called, and how a place on it is written; None: as a number."""
+
+    name: str = "step"
+    text: Callable[[float], str] | None = None
+
+    def label(self, x: float) -> str:
+        """A place as text."""
+        if self.text is not None:
+            return self.text(x)
+        return f"{x:,.0f}" if x == round(x) else f"{x:,.4g}"
 
 
 class Style(NamedTuple):
@@ -84,7 +97,13 @@ class _Canvas:
         return self._colored("⠤⠤" if self.braille else SIGNS[curve % len(SIGNS)], curve)
 
 
-def draw(curves: Sequence[Curve], width: int, height: int, style: Style) -> list[str]:
+def draw(
+    curves: Sequence[Curve],
+    width: int,
+    height: int,
+    style: Style,
+    axis: Axis = Axis(),  # noqa: B008 - never changed
+) -> list[str]:
     """The chart with its axes and legend, at most `width` characters wide and `height` lines high (but never tiny)."""
     shown = [curve for curve in curves if len(curve.x)]
     if not shown:
@@ -94,7 +113,7 @@ def draw(curves: Sequence[Curve], width: int, height: int, style: Style) -> list
     y_range = (float(min(c.y.min() for c in shown)), float(max(c.y.max() for c in shown)))
     for number, curve in enumerate(shown):
         _draw_curve(canvas, number, curve, x_range, y_range)
-    lines = _with_axes(canvas.lines(), x_range, y_range, style)
+    lines = _with_axes(canvas.lines(), x_range, y_range, style, axis)
     return lines + [f"  {canvas.sign(number)} {curve.label}" for number, curve in enumerate(shown)]
 
 
@@ -141,7 +160,9 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
     return [(x0 + round((x1 - x0) * n / count), y0 + round((y1 - y0) * n / count)) for n in range(1, count)]
 
 
-def _with_axes(lines: list[str], x_range: tuple[float, float], y_range: tuple[float, float], style: Style) -> list[str]:
+def _with_axes(
+    lines: list[str], x_range: tuple[float, float], y_range: tuple[float, float], style: Style, axis: Axis
+) -> list[str]:
     side, corner, floor = ("│", "└", "─") if style.unicode else ("|", "+", "-")
     low, high = y_range
     labels = {0: high, len(lines) - 1: low}
@@ -153,6 +174,6 @@ def _with_axes(lines: list[str], x_range: tuple[float, float], y_range: tuple[fl
     ]
     width = max(len(click.unstyle(line)) for line in lines)
     out.append(" " * (_LABEL_CHARACTERS + 1) + corner + floor * width)
-    left, right = f"{x_range[0]:,.0f}", f"{x_range[1]:,.0f} step"
+    left, right = axis.label(x_range[0]), f"{axis.label(x_range[1])} {axis.name}"
     out.append(" " * (_LABEL_CHARACTERS + 2) + left + right.rjust(max(width - len(left), len(right) + 1)))
     return out

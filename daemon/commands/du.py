@@ -32,7 +32,7 @@ def command(ctx: click.Context, runs: tuple[str, ...], as_json: bool, directory:
     if as_json:
         document: dict[str, Any] = {"runs": [_facts(use, names) for use in found]}
         if whole is not None:
-            document |= {"trash": whole.trash, "total": whole.total, "free": whole.free, "budgets": budgets}
+            document |= {"trash": whole.trash, "artifacts": whole.artifacts, "total": whole.total, "free": whole.free, "budgets": budgets}
         print_json(document)
         return
     rows = [
@@ -45,7 +45,8 @@ def command(ctx: click.Context, runs: tuple[str, ...], as_json: bool, directory:
 
 
 def _print_whole(whole: StoreUse, budgets: dict[str, int]) -> None:
-    click.echo(f"trash {size(whole.trash)}   total {size(whole.total)}   free on the disk {size(whole.free)}")
+    artifacts = f"   artifacts {size(whole.artifacts)}" if whole.artifacts else ""
+    click.echo(f"trash {size(whole.trash)}{artifacts}   total {size(whole.total)}   free on the disk {size(whole.free)}")
     if budgets:
         click.echo("budgets: " + ", ".join(f"{name} {size(count)}" for name, count in budgets.items()))
 

@@ -10,6 +10,7 @@ import click
 
 from daemon.commands import values
 from daemon.commands.common import json_option, open_store_of, print_json, value_text, when_text, write_table
+from daemon.commands.context_lines import print_context
 from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, shared_memory_dir, size
 from daemon.commands.verify import waiting_text
@@ -76,6 +77,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
         print_json(
             {
                 **facts(found),
+                "context": found.context,
                 "summary": summary,
                 "metrics": found.metrics,
                 "misuse": found.misuse,
@@ -83,6 +85,7 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
                 "error": None if (error := found.error) is None else error._asdict(),
                 "alerts": [alert._asdict() for alert in found.alerts],
                 "keys": keys,
+                "axes": {key: axis for key in keys if (axis := found.metric(key).step_metric) is not None},
                 "system": found.of_kind("system").summary,
                 "media": {key: kind for key in keys if (kind := kind_of(summary.get(key))) is not None},
                 "streams": [stream._asdict() for stream in found.streams],
@@ -94,9 +97,12 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
         return
     _print_head(found)
     _print_end(found)
+    print_context(found)
     _print_map("config", found.config)
-    _print_map("summary", summary)
-    _print_keys(keys, summary)
+    shown = found.shown_keys()
+    _print_map("summary", {key: value for key, value in summary.items() if not found.metric(key).hidden})
+    _print_keys(shown, summary)
+    _print_axes(found, shown)
     _print_system(found)
     _print_streams(found)
     _print_trouble(found, gaps)
@@ -183,6 +189,19 @@ def _system_text(key: str, value: Any) -> str:
     if key.endswith(("_bytes", "swap_used", "disk_used", "disk_free", *in_bytes)):
         return size(int(value))
     return f"{value:.4g}"
+
+
+def _print_axes(run: Run, keys: Iterable[str]) -> None:
+    """Which keys have an x axis that is not the step."""
+    axes: dict[str, list[str]] = {}
+    for key in keys:
+        axis = run.metric(key).step_metric
+        if axis is not None:
+            axes.setdefault(axis, []).append(key)
+    if axes:
+        click.echo("\nx axes")
+    for axis in sorted(axes):
+        click.echo(f"  {clean(axis)}:  {', '.join(map(clean, axes[axis]))}")
 
 
 def _print_streams(run: Run) -> None:

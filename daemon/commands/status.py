@@ -61,6 +61,8 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(f"  budget   {size(facts['store_bytes'])} of {size(facts['budget']['store_bytes_max'])} taken")
     if rewriting := _rewriting(facts["rewriting"]):
         click.echo(f"  rewrite  {rewriting}")
+    if keeping := _keeping(facts.get("keeping") or {}):
+        click.echo(f"  keep     {keeping}")
     if observing := _observing(facts.get("observing") or {}):
         click.echo(f"  observe  {observing}")
     if facts["gaps"]:
@@ -75,6 +77,15 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(click.style(f"  warning  {clean(line)}", fg="yellow"))
     if facts["last_error"]:
         click.echo(f"  trouble  {clean(facts['last_error'])}")
+
+
+def _keeping(told: dict[str, Any]) -> str:
+    """What waits to be copied and hashed; "" for nothing."""
+    waiting = told.get("waiting", 0)
+    words = ["running"] if told.get("running") else []
+    words += [f"{waiting:,} job{'' if waiting == 1 else 's'} of files wait{'s' if waiting == 1 else ''}"] if waiting else []
+    words += [f"trouble: {clean(str(told['trouble']))}"] if told.get("trouble") else []
+    return "; ".join(words)
 
 
 def _rewriting(told: dict[str, Any]) -> str:

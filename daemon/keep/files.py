@@ -44,7 +44,10 @@ def _keep(directory: str, source: str, name: str, files: Files, is_wanted: Wante
             return
     except (OSError, ValueError):
         return
-    if not runfiles.can_share(source, directory) and files.free_bytes(os.path.dirname(directory)) < status.size + FREE_BYTES_MIN:
+    if (
+        not runfiles.can_share(source, directory)
+        and files.free_bytes(os.path.dirname(directory)) < status.size + FREE_BYTES_MIN
+    ):
         # Logging never takes the last bytes that a checkpoint needs.
         raise OSError(errno.ENOSPC, f"{status.size} bytes do not fit", path)
     try:

@@ -34,7 +34,8 @@ _SETTINGS = {
     "diff.external": "", "credential.helper": "",
     "gpg.program": "false", "protocol.allow": "never", "log.showSignature": "false", "status.submoduleSummary": "false",
     "submodule.recurse": "false", "gc.auto": "0", "maintenance.auto": "false", "safe.directory": "*",
-    "diff.noprefix": "false", "diff.mnemonicPrefix": "false", "diff.orderFile": "/dev/null", "core.quotePath": "false", "core.attributesFile": "/dev/null",
+    "diff.noprefix": "false", "diff.mnemonicPrefix": "false", "diff.orderFile": "/dev/null", "core.quotePath": "false",
+    "core.attributesFile": "/dev/null",
 }  # fmt: skip
 # The last parts of names whose values git starts, when some attribute asks for them.
 _PROGRAMS = {"filter": ("clean", "smudge", "process"), "diff": ("command", "textconv"), "merge": ("driver",)}
@@ -196,7 +197,8 @@ def _read(process: subprocess.Popen[bytes], said: list[bytearray], deadline: flo
     Raises:
         GitError: It took too long; the process is killed.
     """
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, said[0])
         selector.register(process.stderr, selectors.EVENT_READ, said[1])

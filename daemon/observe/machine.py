@@ -98,10 +98,12 @@ class Machine:
         counters: dict[str, float] = {}
         with contextlib.suppress(Exception):  # a kernel that does not tell
             carriers = [
-                io for name, io in psutil.net_io_counters(pernic=True).items() if not name.startswith(_NO_NETWORK)
+                counts
+                for name, counts in psutil.net_io_counters(pernic=True).items()
+                if not name.startswith(_NO_NETWORK)
             ]
-            counters["network_sent_rate"] = sum(io.bytes_sent for io in carriers)
-            counters["network_received_rate"] = sum(io.bytes_recv for io in carriers)
+            counters["network_sent_rate"] = sum(counts.bytes_sent for counts in carriers)
+            counters["network_received_rate"] = sum(counts.bytes_recv for counts in carriers)
         if self._device is not None:
             with contextlib.suppress(OSError, ValueError, IndexError), open(self._device, encoding="ascii") as file:
                 fields = file.read().split()

@@ -111,5 +111,3 @@ def _read(path: str) -> str | None:
             return file.read(_METADATA_BYTES_MAX).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None
-
-

@@ -7,17 +7,26 @@ import enum
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .. import clock
 from .._keeping import put_job
-from ..errors import ArtifactFinalizedError, ArtifactNotLoggedError, Error, StoreError, UnsupportedError
+from ..errors import (
+    ArtifactFinalizedError,
+    ArtifactNotLoggedError,
+    DamageError,
+    Error,
+    NotFoundError,
+    StoreError,
+    UnsupportedError,
+)
 from ..files import DISK, sync_names
 from ..ids import hex_u64, random_u64
 from ..location import StoreIdentity, find_store, make_store
-from .building import OBJECTS_MAX, Contents, walk
-from .fetching import digest_of, fetch, local_path
+from ..platform import boot_id
+from .building import OBJECTS_MAX, Contents
+from .fetching import read_bytes
 from .format import (
     LATEST,
     Entry,
@@ -30,14 +39,15 @@ from .format import (
     marks_path,
 )
 from .shelf import Shelf, mark_name
+from .using import ArtifactFiles, ArtifactManifestEntry, Manifest
 from .waiting import wait_for
 
 if TYPE_CHECKING:
     import datetime
 
-    from ..reader.run import Run
 
 _TABLE = ".table.json"
+_TABLE_BYTES_MAX = 1 << 30
 _POLICIES = ("mutable", "immutable")
 
 
@@ -47,55 +57,7 @@ class ArtifactTTL(enum.Enum):
     INHERIT = "inherit"
 
 
-class ArtifactManifestEntry:
-    """One file of an artifact.
-
-    Attributes:
-        path: Its name in the artifact. digest: SHA-256 of its bytes, "" before the version is there. size: In bytes, or None.
-        ref: The URI of a reference, else None. trouble: What is wrong with it, "" for nothing.
-    """
-
-    def __init__(self, artifact: Artifact, entry: Entry) -> None:
-        self._artifact = artifact
-        self._entry = entry
-        self.path, self.digest, self.size, _, self.trouble = entry
-        self.ref = entry.reference or None
-
-    @property
-    def name(self) -> str:
-        return self.path
-
-    @property
-    def local_path(self) -> str | None:
-        """The file that a reference to this machine names."""
-        return local_path(self.ref) if self.ref else None
-
-    def parent_artifact(self) -> Artifact:
-        """The artifact it is of."""
-        return self._artifact
-
-    def ref_target(self) -> str:
-        """What it refers to. Raises ValueError for a file that is in the store."""
-        if self.ref is None:
-            raise ValueError(f"{self.path!r} is no reference; its bytes are in the store")
-        return self.ref
-
-    def download(self, root: str | None = None, skip_cache: Any = None, executor: Any = None) -> str:
-        """Puts the file below `root` (as `Artifact.download`) and returns its path."""
-        store, root = self._artifact._place(root, f"downloading {self.path!r}")
-        return fetch(store, self._entry, root)
-
-    def __repr__(self) -> str:
-        return f"<ArtifactManifestEntry {self.path!r}, {self.size} bytes{', ' + self.trouble if self.trouble else ''}>"
-
-
-class Manifest(NamedTuple):
-    """The files of an artifact, by path."""
-
-    entries: dict[str, ArtifactManifestEntry]
-
-
-class Artifact:
+class Artifact(ArtifactFiles):
     """A named, versioned set of files: a data set, a model. Build it, hand it to `run.log_artifact`; find it again with
     `run.use_artifact` or `sdk.Api().artifact`. Not thread-safe.
 
@@ -200,7 +162,7 @@ class Artifact:
 
     @property
     def state(self) -> str:
-        """"PENDING" until the version is there, then "COMMITTED"."""
+        """Either "PENDING" or, once the version is there, "COMMITTED"."""
         return "PENDING" if self._known() is None else "COMMITTED"
 
     @property
@@ -274,7 +236,8 @@ class Artifact:
     def _building(self, what: str) -> Contents:
         if self._finalized:
             raise ArtifactFinalizedError(
-                f"{what}: artifact {self.name!r} is finalized", hint="artifact.new_draft(), or a new Artifact of this name"
+                f"{what}: artifact {self.name!r} is finalized",
+                hint="artifact.new_draft(), or a new Artifact of this name",
             )
         if self._contents is None:
             self._contents = Contents(_staging_store())
@@ -311,7 +274,11 @@ class Artifact:
         self._building("add_dir()").add_tree(os.fspath(local_path), name, merge)
 
     def add_reference(
-        self, uri: str | ArtifactManifestEntry, name: str | None = None, checksum: bool = True, max_objects: int | None = None
+        self,
+        uri: str | ArtifactManifestEntry,
+        name: str | None = None,
+        checksum: bool = True,
+        max_objects: int | None = None,
     ) -> list[ArtifactManifestEntry]:
         """Notes where something is instead of storing it: a local path or ``file://`` URI (of a directory, each file), with size
         and, unless `checksum` is off, digest, which the keeper reads; anything else (``s3://…``) as it is given, and nothing is
@@ -322,9 +289,13 @@ class Artifact:
         """
         given = uri.ref_target() if isinstance(uri, ArtifactManifestEntry) else os.fspath(uri)
         limit = OBJECTS_MAX if max_objects is None else max_objects
-        return [self._shown(one) for one in self._building("add_reference()").add_reference(given, name, checksum, limit)]
+        return [
+            self._shown(one) for one in self._building("add_reference()").add_reference(given, name, checksum, limit)
+        ]
 
-    def new_file(self, name: str, mode: str = "x", encoding: str | None = None) -> contextlib.AbstractContextManager[IO[Any]]:
+    def new_file(
+        self, name: str, mode: str = "x", encoding: str | None = None
+    ) -> contextlib.AbstractContextManager[IO[Any]]:
         """A context manager that gives a file to write into; it is added when the block ends without an error.
 
         Raises:
@@ -364,10 +335,7 @@ class Artifact:
         shelf, head = self._require("get()")
         for entry in shelf.entries(head):
             if entry.path == (name if name.endswith(_TABLE) else name + _TABLE):
-                import tempfile
-
-                with tempfile.TemporaryDirectory() as root, open(fetch(shelf.store, entry, root), "rb") as file:
-                    found = json.load(file)
+                found = json.loads(read_bytes(shelf.store, entry, _TABLE_BYTES_MAX))
                 return Table(columns=found["columns"], data=found["data"])
         return None
 
@@ -377,7 +345,9 @@ class Artifact:
         self._building("remove()").remove(path)
 
     def _shown(self, entry: Mapping[str, Any]) -> ArtifactManifestEntry:
-        return ArtifactManifestEntry(self, Entry(entry["path"], "", entry.get("size"), str(entry.get("reference") or "")))
+        return ArtifactManifestEntry(
+            self, Entry(entry["path"], "", entry.get("size"), str(entry.get("reference") or ""))
+        )
 
     def finalize(self) -> None:
         """Nothing can be added any more."""
@@ -418,7 +388,7 @@ class Artifact:
         body = {
             "format": 1, "id": job, "created_ns": clock.wall_ns(), "name": self._name, "type": self._type,
             "description": self.description, "metadata": _plain(self.metadata), "aliases": self.aliases, "tags": self.tags,
-            "ttl_seconds": _seconds(self.ttl), **about, "staging": contents.flush(), "files": contents.job_files(),
+            "ttl_seconds": _seconds(self.ttl), **about, "boot_id": boot_id(), "staging": contents.flush(), "files": contents.job_files(),
         }  # fmt: skip
         path = put_job(store, "artifact", body)
         contents.hand_over()
@@ -492,7 +462,9 @@ class Artifact:
         _, head = self._require("delete()")
         held = set(head.aliases) - {LATEST}
         if held and not delete_aliases:
-            raise ValueError(f"{self.name!r} has the aliases {sorted(held)}; delete(delete_aliases=True) removes it all the same")
+            raise ValueError(
+                f"{self.name!r} has the aliases {sorted(held)}; delete(delete_aliases=True) removes it all the same"
+            )
         self._say_of_it({"removed": True})
 
     def link(self, target_path: str, aliases: Any = None) -> None:
@@ -500,124 +472,6 @@ class Artifact:
 
     def unlink(self) -> None:
         """Nothing."""
-
-    # -- using -------------------------------------------------------------------------------------------------------
-
-    def _place(self, root: str | os.PathLike[str] | None, what: str) -> tuple[str, str]:
-        """(store, directory to put files into)."""
-        shelf, head = self._require(what)
-        if root is not None:
-            return shelf.store, os.path.abspath(os.fspath(root))
-        base = os.environ.get("STEPD_ARTIFACT_DIR") or os.environ.get("WANDB_ARTIFACT_DIR") or "artifacts"
-        return shelf.store, os.path.abspath(os.path.join(os.path.expanduser(base), f"{head.name}:{head.version}"))
-
-    def download(
-        self, root: str | os.PathLike[str] | None = None, allow_missing_references: bool = False, skip_cache: Any = None,
-        path_prefix: str | os.PathLike[str] | None = None, multipart: Any = None,
-    ) -> str:  # fmt: skip
-        """Copies the files into a directory (default ``./artifacts/<name>:<version>``, or below `STEPD_ARTIFACT_DIR`) and returns
-        its path. Each is checked against its digest; what is there and right is not copied again.
-
-        Args:
-            allow_missing_references: Leave out references whose file is gone or elsewhere.
-            path_prefix: Only files whose path begins with it.
-
-        Raises:
-            ArtifactNotLoggedError: There is no version yet. FileNotFoundError, UnsupportedError: A reference that cannot be had.
-            ValueError: A reference whose file was changed. DamageError: Bytes in the store are damaged.
-        """
-        store, place = self._place(root, "download()")
-        prefix = os.fspath(path_prefix) if path_prefix is not None else ""
-        DISK.make_directory(place)
-        for shown in self.manifest.entries.values():
-            if not shown.path.startswith(prefix):
-                continue
-            try:
-                fetch(store, shown._entry, place)
-            except (FileNotFoundError, UnsupportedError):
-                if not (allow_missing_references and shown.ref):
-                    raise
-        return place
-
-    def checkout(self, root: str | None = None) -> str:
-        """As `download`, and removes what else is below `root`."""
-        _, place = self._place(root, "checkout()")
-        if os.path.isdir(place):
-            for path, file in walk(place):
-                if path not in self.manifest.entries:
-                    os.unlink(os.path.join(place, path) if os.path.islink(os.path.join(place, path)) else file)
-        return self.download(place)
-
-    def verify(self, root: str | None = None) -> None:
-        """Compares a directory with the artifact. Raises ValueError for a file that is missing, changed, or too many."""
-        _, place = self._place(root, "verify()")
-        entries = self.manifest.entries
-        for path, _ in walk(place):
-            if path not in entries:
-                raise ValueError(f"{place!r} holds {path!r}, which is not in {self.name!r}")
-        for path, entry in entries.items():
-            if entry.ref is not None and not os.path.lexists(os.path.join(place, path)):
-                continue
-            try:
-                found = digest_of(os.path.join(place, path))
-            except OSError as error:
-                raise ValueError(f"{path!r} of {self.name!r} cannot be read: {error}") from error
-            if found != entry.digest:
-                raise ValueError(f"{path!r} of {self.name!r} has digest {found}, expected {entry.digest}")
-
-    def file(self, root: str | None = None) -> str:
-        """Downloads the only file and returns its path. Raises ValueError if there is more than one."""
-        self._require("file()")
-        entries = list(self.manifest.entries.values())
-        if len(entries) != 1:
-            raise ValueError(f"{self.name!r} has {len(entries)} files; file() is for one. Try: download()")
-        return entries[0].download(root)
-
-    def files(self, names: Iterable[str] | None = None, per_page: int = 50) -> list[ArtifactManifestEntry]:
-        """Its files, or those of these names."""
-        self._require("files()")
-        chosen = None if names is None else set(names)
-        return [entry for path, entry in self.manifest.entries.items() if chosen is None or path in chosen]
-
-    def get_entry(self, name: str | os.PathLike[str]) -> ArtifactManifestEntry:
-        """One file. Raises KeyError if there is none of this name."""
-        self._require("get_entry()")
-        entry = self.manifest.entries.get(os.fspath(name))
-        if entry is None:
-            raise KeyError(f"{self.name!r} has no file {os.fspath(name)!r}")
-        return entry
-
-    get_path = get_entry
-
-    def get_added_local_path_name(self, local_path: str) -> str | None:
-        """Under which name a file was added to this object; None: it was not."""
-        wanted = os.path.realpath(local_path)
-        for path, entry in (self._contents.entries if self._contents is not None else {}).items():
-            if wanted in (entry.get("source"), entry.get("from")):
-                return path
-        return None
-
-    def logged_by(self) -> Run | None:
-        """The run that logged it, as the reader gives it; None if it is gone."""
-        from ..reader import open_store
-
-        shelf, head = self._require("logged_by()")
-        try:
-            return open_store(shelf.store).run(head.run) if head.run else None
-        except StoreError:
-            return None
-
-    def used_by(self) -> list[Run]:
-        """The runs of the store that said `use_artifact` of it. Looks at all runs."""
-        from ..reader import open_store
-
-        shelf, head = self._require("used_by()")
-        fact = {"how": "used", "name": head.name, "version": head.version}
-        return [
-            run
-            for run in open_store(shelf.store).runs()
-            if any(isinstance(said, dict) and fact.items() <= said.items() for said in run.artifacts.values())
-        ]
 
     def json_encode(self) -> dict[str, Any]:
         """Name and type as plain values."""
@@ -690,3 +544,16 @@ def _check_policy(policy: str | None) -> None:
         raise ValueError(f"policy is {policy!r}, expected 'mutable' or 'immutable'")
 
 
+def artifacts_of(store: str, facts: Mapping[str, Any], how: str) -> list[Artifact]:
+    """The versions that a run's facts name ("logged" or "used"), as far as they are there; each once."""
+    shelf, found = Shelf(store), dict[tuple[str, int], Artifact]()
+    for said in facts.values():
+        if not isinstance(said, dict) or said.get("how") != how:
+            continue
+        with contextlib.suppress(TypeError, ValueError, NotFoundError, DamageError, OSError):
+            name = check_name(said.get("name"))
+            version, job = said.get("version"), said.get("job")
+            head = shelf.find(f"{name}:{version}") if isinstance(version, str) else shelf.by_job(name, str(job))
+            if head is not None:
+                found.setdefault((name, head.number), Artifact._stored(shelf, head))
+    return list(found.values())

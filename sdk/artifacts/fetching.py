@@ -12,7 +12,7 @@ import os
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DamageError, UnsupportedError
-from ..files import DISK, Files
+from ..files import DISK, Files, read_whole
 from ..ids import hex_u64, random_u64
 from .format import Entry, object_path
 
@@ -33,7 +33,9 @@ def bytes_path(store: str, entry: Entry) -> str:
     """
     if not entry.reference:
         if not entry.digest:
-            raise FileNotFoundError(f"{entry.path!r} is not in the store: {entry.trouble or 'nothing of it was stored'}")
+            raise FileNotFoundError(
+                f"{entry.path!r} is not in the store: {entry.trouble or 'nothing of it was stored'}"
+            )
         return object_path(store, entry.digest)
     path = local_path(entry.reference)
     if path is None:
@@ -59,13 +61,15 @@ def fetch(store: str, entry: Entry, root: str, files: Files = DISK) -> str:
     files.make_directory(directory)
     inside = os.path.join(os.path.realpath(root), *entry.path.split("/")[:-1])
     if os.path.realpath(directory) != os.path.normpath(inside):
-        raise ValueError(f"cannot put {entry.path!r} below {root!r}: a link there leads to {os.path.realpath(directory)!r}")
+        raise ValueError(
+            f"cannot put {entry.path!r} below {root!r}: a link there leads to {os.path.realpath(directory)!r}"
+        )
     if is_right(target, entry, files):
         return target
     draft = f"{target}.{hex_u64(random_u64())}.tmp"
     try:
         found = _copy(source, draft, files)
-        if entry.digest and found != entry.digest:
+        if entry.is_read and found != entry.digest:
             raise _wrong(entry, source, found)
         files.rename(draft, target)
     except BaseException:
@@ -73,6 +77,20 @@ def fetch(store: str, entry: Entry, root: str, files: Files = DISK) -> str:
             files.remove(draft)
         raise
     return target
+
+
+def read_bytes(store: str, entry: Entry, size_max: int, files: Files = DISK) -> bytes:
+    """The bytes of an entry, checked.
+
+    Raises:
+        DamageError: They are not those of the digest. OSError, UnsupportedError: as `fetch`.
+    """
+    source = bytes_path(store, entry)
+    data = read_whole(files, source, size_max)
+    found = hashlib.sha256(data).hexdigest()
+    if entry.is_read and found != entry.digest:
+        raise _wrong(entry, source, found)
+    return data
 
 
 def is_right(path: str, entry: Entry, files: Files = DISK) -> bool:

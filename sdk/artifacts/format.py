@@ -88,6 +88,11 @@ class Entry(NamedTuple):
     trouble: str = ""
 
     @property
+    def is_read(self) -> bool:
+        """Whether the digest is that of bytes, and not of a reference's name."""
+        return bool(self.digest) and not (self.reference and self.digest == digest_text(self.reference))
+
+    @property
     def is_there(self) -> bool:
         """Whether the store has, or names, what was added."""
         return bool(self.digest)
@@ -206,7 +211,9 @@ def check_path(path: str | os.PathLike[str]) -> str:
     found = posixpath.normpath(text.lstrip("/")) if text.strip("/") else ""
     parts = found.split("/")
     if found in ("", ".") or ".." in parts or "\0" in found or any(len(os.fsencode(part)) > 255 for part in parts):
-        raise ValueError(f"a file in an artifact cannot be called {text!r}: expected a relative path such as 'data/a.csv'")
+        raise ValueError(
+            f"a file in an artifact cannot be called {text!r}: expected a relative path such as 'data/a.csv'"
+        )
     return found
 
 

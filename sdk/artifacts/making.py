@@ -12,15 +12,19 @@ import contextlib
 import errno
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .. import clock
 from .._keeping import Abandoned
+from ..budget import free_floor
 from ..errors import DamageError
 from ..files import DISK, File, Files, sync_names
 from ..ids import hex_u64, random_u64
 from ..limits import FREE_BYTES_MIN
+from ..platform import boot_id
+from ..segment.naming import SUSPECT_SUFFIX, mark_suspect
 from .format import (
     Entry,
     Head,
@@ -74,7 +78,7 @@ def make(
     name, job = check_name(body["name"]), str(body["id"])
     made = _made_before(Shelf(store, files), name, job, int(body["created_ns"]))
     if made is None:
-        with contextlib.closing(_Maker(store, job, str(body.get("staging") or ""), is_wanted, files)) as maker:
+        with contextlib.closing(_Maker(store, job, body, is_wanted, files)) as maker:
             entries = [maker.entry(given) for given in body["files"]]
             maker.force()
         made = _publish(files, store, body, entries)
@@ -103,10 +107,13 @@ def _made_before(shelf: Shelf, name: str, job: str, created_ns: int) -> Made | N
 class _Maker:
     """Stores the files of one job."""
 
-    def __init__(self, store: str, job: str, staging: str, is_wanted: Callable[[], bool], files: Files) -> None:
+    def __init__(
+        self, store: str, job: str, body: Mapping[str, Any], is_wanted: Callable[[], bool], files: Files
+    ) -> None:
         self._store = store
         self._job = job
-        self._staging = staging
+        self._staging = str(body.get("staging") or "")
+        self._boot = body.get("boot_id")
         self._is_wanted = is_wanted
         self._files = files
         self._pack: File | None = None
@@ -134,7 +141,7 @@ class _Maker:
         if self._pack is None:
             self._pack = self._files.open(pack_path(self._staging))
         data = self._pack.read(given["offset"], given["size"])
-        if len(data) != given["size"]:
+        if len(data) != given["size"] or zlib.crc32(data) != given["crc"]:
             raise _Gone("what was taken of it is not whole; the machine went down before it was stored")
         digest = hashlib.sha256(data).hexdigest()
         if not self._has(digest, len(data)):
@@ -153,20 +160,33 @@ class _Maker:
         """A file of the store's own, which becomes the object by a second name, without a copy where that can be."""
         digest, size = self._hashed(given["staged"])
         if not self._has(digest, size):
-            file = self._open(given["staged"])
-            try:
-                file.sync()
-            finally:
-                file.close()
             draft = self._draft()
-            try:
-                self._files.link(given["staged"], draft)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-                    raise
+            if not self._linked(given["staged"], draft):
+                self._check_room(size)
                 digest, size = self._copy(given["staged"], draft)
             self._name(draft, digest)
-        return Entry(path, digest, size)
+        went_down = self._boot != boot_id()
+        return Entry(path, digest, size, trouble="the machine went down before it was stored" if went_down else "")
+
+    def _linked(self, staged: str, draft: str) -> bool:
+        """Whether `draft` is a second name of a file that was forced to the disk."""
+        if self._files.exists(staged + SUSPECT_SUFFIX):
+            return False  # a failed fsync is final: what the next one says of that file means nothing
+        file = self._open(staged)
+        try:
+            file.sync()
+        except OSError:
+            mark_suspect(self._files, staged)
+            raise
+        finally:
+            file.close()
+        try:
+            self._files.link(staged, draft)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+                raise
+            return False
+        return True
 
     def _copied(self, path: str, given: Mapping[str, Any]) -> Entry:
         """A file that may still change: copied, and looked at before and after."""
@@ -192,6 +212,9 @@ class _Maker:
     def _stored(self, path: str, given: Mapping[str, Any]) -> Entry:
         digest, size = given["digest"], given["size"]
         if not self._has(digest, size):
+            # Somebody removed what no version had; the file that was not taken because of it may still be there.
+            if "source" in given:
+                return self._copied(path, given)
             raise _Gone("the store had its bytes and has them no more")
         return Entry(path, digest, size)
 
@@ -263,10 +286,10 @@ class _Maker:
     def _check_room(self, size: int) -> None:
         # Why: what is kept for the training's own rows is not for copies of files.
         free = self._files.free_bytes(self._store)
-        if free - size < FREE_BYTES_MIN:
-            raise OSError(
-                errno.ENOSPC, f"{size} bytes of an artifact leave less than {FREE_BYTES_MIN} of {free} free", self._store
-            )
+        least = free_floor(FREE_BYTES_MIN, self._files.disk_bytes(self._store))
+        if free - size < least:
+            text = f"{size} bytes of an artifact would leave less than {least} of the {free} that are free"
+            raise OSError(errno.ENOSPC, text, self._store)
 
     def _has(self, digest: str, size: int) -> bool:
         found = has_object(self._files, self._store, digest, size)

@@ -71,6 +71,15 @@ class Shelf:
                     found.append(name)
         return sorted(found)
 
+    def directories(self) -> set[str]:
+        """The directories of names that hold anything like a manifest, readable or not."""
+        root = names_path(self.store)
+        return {
+            directory
+            for directory, _, _ in self._files.entries(root)
+            if any(parse_manifest_name(name) is not None for name, _, _ in self._files.entries(os.path.join(root, directory)))
+        }
+
     def _name_in(self, path: str) -> str | None:
         """What the first manifest in a directory says that its artifact is called."""
         for name, _, _ in self._files.entries(path):
@@ -119,7 +128,9 @@ class Shelf:
             if match is None:
                 continue
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                said = json.loads(read_whole(self._files, os.path.join(marks_path(self.store, name), file), MARK_BYTES_MAX))
+                said = json.loads(
+                    read_whole(self._files, os.path.join(marks_path(self.store, name), file), MARK_BYTES_MAX)
+                )
                 if isinstance(said, dict) and type(said.get("number")) is int:
                     found.append(Mark(int(match[1]), said["number"], str(said.get("job") or ""), said))
         return found
@@ -182,8 +193,9 @@ class Shelf:
         import difflib
 
         near = difflib.get_close_matches(name, self.names(), 3)
+        told = f"; nearest: {', '.join(near)}" if near else ""
         raise NotFoundError(
-            f"there is no artifact {name!r} in {self.store!r}", hint=", ".join(near) if near else "stepd artifacts"
+            f"there is no artifact {name!r} in {self.store!r}{told}", hint=f"stepd artifacts {near[0]}" if near else "stepd artifacts"
         )
 
     def by_job(self, name: str, job: str) -> Head | None:
@@ -206,7 +218,9 @@ class Shelf:
         lines = read_whole(self._files, path, MANIFEST_BYTES_MAX).split(b"\n")[1:-1]
         found = [decode_entry(line) for line in lines]
         if len(found) != head.file_count or content_digest(found) != head.digest:
-            raise DamageError(f"manifest {path!r} lists {len(found)} files, expected {head.file_count} of digest {head.digest}")
+            raise DamageError(
+                f"manifest {path!r} lists {len(found)} files, expected {head.file_count} of digest {head.digest}"
+            )
         return found
 
 

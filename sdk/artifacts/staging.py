@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import re
+import zlib
 from typing import Any
 
 from .. import clock
@@ -90,7 +91,7 @@ class Staging:
     def take_bytes(self, data: bytes) -> dict[str, Any]:
         """The same for bytes; they are in the pack after `flush`."""
         self._make()
-        place = {"how": "pack", "offset": self._packed, "size": len(data)}
+        place = {"how": "pack", "offset": self._packed, "size": len(data), "crc": zlib.crc32(data)}
         self._parts.append(data)
         self._packed += len(data)
         self._waiting += len(data)
@@ -187,4 +188,6 @@ def remember_digest(files: Files, store: str, path: str, status: Status, digest:
     name = known_path(store, machine_id(), path)
     with contextlib.suppress(OSError):  # then it is read again
         files.make_directory(os.path.dirname(name))
-        files.write_whole(name, json.dumps([status.size, status.modified_ns, status.device, status.inode, digest]).encode())
+        files.write_whole(
+            name, json.dumps([status.size, status.modified_ns, status.device, status.inode, digest]).encode()
+        )

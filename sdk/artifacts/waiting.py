@@ -18,9 +18,7 @@ _PAUSE_SECONDS_MIN = 0.002
 _PAUSE_SECONDS_MAX = 0.05
 
 
-def wait_for(
-    store: StoreIdentity, name: str, path: str, is_there: Callable[[], bool], timeout: float | None
-) -> None:
+def wait_for(store: StoreIdentity, name: str, path: str, is_there: Callable[[], bool], timeout: float | None) -> None:
     """Returns when `is_there()`.
 
     Args:
@@ -35,7 +33,9 @@ def wait_for(
     while not is_there():
         now = clock.monotonic()
         if now >= deadline:
-            raise WaitTimeoutError(f"artifact {name!r} is not stored after {timeout:g} s; it will be, by the daemon's keeper")
+            raise WaitTimeoutError(
+                f"artifact {name!r} is not stored after {timeout:g} s; it will be, by the daemon's keeper"
+            )
         if DISK.exists(path + BAD_SUFFIX):
             raise Error(f"artifact {name!r} cannot be stored", hint="stepd status; the daemon's log says why")
         if now - begun >= _GRACE_SECONDS or not _is_served(store.path):
@@ -72,5 +72,3 @@ def _do(store: StoreIdentity, name: str, path: str, deadline: float) -> None:
         raise Error(f"artifact {name!r} cannot be stored now: {error}; the daemon's keeper tries again") from error
     finally:
         lock.release()
-
-

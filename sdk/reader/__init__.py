@@ -8,8 +8,8 @@ Floors inside, from below: `filenames`, `contents` (what stored bytes are), `blo
 that users get); `entries` (what there is to read), `parts` (what rows come as), `scan` (segments, blocks, rows), `facts`
 (META and GAP records), `lanes` (which streams continue one another, what a resume hid), `state`, `listing` (what lists
 show, and its cache); `direct` and `columns` (values by key), `whole` and `join` (rows by step), `looks`, `series`,
-`sample`, `points`, `tables`, `plain`, `frames`; `about`, `logs` and `console` (what was printed and logged), `run`, `follow`, `names`, `many`, `store`. numpy is imported only by
-what returns arrays, so that listing runs stays cheap.
+`sample`, `points`, `tables`, `plain`, `frames`; `about`, `logs` and `console` (what was printed and logged), `run`,
+`follow`, `names`, `many`, `store`. numpy is imported only by what returns arrays, so that listing runs stays cheap.
 """
 
 from .about import StreamInfo

@@ -25,6 +25,7 @@ from .listing import Card, Look, pack_config
 from .scan import Gone, Scan
 
 if TYPE_CHECKING:
+    from ..artifacts.artifact import Artifact
     from .kept import KeptFile
 
 _Result = TypeVar("_Result")
@@ -229,6 +230,19 @@ class About:
         """What was logged and used, by name; docs/artifacts.md."""
         self._open()
         return dict(self._facts.artifacts)
+
+    def logged_artifacts(self) -> list[Artifact]:
+        """The versions that it logged and that are there, in order; those of equal content once."""
+        return self._artifacts("logged")
+
+    def used_artifacts(self) -> list[Artifact]:
+        """The versions that it used, as far as they are there."""
+        return self._artifacts("used")
+
+    def _artifacts(self, how: str) -> list[Artifact]:
+        from ..artifacts.artifact import artifacts_of
+
+        return artifacts_of(os.path.dirname(os.path.dirname(self.directory)), self.artifacts, how)
 
     def files(self) -> list[KeptFile]:
         """The files of the run, by name: those in its directory `files`, and those that wait to be copied or are missing."""

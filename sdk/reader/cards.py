@@ -32,7 +32,7 @@ def curves_of(run: Run, keys: Iterable[str], points: int) -> list[Curve]:
 def headline_curves(run: Run, defined: Mapping[str, Any]) -> list[Curve]:
     """The six series worth showing first."""
     # Twice as many as are shown: some may hold no numbers.
-    keys = choose_keys(run.keys(quick=True), defined, 2 * pictures.SPARKS_MAX)
+    keys = choose_keys(run.shown_keys(quick=True), defined, 2 * pictures.SPARKS_MAX)
     return curves_of(run, keys, pictures.SPARK_POINTS)[: pictures.SPARKS_MAX]
 
 

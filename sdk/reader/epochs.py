@@ -159,7 +159,11 @@ class Maker:
             base = values(made.base)
             assert base is not None
             epochs = epochs_of(
-                base, values(made.definition.over), values(made.definition.weight), made.definition, ended=self.ended(lane)
+                base,
+                values(made.definition.over),
+                values(made.definition.weight),
+                made.definition,
+                ended=self.ended(lane),
             )
             if epochs is not None:
                 found[key] = _columns(epochs)

@@ -59,7 +59,9 @@ class KeptFile:
             return os.fdopen(runfiles.open_kept(self._directory, self.name), "rb")
         except (FileNotFoundError, ValueError, OSError) as error:
             hint = f"its source is {self.source!r}" if self.source else ""
-            raise NotFoundError(f"cannot open file {self.name!r} of a run, which is {self.state}: {error}", hint=hint) from None
+            raise NotFoundError(
+                f"cannot open file {self.name!r} of a run, which is {self.state}: {error}", hint=hint
+            ) from None
 
     def copy_to(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> str:
         """Writes a copy below a directory, under the file's name; its path.
@@ -97,7 +99,9 @@ class KeptFile:
         if not DISK.exists(path) or replace:
             path = self.copy_to(root)
         elif not exist_ok:
-            raise ValueError(f"download() of {self.name!r} found {path!r}, expected none, or replace=True or exist_ok=True")
+            raise ValueError(
+                f"download() of {self.name!r} found {path!r}, expected none, or replace=True or exist_ok=True"
+            )
         return open(path, encoding="utf-8")
 
 

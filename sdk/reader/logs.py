@@ -9,6 +9,7 @@ is also what `follow` goes on from, and what begins again where a segment was re
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SOURCES = ("stdout", "stderr", "log")
 LEVELS = {"NOTSET": 0, "DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}
 _EXTRA = "extra."
+# The states of a line that is not ended are at least a second apart.
+STATE_SECONDS = 0.5
 
 
 class LogLine(NamedTuple):
@@ -54,6 +57,8 @@ class LogLine(NamedTuple):
         part: From 1 in the further parts of a long record, else 0.
         by: "child" for what a child process wrote into the same file.
         missed: How many lines are missing here; 0 of a line. why: The reason.
+        live: Not 0 of a line that was not ended when it was stored, such as a progress bar's: which. Of those only the last
+            state is given, at the end of the stream, and none once the line is ended.
         stream: Which stream, 16 hex digits. number: The line's number in it, from 0.
     """
 
@@ -75,6 +80,7 @@ class LogLine(NamedTuple):
     by: str | None = None
     missed: int = 0
     why: str | None = None
+    live: int = 0
     stream: str = ""
     number: int = 0
 
@@ -167,24 +173,67 @@ def _seconds(value: Any, what: str) -> float | None:
     raise TypeError(f"logs() {what} is {type(value).__name__}, expected Unix seconds or a datetime")
 
 
-class Place:
-    """How far the console was read: for each stream the ranges of sequences that were given, and the number of the last line."""
+class At(NamedTuple):
+    """Where a line stands in its stream."""
+
+    sequence: int
+    number: int
+
+
+class Live:
+    """Lines of one stream that are not ended: the last state of each (docs/console.md#rows)."""
 
     def __init__(self) -> None:
+        self._states: dict[tuple[str, int], list[LogLine]] = {}
+
+    def takes(self, line: LogLine, ends: int) -> bool:
+        """Whether the line is such a state, which is kept; one that ends another makes it forgotten."""
+        if ends:
+            self._states.pop((line.source, ends), None)
+        if not line.live:
+            return False
+        state = self._states.get((line.source, line.live))
+        # Several bars are stored one after the other, and all of them again seconds later.
+        if state and line.time - state[0].time < STATE_SECONDS:
+            state.append(line)
+        else:
+            self._states[line.source, line.live] = [line]
+        return True
+
+    def take(self) -> list[LogLine]:
+        """What was not ended, oldest first."""
+        found = sorted((line for state in self._states.values() for line in state), key=lambda line: line.number)
+        self._states = {}
+        return found
+
+
+class Place:
+    """How far the console was read: for each stream the ranges of sequences that were given and its last line, the gaps that
+    were said, and lines that are not ended.
+    """
+
+    def __init__(self, follows: bool = False) -> None:
+        """Args: `follows`: More looks come after this one, so a line that is not ended can wait for them."""
+        self.follows = follows
         self._given: dict[int, list[tuple[int, int]]] = {}
         self._within: dict[int, tuple[int, int]] = {}
-        self.numbers: dict[int, int] = {}
+        self.last: dict[int, At] = {}
         self.said: set[Gap] = set()
+        self.live: dict[int, Live] = {}
 
     def ranges(self, stream: int) -> list[tuple[int, int]]:
         own = self._within.get(stream)
         given = self._given.get(stream, [])
         return given if own is None else united([*given, own])
 
-    def line(self, stream: int, first: int, sequence: int, number: int) -> None:
+    def line(self, stream: int, first: int, at: At) -> None:
         """A line was given, of an entry that begins with `first`."""
-        self._within[stream] = (first, sequence)
-        self.numbers[stream] = number
+        self._within[stream] = (first, at.sequence)
+        self.pass_by(stream, at)
+
+    def pass_by(self, stream: int, at: At) -> None:
+        if stream not in self.last or self.last[stream] < at:
+            self.last[stream] = at
 
     def entry(self, stream: int, first: int, last: int) -> None:
         """All of an entry was given."""
@@ -246,8 +295,7 @@ class Console:
             entries = plan.get(facts.id, ())
             for entry in entries:
                 place.entry(facts.id, entry.first, entry.last)
-            if entries:
-                place.numbers[facts.id] = max(entry.step_max for entry in entries)
+                place.pass_by(facts.id, At(entry.last, entry.step_max))
             place.said.update(self.gaps(facts))
 
 
@@ -268,44 +316,51 @@ class Reading:
         Invariant: what is after a `yield` happens when the line was given, so `place` never says more than that.
         """
         order, stream = 0.0, self._facts.id
+        live = self._place.live.setdefault(stream, Live())
         for entry in self._unread():
             given = self._place.ranges(stream)
-            for sequence, number, line in self._numbered(entry):
-                if _is_in(given, sequence):
+            for at, line, ends in self._numbered(entry):
+                if _is_in(given, at.sequence):
                     continue
                 order = max(order, line.time)
-                before = self._place.numbers.get(stream)
-                if before is None or number != before + 1 or self._refused(number):
-                    for mark in self._marks(before, number, sequence, order):
-                        yield order, mark
-                if self._wanted.takes(line):
+                is_live = live.takes(line, ends)
+                for mark in self._between(self._place.last.get(stream), at, order):
+                    yield order, mark
+                if not is_live and self._wanted.takes(line):
                     yield order, line
-                self._place.line(stream, entry.first, sequence, number)
+                self._place.line(stream, entry.first, at)
             self._place.entry(stream, entry.first, entry.last)
             yield from self._cut_short(entry, order)
-        for mark in self._marks(self._place.numbers.get(stream), None, None, order):
-            yield order, mark
+        for mark in self._between(self._place.last.get(stream), None, order):
+            yield order or mark.time, mark
+        if self._console.is_over(self._facts) or not self._place.follows:
+            for line in live.take():
+                order = max(order, line.time)
+                if self._wanted.takes(line):
+                    yield order, line
 
     def last_lines(self, count: int) -> list[tuple[float, LogLine]]:
         """The last `count` of them, read from the end."""
         found: list[tuple[float, LogLine]] = []
-        end: int | None = None
+        after: At | None = None
+        time = 0.0
+        ended: dict[tuple[str, int], float] = {}  # since when there is a later word of a line that was not ended
         for entry in reversed(list(self._unread())):
-            lines: list[tuple[float, LogLine]] = []
-            before: int | None = None
-            for sequence, number, line in self._numbered(entry):
-                if end is not None and number >= end:
-                    break
-                if before is not None and number != before + 1:
-                    lines += [(line.time, mark) for mark in self._marks(before, number, sequence, line.time)]
-                lines += [(line.time, line)] if self._wanted.takes(line) else []
-                before = number
-            if lines or before is not None:
-                end = entry.step_min
-            found = lines + found
-            if len(found) >= count:
-                break
-        return found[-count:] if count > 0 else []
+            for at, line, ends in reversed(list(self._numbered(entry))):
+                if after is not None and at >= after:
+                    continue
+                time = time or line.time
+                found += [(time, mark) for mark in reversed(self._between(at, after, time))]
+                after, time = at, min(time, line.time)
+                if ends:
+                    ended[line.source, ends] = -math.inf
+                since = ended.setdefault((line.source, line.live), line.time) if line.live else line.time
+                if self._wanted.takes(line) and line.time > since - STATE_SECONDS and since != -math.inf:
+                    found.append((time, line))
+                if len(found) >= count:
+                    return found[:count][::-1]
+        found += [(time, mark) for mark in reversed(self._between(None, after, time))]
+        return found[:count][::-1]
 
     def _unread(self) -> Iterator[Entry]:
         """The entries of which not all was given, in order."""
@@ -314,8 +369,8 @@ class Reading:
             if not (_is_in(given, entry.first) and _is_in(given, entry.last)):
                 yield entry
 
-    def _numbered(self, entry: Entry) -> Iterator[tuple[int, int, LogLine]]:
-        """Sequence, number and line of everything in an entry, in order of sequences."""
+    def _numbered(self, entry: Entry) -> Iterator[tuple[At, LogLine, int]]:
+        """Everything in an entry, in order of sequences; with each line which other one it ends, or 0."""
         found: dict[int, tuple[int, int, dict[str, Any]]] = {}
         for part in self._console.scan.parts(entry):
             for sequence, number, time_ns, values in self._rows(entry, part):
@@ -323,7 +378,8 @@ class Reading:
                 found.setdefault(sequence, (number, time_ns, {}))[2].update(values)
         for sequence in sorted(found):
             number, time_ns, values = found[sequence]
-            yield sequence, number, line_of(values, seconds(time_ns), number, *self._about)
+            line = line_of(values, seconds(time_ns), number, *self._about)
+            yield At(sequence, number), line, _integer(values, "ends") or 0
 
     def _rows(self, entry: Entry, part: Part) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
         if isinstance(part, Record):
@@ -337,43 +393,51 @@ class Reading:
         for sequence, number, time_us, *values in zip(*heads, *columns):
             yield sequence, number, time_us * 1000, dict(zip(part.keys, values))
 
-    def _refused(self, number: int) -> list[Gap]:
-        """What was refused before this line came, and is not said yet. Such calls have no sequence."""
-        found = self._console.gaps(self._facts)
-        return found and [g for g in found if g.first is None and g.step_min <= number and g not in self._place.said]
+    def _between(self, one: At | None, other: At | None, time: float) -> list[LogLine]:
+        """What is missing between two lines; before the first (`one` is None), after the last one."""
+        gaps = self._console.gaps(self._facts)
+        if not gaps and (one is None or other is None or other.number <= one.number + 1):
+            return []
+        said = self._place.said
+        found = [gap for gap in gaps if gap not in said and _lies_between(gap, one, other)]
+        said.update(found)
+        refused = [gap for gap in found if gap.first is None]
+        lost = [gap for gap in found if gap.first is not None]
+        if one is not None and other is not None:
+            # Of what had a number, numbers tell how much is missing.
+            count = other.number - one.number - 1
+            if count > 0 and (lost or self._console.is_over(self._facts)):
+                refused.append(self._gap(count, lost[0].reason if lost else "missing", one.number + 1))
+        else:
+            # A fork's first number may be any, and what was to come after the last line nobody knows.
+            refused += lost
+        marks = [self._mark(gap.count, gap.reason, gap.start or time, gap.step_min) for gap in refused]
+        return [mark for mark in marks if self._wanted.takes(mark)]
 
-    def _marks(self, before: int | None, number: int | None, sequence: int | None, time: float) -> list[LogLine]:
-        """What is missing between the line `before` (None: the first) and line `number` (None: the end)."""
-        said, gaps = self._place.said, self._console.gaps(self._facts)
-        refused = (
-            self._refused(number) if number is not None else [g for g in gaps if g.first is None and g not in said]
-        )
-        lost = [
-            gap
-            for gap in gaps
-            if gap.first is not None and gap not in said and (sequence is None or gap.first < sequence)
-        ]
-        said.update(refused, lost)
-        found = [self._mark(gap.count, gap.reason, gap.start or time, gap.step_min) for gap in refused]
-        if before is None or number is None:
-            # Numbers tell nothing here: a fork's first one may be any, and what was to come after the last nobody knows.
-            found += [self._mark(gap.count, gap.reason, time, gap.step_min) for gap in lost]
-        elif number > before + 1 and (lost or self._console.is_over(self._facts)):
-            why = lost[0].reason if lost else "missing"
-            found.append(self._mark(number - before - 1, why, time, before + 1))
-        return [mark for mark in found if self._wanted.takes(mark)]
+    def _gap(self, count: int, reason: str, number: int) -> Gap:
+        return Gap(self._facts.hex, count, number, number + count - 1, None, None, reason)
 
     def _cut_short(self, entry: Entry, order: float) -> Iterator[tuple[float, LogLine]]:
         """A mark for the end of a block that could be read in part only."""
-        scan, number = self._console.scan, self._place.numbers.get(self._facts.id)
-        if number is not None and number < entry.step_max:
-            if any((entry.source.name, block.offset) in scan.noted for block in entry.blocks):
-                yield order, self._mark(entry.step_max - number, "damage", order, number + 1)
-                self._place.numbers[self._facts.id] = entry.step_max
+        scan, last = self._console.scan, self._place.last.get(self._facts.id)
+        places = {(entry.source.name, block.offset) for block in entry.blocks}
+        # Of what could not be read at all there is a gap.
+        if last is None or last.number >= entry.step_max or places <= scan.unreadable or places.isdisjoint(scan.noted):
+            return
+        mark = self._mark(entry.step_max - last.number, "damage", order, last.number + 1)
+        self._place.pass_by(self._facts.id, At(entry.last, entry.step_max))
+        if self._wanted.takes(mark):
+            yield order, mark
 
     def _mark(self, count: int, why: str, time: float, number: int) -> LogLine:
         rank, host, stream = self._about
         return LogLine(time, "", "", rank=rank, host=host, missed=count, why=why, stream=stream, number=number)
+
+
+def _lies_between(gap: Gap, one: At | None, other: At | None) -> bool:
+    if gap.first is None or gap.last is None:  # refused calls have no sequence
+        return (one is None or gap.step_min > one.number) and (other is None or gap.step_min <= other.number)
+    return (one is None or gap.last > one.sequence) and (other is None or gap.first < other.sequence)
 
 
 def _is_in(ranges: list[tuple[int, int]], sequence: int) -> bool:
@@ -412,6 +476,7 @@ def line_of(
         _text(values, "by"),
         missed,
         _text(values, "why") or ("unknown" if missed else None),
+        0 if missed else _integer(values, "live") or 0,
         stream,
         number,
     )
@@ -451,7 +516,7 @@ def follow(
     last: int | None,
 ) -> Iterator[LogLine]:
     """See `Run.follow_logs`."""
-    place = Place()
+    place = Place(follows=True)
     if last is not None:
         yield from run._last_lines(last, wanted, place)
     idle = 0.0

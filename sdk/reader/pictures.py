@@ -157,7 +157,7 @@ def chart(curves: Sequence[Curve], note: str = "") -> str:
     """A chart of several series over the step, with the range of both axes, a legend, and values where the pointer rests."""
     drawn = [(curve, points) for curve in curves if (points := curve.points())]
     legend = "".join(
-        f'<span style="color:{_COLOURS[index % len(_COLOURS)]}">&#9644;</span> {escaped(curve.key)} <b>{number(points[-1][1])}</b>&ensp;'
+        f'<span style="color:{_COLOURS[index % len(_COLOURS)]}">▬</span> {escaped(curve.key)} <b>{number(points[-1][1])}</b> '
         for index, (curve, points) in enumerate(drawn)
     )
     head = f'<div>{legend or "no values yet"}<span style="color:{_GREY}">{escaped(note)}</span></div>'
@@ -172,7 +172,9 @@ def chart(curves: Sequence[Curve], note: str = "") -> str:
         stride = max(1, math.ceil(len(points) / _HOVERS_MAX))
         for (x, y), (step, value) in list(zip(places, points))[::-stride]:
             title = f"{escaped(curve.key)} {number(value)} at step {number(step)}"
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.35"><title>{title}</title></circle>')
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.35"><title>{title}</title></circle>'
+            )
     low_x, high_x, low_y, high_y = map(number, box)
     style = f'font-size="11" fill="{_GREY}"'
     parts += [
@@ -189,7 +191,7 @@ def chart(curves: Sequence[Curve], note: str = "") -> str:
 
 
 def _dot(state: str) -> str:
-    return f'<span style="color:{_STATES.get(state, _GREY)}" title="{escaped(state)}">&#9679;</span>'
+    return f'<span style="color:{_STATES.get(state, _GREY)}" title="{escaped(state)}">●</span>'
 
 
 def _pace(facts: Facts) -> str:

@@ -65,18 +65,14 @@ class Recent:
             found = self._fresh().summary()
             if clock.monotonic() - self._looked >= OTHERS_SECONDS:
                 self._look_at_others()
-            facts = self._run._facts
-            shown = {key: value for key, value in found.items() if key not in facts.removed}
-            return {**self._others, **shown, **facts.summary}
+            others, removed, told = self._others, set(self._run._facts.removed), dict(self._run._facts.summary)
+        shown = {key: value for key, value in found.items() if key not in removed}
+        return {**others, **shown, **told}
 
     def latest(self, key: str, *, partial: bool) -> Any:
         """See `Run.latest` of `sdk`."""
         with self._lock:
-            tally = self._fresh()
-            made = tally.made(key)
-            if made is not None and made.by_epoch:
-                return tally.epoch(key, partial=partial)
-            return tally.last(key if made is None else made.base)
+            return self._fresh().latest(key, partial=partial)
 
     def _fresh(self) -> Tally:
         said = dict(self._said())
@@ -154,7 +150,22 @@ def _memory(stream: int, new: Snapshot) -> Source:
     flags = segment.FLAG_HAS_META
     source.blocks = [
         Block(
-            new.start[0], segment.KIND_ROWS, 0, size, size, 0, last - first + 1, 0, stream, first, last, 0, STEP_MAX, flags, 0, 0
+            new.start[0],
+            segment.KIND_ROWS,
+            0,
+            size,
+            size,
+            0,
+            last - first + 1,
+            0,
+            stream,
+            first,
+            last,
+            0,
+            STEP_MAX,
+            flags,
+            0,
+            0,
         )
     ]
     return source

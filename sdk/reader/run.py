@@ -409,10 +409,22 @@ class Run(ConsoleReading):
         Exact (every value is a candidate) below 20 000 records; of a longer run only a few blocks are read. A key that
         they do not hold has two empty arrays.
         """
-        from .sample import sample
+        from .sample import sample, spread
 
         wanted = sorted(self.check_keys(keys) or ())
-        return self._reading(lambda: sample(self._scan, self._lanes, wanted, points))
+        self._open()
+        said = self._definitions()
+        logged = sorted({key if (made := said.made(key)) is None or made.by_epoch else made.base for key in wanted})
+        found = self._reading(lambda: sample(self._scan, self._lanes, logged, points))
+        # What was made of others: a second name, or the values of epochs, which are few.
+        rest = [key for key in wanted if not len(found.get(key, ((),))[0]) and said.made(key) is not None]
+        epochs = self._read_several([key for key in rest if said.logged(key) not in found], None) if rest else {}
+        for key in rest:
+            if key in epochs:
+                found[key] = spread(epochs[key].step, epochs[key].value, points)
+            elif said.logged(key) in found:
+                found[key] = found[said.logged(key)]
+        return {key: found[key] for key in wanted if key in found}
 
     def to_pandas(self, keys: Iterable[str] | None = None, *, kind: str | None = None) -> Any:
         """A pandas.DataFrame, one row per step (the index), one column per key, joined as in `rows`.

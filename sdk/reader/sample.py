@@ -36,14 +36,14 @@ def sample(
     if records < EXACT_RECORDS_MAX:
         for key in keys:
             series = read_series(scan, lanes, key)
-            found[key] = _spread(series.step, series.value, points) if series is not None else (empty, empty)
+            found[key] = spread(series.step, series.value, points) if series is not None else (empty, empty)
         return found
     wanted = set(keys)
     for lane in lanes:
         few = {s.id: _evenly(plan.get(s.id, []), limit) for s, limit in zip(lane.streams, lane.step_limits)}
         for key, by_stream in collect(scan, few, lane, sorted(wanted)).items():
             joined = join([(n, s.id, by_stream[s.id]) for n, s in enumerate(lane.streams) if s.id in by_stream])
-            found[key] = _spread(joined.step, joined.value, points)
+            found[key] = spread(joined.step, joined.value, points)
             wanted.discard(key)
         if not wanted:
             break
@@ -58,9 +58,7 @@ def _evenly(entries: list[Entry], limit: int) -> list[Entry]:
     return [entries[int(index)] for index in numpy.linspace(0, len(entries) - 1, _BLOCKS_MAX).round()]
 
 
-def _spread(
-    steps: NDArray[numpy.int64], values: NDArray[Any], points: int
-) -> tuple[NDArray[numpy.int64], NDArray[Any]]:
+def spread(steps: NDArray[numpy.int64], values: NDArray[Any], points: int) -> tuple[NDArray[numpy.int64], NDArray[Any]]:
     """The values nearest to `points` evenly spaced steps."""
     if len(steps) <= points:
         return steps, values

@@ -93,7 +93,9 @@ def summary_of(
     shown = {**last, **{name: last[made.base] for name, made in makes.items() if not made.by_epoch}}
     epochs = [name for name, made in makes.items() if made.by_epoch]
     said = {key: definitions.of(key) for key in [*shown, *epochs]}
-    found = read([key for key, one in said.items() if "none" not in one.summary and (key in epochs or not is_plain(one))])
+    found = read(
+        [key for key, one in said.items() if "none" not in one.summary and (key in epochs or not is_plain(one))]
+    )
     for key, definition in said.items():
         if "none" in definition.summary:
             shown.pop(key, None)

@@ -100,9 +100,7 @@ def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None, collected:
     return Table({key: found[key] for key in keys})
 
 
-def read_cells(
-    scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect
-) -> dict[str, Cells]:
+def read_cells(scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect) -> dict[str, Cells]:
     """All values of some keys (None: of all), at each step those of the first lane that holds the key there."""
     found = columns_of(scan, lanes, keys, collected)
     # By the identities of the chunks' steps. All of those are there by now, so that none can take the place of another.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from ..limits import STEP_MAX
 from .columns import Column, Joined, join
 from .direct import Chunk
 from .epochs import numbers_of, reduced, weights_at
@@ -87,9 +88,7 @@ class Epoch:
                 self._feed(base.value, counts, mine == top)
         self.over = self.over if name is None else name
 
-    def _numbered(
-        self, over: Joined | None
-    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[Any] | None]:
+    def _numbered(self, over: Joined | None) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[Any] | None]:
         """At which steps which epoch was named, 0 being the one that goes on, and the name of the last."""
         none = numpy.empty(0, numpy.int64)
         if over is None or not len(over.value):
@@ -217,29 +216,33 @@ class Tally:
             found.end(how)
         return found.complete.last
 
-    def made(self, key: str) -> Made | None:
-        """What a key is made of; None where it is not."""
-        return self._makes.get(key)
+    def latest(self, key: str, *, partial: bool = False) -> Any:
+        """`epoch` of a key that has a value for each epoch, `last` of every other."""
+        made = self._makes.get(key)
+        if made is not None and made.by_epoch:
+            return self.epoch(key, partial=partial)
+        return self.last(key if made is None else made.base)
 
     def summary(self) -> dict[str, Any]:
         """As `summaries.summary_of`, of the one lane that is counted here."""
         found = {key: _plain(value) for key, (_, value) in self._last.items() if value is not None and key[:1] != "_"}
-        for name, made in self._makes.items():
-            value = self.epoch(name) if made.by_epoch else found.get(made.base)
-            if value is not None:
-                found[name] = value
         numbers = {key: counted.copy() for key, counted in self._numbers.items()}
         epochs = {name: epoch.copy() for name, epoch in self._epochs.items()}
         self._add(numbers, epochs, self._open)
-        for name, epoch in epochs.items():
-            if self.is_over:
-                epoch.end(self._makes[name].definition.reduce or "mean")
-            numbers[name] = epoch.complete
+        for name, made in self._makes.items():
+            if made.by_epoch:
+                if self.is_over:
+                    epochs[name].end(made.definition.reduce or "mean")
+                numbers[name] = epochs[name].complete
+            elif made.base in numbers:
+                numbers[name] = numbers[made.base]
+            value = numbers[name].last if made.by_epoch else found.get(made.base)
+            if value is not None:
+                found[name] = value
         shown = {}
         for key, value in found.items():
             definition = self.definitions.of(key)
-            made = self._makes.get(key)
-            counted = numbers.get(key if made is None or made.by_epoch else made.base)
+            counted = numbers.get(key)
             if "none" in definition.summary:
                 continue
             if is_plain(definition):
@@ -249,6 +252,24 @@ class Tally:
             else:
                 shown[key] = {"last": value} if "last" in definition.summary else value
         return shown
+
+
+def tally_of(metrics: Mapping[str, Any], rows: Iterable[tuple[int, float, dict[str, Any]]], *, is_over: bool) -> Tally:
+    """The tally of whole rows: step, Unix seconds and values of each."""
+    columns: dict[str, Column] = {}
+    for number, (step, time, values) in enumerate(rows, 1):
+        for key, value in values.items():
+            chunk = Chunk(
+                numpy.array([number], numpy.uint64), numpy.array([step]), numpy.array([int(time * 1e6)]), [value]
+            )
+            columns.setdefault(key, Column()).extend(chunk)
+    joined = {key: join([(0, 0, column)]) for key, column in columns.items()}
+    last = {key: found.value[-1] for key, found in joined.items() if len(found.step)}
+    definitions = Definitions(metrics)
+    needed = Tally.needs(definitions, last)
+    tally = Tally(definitions, last, {key: joined[key] for key in needed}, STEP_MAX)
+    tally.is_over = is_over
+    return tally
 
 
 def _plain(value: Any) -> Any:

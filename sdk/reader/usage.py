@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
+from ..artifacts.format import ARTIFACTS
 from ..errors import Error
 from ..files import Files
 from ..segment.format import KIND_META
@@ -37,16 +38,19 @@ class RunUse(NamedTuple):
 
 
 class StoreUse(NamedTuple):
-    """Bytes of a store: its runs (largest first), its trash, its own few files, and what the disk has left."""
+    """Bytes of a store: its runs (largest first), its trash, artifacts (with what waits to become one), its own few files, and
+    what the disk has left.
+    """
 
     runs: list[RunUse]
     trash: int
+    artifacts: int
     other: int
     free: int
 
     @property
     def total(self) -> int:
-        return sum(run.total for run in self.runs) + self.trash + self.other
+        return sum(run.total for run in self.runs) + self.trash + self.artifacts + self.other
 
 
 def store_use(files: Files, path: str) -> StoreUse:
@@ -57,8 +61,9 @@ def store_use(files: Files, path: str) -> StoreUse:
     """
     runs = [run_use(files, os.path.join(path, RUNS, name)) for name, _, _ in files.entries(os.path.join(path, RUNS))]
     trash = _tree(files, os.path.join(path, TRASH))
-    other = sum(size for name, size, _ in files.entries(path) if name not in (RUNS, TRASH))
-    return StoreUse(sorted(runs, key=lambda run: -run.total), trash, other, files.free_bytes(path))
+    artifacts = _tree(files, os.path.join(path, ARTIFACTS))
+    other = sum(size for name, size, _ in files.entries(path) if name not in (RUNS, TRASH, ARTIFACTS))
+    return StoreUse(sorted(runs, key=lambda run: -run.total), trash, artifacts, other, files.free_bytes(path))
 
 
 def run_use(files: Files, directory: str) -> RunUse:

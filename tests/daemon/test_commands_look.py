@@ -121,7 +121,9 @@ def test_show_tells_how_it_ended(tmp_path: Path) -> None:
     run = RunBuilder(path)
     main = run.stream()
     main.meta({"alert": {"1700000000000000000": {"title": "loss", "text": "is NaN", "level": "ERROR"}}})
-    main.meta({"error": {"type": "ValueError", "message": "b\x1b[1mad", "traceback": "Traceback\n  File x\nValueError"}})
+    main.meta(
+        {"error": {"type": "ValueError", "message": "b\x1b[1mad", "traceback": "Traceback\n  File x\nValueError"}}
+    )
     main.finish("failed", 3)
     run.seal()
     text = said(path, "show")
@@ -129,7 +131,11 @@ def test_show_tells_how_it_ended(tmp_path: Path) -> None:
     assert "\nended by ValueError: b?[1mad\n  Traceback\n    File x\n  ValueError\n" in text
     assert "ERROR  loss: is NaN" in text.split("\nalerts\n")[1]
     document = json.loads(said(path, "show", "--json"))
-    assert (document["exit_code"], document["error"]["type"], document["alerts"][0]["title"]) == (3, "ValueError", "loss")
+    assert (document["exit_code"], document["error"]["type"], document["alerts"][0]["title"]) == (
+        3,
+        "ValueError",
+        "loss",
+    )
 
 
 def test_unknown_run(store: str) -> None:
@@ -325,7 +331,7 @@ def test_plot(store: str) -> None:
 def test_plot_as_json(store: str) -> None:
     """The points themselves."""
     (curve,) = json.loads(said(store, "plot", "a41f", "-k", "val/acc", "--json"))
-    assert (curve["run"], curve["key"], len(curve["step"]), curve["value"][1]) == ("a41f", "val/acc", 50, 0.02)
+    assert (curve["run"], curve["key"], len(curve["x"]), curve["value"][1]) == ("a41f", "val/acc", 50, 0.02)
 
 
 def test_plot_of_what_cannot_be_drawn(store: str) -> None:

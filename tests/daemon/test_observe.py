@@ -261,7 +261,13 @@ def test_energy_is_summed_over_the_devices_of_the_training() -> None:
     course = Course()
     for at, energies in ((0.0, (100.0, 50.0)), (3600.0, (700.0, 80.0)), (7200.0, (10.0, 90.0))):
         devices = [
-            Device(number, f"GPU-{number}", {"energy_joules": energy, "power_watts": 2.0}, {7: 30} if not number else {}, energy)
+            Device(
+                number,
+                f"GPU-{number}",
+                {"energy_joules": energy, "power_watts": 2.0},
+                {7: 30} if not number else {},
+                energy,
+            )
             for number, energy in enumerate(energies)
         ]
         row = course.row(reading(at, NOTHING, devices))

@@ -17,7 +17,9 @@ def run_git(directory: Path, *arguments: str) -> str:
         "PATH": os.environ["PATH"], "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
         **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }  # fmt: skip
-    done = subprocess.run(["git", *arguments], cwd=directory, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, env=environment, check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
@@ -128,7 +130,9 @@ def test_a_hostile_repository_starts_nothing(repository: Path, tmp_path: Path) -
             config.write(f"{header}\n\t{last} = {program}\n")
     run_git(repository, "config", "filter.evil.required", "true")
     with (repository / ".git" / "config").open("a") as config:
-        config.write("[log]\n\tshowSignature = true\n[status]\n\tsubmoduleSummary = true\n[core]\n\tuntrackedCache = true\n")
+        config.write(
+            "[log]\n\tshowSignature = true\n[status]\n\tsubmoduleSummary = true\n[core]\n\tuntrackedCache = true\n"
+        )
     (repository / ".gitattributes").write_text("*.py filter=evil diff=evil\n*.txt filter=evil=x.y diff=evil\n")
     for hook in ("post-index-change", "pre-commit", "post-checkout", "fsmonitor-watchman", "reference-transaction"):
         path = repository / ".git" / "hooks" / hook

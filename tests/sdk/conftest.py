@@ -80,6 +80,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = World(tmp_path / "store")
     monkeypatch.setenv("STEPD_DIR", made.store)
     monkeypatch.setenv("STEPD_CONSOLE", "off")
+    monkeypatch.setenv("STEPD_ENVIRONMENT", "0")
     monkeypatch.setattr(_api, "open_stream", made.open_stream)
     monkeypatch.setattr(_resume, "read_store", lambda store: made)
     monkeypatch.delattr(builtins, "get_ipython", raising=False)

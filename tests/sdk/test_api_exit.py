@@ -63,7 +63,7 @@ _ENDS = [
 def _script(tmp_path: Path, code: str, *options: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": ROOT, "STEPD_SILENT": "1"}, input=given,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": ROOT, "STEPD_SILENT": "1", "STEPD_CONSOLE": "off"}, input=given,
     )  # fmt: skip
 
 

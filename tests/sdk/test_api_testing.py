@@ -59,7 +59,7 @@ def test_runs_have_the_readers_names(world: Any) -> None:
         ["t"],
     )
     assert first.config == {"lr": 1, "batch": 3}
-    assert first.summary == {"loss": 2, "best": 1}
+    assert first.summary == {"loss": {"min": 2}, "best": 1}
     assert first.metrics == {"loss": {"summary": ["min"]}}
     assert (first.state, second.state) == ("finished", "failed")
 

@@ -33,32 +33,11 @@ def test_without_a_run_the_environment_decides(world: Any, monkeypatch: pytest.M
     sdk.Image("x")
 
 
-def test_artifacts_are_harmless_and_downloads_are_not(
-    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Building and logging one does nothing, said once; what a script would go on with raises."""
-    run = sdk.init()
-    artifact = sdk.Artifact("model", type="model", metadata={"a": 1})
-    artifact.add_file(str(tmp_path / "x"), name="y", policy="mutable")
-    artifact.add_dir(str(tmp_path))
-    with artifact.new_file("a.bin", mode="wb") as file:
-        file.write(b"x")
-    with artifact.new_file("a.txt") as file:
-        file.write("x")
-    assert run.log_artifact(artifact, aliases=["best", ""]) is artifact
-    assert sdk.log_artifact(artifact).wait() is artifact
-    assert run.use_artifact("data:latest").name == "data:latest"
-    with pytest.raises(sdk.UnsupportedError, match="data"):
-        run.use_artifact("data").download(root=str(tmp_path))
-    assert capsys.readouterr().err.count("log_artifact()") == 1
-
-
 def test_harmless_calls(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """They take what W&B takes, return something usable, and speak once and never on stdout."""
     run = sdk.init()
     for _ in range(2):
         assert sdk.login(key="k", relogin=True) is True
-        assert run.save("*.py", base_path=".") == []
         sdk.watch(object(), log="all", log_freq=10)
     sdk.setup()
     sdk.teardown()
@@ -66,9 +45,7 @@ def test_harmless_calls(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     sdk.require("core")
     sdk.require(experiment="service")
     sdk.unwatch()
-    run.log_code(name="c")
-    run.log_model("p")
-    run.link_model("p", "r")
+    run.link_artifact(None, "r")
     run.pin_config_keys(["a"])
     run._label(repo="x")
     run.write_logs("x")
@@ -85,15 +62,15 @@ def test_harmless_calls(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tensorboard" in sdk.patched
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("login()") == err.count("save()") == err.count("watch()") == 1
+    assert err.count("login()") == err.count("watch()") == 1
 
 
 def test_what_cannot_be_served_raises_with_the_cure(world: Any) -> None:
     """Nothing pretends."""
     run = sdk.init()
     for call in (
-        lambda: sdk.sweep({}, project="p"), lambda: sdk.agent("id"), sdk.controller, lambda: sdk.restore("f"),
-        lambda: sdk.use_model("m"), lambda: run.use_model("m"), lambda: sdk.require("unheard-of"),
+        lambda: sdk.sweep({}, project="p"), lambda: sdk.agent("id"), sdk.controller,
+        lambda: run.upsert_artifact("m", distributed_id="d"), lambda: sdk.require("unheard-of"),
     ):  # fmt: skip
         with pytest.raises(sdk.UnsupportedError, match="Try: "):
             call()
@@ -102,8 +79,6 @@ def test_what_cannot_be_served_raises_with_the_cure(world: Any) -> None:
 def test_bad_arguments_that_wandb_refuses_are_refused(world: Any) -> None:
     """An error of use shows at once, also in a call that does nothing."""
     run = sdk.init()
-    with pytest.raises(ValueError, match="policy"):
-        run.save("x", policy="sometimes")
     with pytest.raises(ValueError, match="log"):
         run.watch(None, log="weights")
 

@@ -95,7 +95,7 @@ def test_history_without_pandas(api: Api) -> None:
     assert run.history(keys=["_runtime"], samples=1, pandas=False)[0].keys() == {"_step", "_runtime"}
     assert run.history(keys=["none"], pandas=False) == []
     with pytest.raises(UnsupportedError):
-        run.history(stream="system", pandas=False)
+        run.history(stream="console", pandas=False)
 
 
 def test_history_leaves_out_nulls(tmp_path: Path) -> None:
@@ -135,8 +135,10 @@ def test_a_run_without_rows(tmp_path: Path) -> None:
     assert run.lastHistoryStep == -1
 
 
-def test_what_is_not_served(api: Api) -> None:
-    """Artifacts and files raise with an explanation."""
-    for call in (lambda: api.artifact("a:v0"), api.run("a41f").files, api.run("a41f").logged_artifacts):
-        with pytest.raises(UnsupportedError):
-            call()
+def test_artifacts_that_are_not_there(api: Api) -> None:
+    """An unknown name is told with what there is; a run that logged none has none."""
+    with pytest.raises(NotFoundError, match="'a'"):
+        api.artifact("a:v0")
+    assert not api.artifact_exists("a")
+    assert api.artifacts("dataset", "a") == []
+    assert api.run("a41f").logged_artifacts() == api.run("a41f").used_artifacts() == []

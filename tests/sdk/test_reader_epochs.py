@@ -60,7 +60,12 @@ def test_reductions(store: str, how: str, expected: list[float]) -> None:
 
 def test_nan_is_not_hidden_by_a_mean(store: str) -> None:
     """Of the epoch it was logged in; a weight that is NaN or missing counts once."""
-    rows = [{"a": math.nan, "epoch": 0}, {"a": 1.0, "epoch": 0}, {"a": 2.0, "epoch": 1, "w": math.nan}, {"a": 4.0, "w": 3}]
+    rows = [
+        {"a": math.nan, "epoch": 0},
+        {"a": 1.0, "epoch": 0},
+        {"a": 2.0, "epoch": 1, "w": math.nan},
+        {"a": 4.0, "w": 3},
+    ]
     values = made(store, {"a": {"reduce": "mean", "weight": "w"}}, rows).series("a_epoch").value
     assert numpy.array_equal(values, [math.nan, 3.5], equal_nan=True)
 
@@ -133,7 +138,8 @@ def test_a_prefix_reduces_all_but_what_it_counts_by(store: str) -> None:
     """`over` and `weight` themselves have no epochs."""
     rows = [{"train/loss": 1.0, "train/epoch": 0, "train/n": 2, "train/acc": 3.0}]
     metrics = {"train/*": {"reduce": "mean", "over": "train/epoch", "weight": "train/n"}}
-    assert [key for key in made(store, metrics, rows).keys() if key.endswith("_epoch")] == [
+    keys = made(store, metrics, rows).keys()
+    assert [key for key in keys if key.endswith("_epoch")] == [
         "train/acc_epoch", "train/loss_epoch"
     ]  # fmt: skip
 

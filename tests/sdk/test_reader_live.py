@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdk.errors import StoreError
 from sdk.reader import Run, Store, follow
 from sdk.reader.facts import StreamFacts
-from sdk.reader.follow import _united, _within
+from sdk.reader.follow import _within, united
 from tests.builders import RunBuilder, StreamBuilder, Writer, make_store
 
 
@@ -256,6 +256,6 @@ def test_a_disk_that_lists_what_it_does_not_have(store: str) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=12), st.integers(0, 70), st.integers(0, 20))
 def test_what_was_seen_is_looked_up_by_number(spans: list[tuple[int, int]], first: int, length: int) -> None:
     """The seen ranges beside a block are those that share a number with it, found without looking at all of them."""
-    united = _united([(low, low + size) for low, size in spans])
+    together = united([(low, low + size) for low, size in spans])
     last = first + length
-    assert _within(united, first, last) == [(low, high) for low, high in united if low <= last and first <= high]
+    assert _within(together, first, last) == [(low, high) for low, high in together if low <= last and first <= high]

@@ -37,7 +37,12 @@ def made(store: str, metrics: dict[str, Any], rows: list[dict[str, Any]], *, col
 def test_exact_before_longer_before_shorter_prefix() -> None:
     """And nothing is mixed: what holds is one definition."""
     said = Definitions(
-        {"*": {"hidden": True}, "val/*": {"goal": "maximize"}, "val/acc": {"step_metric": "epoch"}, "va*": {"over": "e"}}
+        {
+            "*": {"hidden": True},
+            "val/*": {"goal": "maximize"},
+            "val/acc": {"step_metric": "epoch"},
+            "va*": {"over": "e"},
+        }
     )
     assert said.of("val/acc").name == "val/acc"
     assert said.of("val/acc").goal is None
@@ -73,7 +78,9 @@ def test_summary_holds_what_was_asked_for(store: str, columns: bool) -> None:
         "loss": {"summary": ["min", "max", "mean", "first", "last"]}, "acc": {"summary": ["best"], "goal": "maximize"},
         "lr": {"summary": ["none"]}, "n": {"summary": ["copy"]}, "err*": {"summary": ["best"], "goal": "minimize"},
     }  # fmt: skip
-    rows = [{"loss": v, "acc": i, "lr": 0.1, "n": i, "errors": 9 - i, "text": "a"} for i, v in enumerate([3.0, 1.0, 2.0])]
+    rows = [
+        {"loss": v, "acc": i, "lr": 0.1, "n": i, "errors": 9 - i, "text": "a"} for i, v in enumerate([3.0, 1.0, 2.0])
+    ]
     assert made(store, metrics, rows, columns=columns).summary == {
         "loss": {"min": 1.0, "max": 3.0, "mean": 2.0, "first": 3.0, "last": 2.0},
         "acc": {"best": 2}, "n": 2, "errors": {"best": 7}, "text": "a",

@@ -111,7 +111,8 @@ def test_everything_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "a:", "=", "@", "://", "a://", "a://@", "token=", "'", "eyJ", "-----BEGIN PRIVATE KEY-----", "bearer "]
+    "piece",
+    ["a", "a:", "=", "@", "://", "a://", "a://@", "token=", "'", "eyJ", "-----BEGIN PRIVATE KEY-----", "bearer "],
 )
 def test_a_hostile_text_costs_no_more_than_a_plain_one(piece: str) -> None:
     """Texts made to let a pattern try again from every letter are done within a moment."""

@@ -75,6 +75,9 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/commands/values.py": ("os.makedirs os.path.isdir", "likewise"),
     "sdk/reader/media.py": ("open os.path.isdir os.replace os.unlink", "saves a value where its user says"),
+    "daemon/observe/gpu.py": ("os.path.exists", "/dev, to see whose accelerators there are"),
+    "daemon/observe/machine.py": ("open os.path.exists os.stat", "/proc and /sys"),
+    "daemon/observe/processes.py": ("open os.listdir", "/proc"),
     "daemon/server.py": ("logging.handlers.RotatingFileHandler", "its log is logging's own file"),
     "sdk/_spawn.py": (
         "os.path.exists os.open os.unlink",
@@ -87,9 +90,35 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "counts runs for the greeting; a store to fall back on",
     ),
     "sdk/_about.py": ("tempfile.mkdtemp", "the user's own files, where the store takes none"),
+    "sdk/_artifacts.py": ("os.path.isdir os.path.isfile", "the user's own files, which are told apart by what they are"),
+    "sdk/artifacts/building.py": (
+        "open os.open os.path.exists os.path.isdir os.path.isfile os.path.islink os.path.realpath os.walk",
+        "likewise; and new_file() gives a real file, which only the user's code writes",
+    ),
+    "sdk/artifacts/fetching.py": ("os.path.islink os.path.realpath", "sees where links in the user's directory lead"),
+    "sdk/artifacts/using.py": (
+        "os.path.isdir os.path.islink os.path.lexists os.path.realpath os.unlink",
+        "checkout() removes from the user's directory what is not in the artifact",
+    ),
+    "daemon/observe/code.py": ("os.path.isdir os.path.realpath", "looks at the user's own directories"),
+    "daemon/observe/git.py": ("os.read", "reads a pipe"),
+    "daemon/observe/packages.py": ("os.listdir os.open", "reads what installers left in the user's environment"),
+    "sdk/_files.py": (
+        "glob open os.path.exists os.path.isdir os.path.isfile os.path.lexists os.walk",
+        "finds the user's own files; hands a copy out",
+    ),
+    "sdk/runfiles.py": (
+        "os.fstat os.open os.path.realpath os.read os.scandir",
+        "reads the user's own files by links, and those of a run without following any",
+    ),
+    "sdk/reader/kept.py": ("open os.makedirs os.replace os.unlink os.utime", "copies files where its user says"),
     "sdk/_config.py": ("open", "the user's configuration file"),
     "sdk/values/sources.py": ("open", "the user's own files, which are read where they are named"),
     "sdk/_compat.py": ("open", "/dev/null in the place of a file that is not kept"),
+    "sdk/_strangers.py": (
+        "os.fstat os.open os.pread os.readlink mmap.mmap",
+        "the file that the program's stdout is; memory shared with forked children",
+    ),
     "sdk/_launcher.py": ("open os.path.isdir os.path.isfile", "looks for git's HEAD, for a project's name"),
     "stepd.py": ("os.path.realpath", "asks whether a package on sys.path is ours"),
 }
