@@ -16,6 +16,7 @@ COMMANDS = {
     "show": ("Look", "Facts, config, summary and keys of a run."),
     "files": ("Look", "The files of a run: list, print, copy out."),
     "tail": ("Look", "The last rows of a run, and with -f the next ones as they come."),
+    "logs": ("Look", "What a run printed and logged, and with -f the next lines as they come."),
     "plot": ("Look", "Curves of runs in the terminal."),
     "artifacts": ("Look", "Data sets and models: names, versions, aliases; and their files."),
     "export": ("Move", "All rows of a run as JSON lines or CSV."),

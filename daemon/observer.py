@@ -23,9 +23,13 @@ from typing import Any, NamedTuple
 
 from daemon.observe import machine, processes
 from daemon.observe.gpu import Device, Gpus
+from daemon.observe.live import LiveFiles
 from daemon.observe.sampling import Course, Reading, lowest_rank, next_sample, phase_of
 from daemon.observe.writing import KIND, SystemStream
+from daemon.settings import budgets_from
+from daemon.store.budgets import read_budgets
 from sdk import clock, platform
+from sdk.budget import Budget, Keeper, explain
 from sdk.errors import CommError, Error
 from sdk.files import DISK, Files
 from sdk.ids import hex_u64
@@ -39,8 +43,9 @@ from sdk.transport import request
 LOOK_SECONDS = 2.0
 # While a run's first facts are on their way to the disk, which takes them a second.
 _SOON_SECONDS = 0.5
+_TRIES_SOON = 10
 _PERIOD_SECONDS = 10.0
-_PERIOD_SECONDS_MIN = 0.1
+_PERIOD_SECONDS_MIN, _PERIOD_SECONDS_MAX = 0.1, 86_400.0
 # Nothing to observe for so long: the daemon starts another one when there is.
 _IDLE_SECONDS = 30.0
 # What a description of the code may take while its run is over and waits for it.
@@ -48,6 +53,9 @@ _CODE_SECONDS_MAX = 60.0
 # A process is taken for the one that began a stream when it was there before; the clocks' ticks and steps are allowed for.
 _START_SLACK_SECONDS = 2.0
 _NICE = 10
+_NO_BUDGET = Budget()
+# A look at what the store takes, where it has a budget, goes on so long with each sample.
+_MEASURE_SECONDS = 0.01
 
 # Asks the daemon: what we did, and up to where we know who began -> who lives and who began (docs/wire.md#control).
 Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -80,6 +88,7 @@ class _Observed:
         self.known: set[str] = set()
         self.has_main = False
         self.waiting: dict[str, tuple[str, int]] = {}
+        self.tries = 0
         self.roots: dict[int, int] = {}
         self.ranks: set[int | None] = set()
         self.period = 0.0
@@ -104,7 +113,13 @@ class Observer:
     """
 
     def __init__(
-        self, files: Files, store: StoreIdentity, ask: Ask, describe: Describe, gpus: Gpus | None = None
+        self,
+        files: Files,
+        store: StoreIdentity,
+        ask: Ask,
+        describe: Describe,
+        gpus: Gpus | None = None,
+        budget: Budget = _NO_BUDGET,
     ) -> None:
         self._files = files
         self._store = store
@@ -112,6 +127,8 @@ class Observer:
         self._gpus = gpus or Gpus()
         self._machine = machine.Machine(store.path)
         self._code = _Describer(describe)
+        self._live = LiveFiles()
+        self._budget = Keeper(files, store.path, budget)
         self._phase = phase_of(platform.host_name())
         self._seen: _Machine | None = None
         self._about_machine: dict[str, Any] | None = None
@@ -127,6 +144,7 @@ class Observer:
         """Does what is due; when the next thing is."""
         if now >= self._look_at:
             self._look(now)
+        self._live.look(now, {each.directory: not each.lives for each in self.runs.values()})
         for observed in list(self.runs.values()):
             if observed.stream is not None and observed.period and observed.roots and now >= observed.next_at:
                 self._sample(observed, now)
@@ -162,6 +180,8 @@ class Observer:
             lives = living.get(run, {})
             observed.lives = set(lives)
             for stream in (lives.keys() | fresh.get(run, set())) - observed.known:
+                if stream not in observed.waiting:
+                    observed.tries = 0
                 observed.waiting[stream] = lives.get(stream, ("", 0))
         for run, observed in list(self.runs.items()):
             if run not in living:
@@ -171,10 +191,13 @@ class Observer:
             elif observed.over_since is None:
                 observed.over_since = now
             if observed.waiting:
-                self._meet(observed)
+                # Of a stream that has stored nothing for a while (a full disk) we do not ask so often.
+                observed.tries += 1
+                if observed.tries < _TRIES_SOON or observed.tries % _TRIES_SOON == 0:
+                    self._meet(observed)
             if observed.has_main and observed.stream is None:
                 self._begin(observed, now)
-        soon = any(observed.waiting for observed in self.runs.values())
+        soon = any(observed.waiting and observed.tries < _TRIES_SOON for observed in self.runs.values())
         periods = [observed.period for observed in self.runs.values() if observed.period]
         self._look_at = now + min([_SOON_SECONDS if soon else LOOK_SECONDS, *periods])
 
@@ -208,7 +231,7 @@ class Observer:
             observed.has_main = True
             seconds = stream.about.get("system_metrics_seconds", _PERIOD_SECONDS)
             if isinstance(seconds, (int, float)) and seconds > 0:
-                seconds = max(float(seconds), _PERIOD_SECONDS_MIN)
+                seconds = min(max(float(seconds), _PERIOD_SECONDS_MIN), _PERIOD_SECONDS_MAX)
                 observed.period = min(seconds, observed.period) if observed.period else seconds
         owner = platform.lock_owner(ring) if ring else None
         process = processes.read_process(owner or pid) if owner or pid else None
@@ -223,6 +246,8 @@ class Observer:
     # -- what is written
 
     def _begin(self, observed: _Observed, now: float) -> None:
+        if self._is_refused(observed):
+            return
         continues, first_step = observed.before
         rank = lowest_rank(observed.ranks)
         stream = SystemStream(self._files, self._store, observed.run, first_step)
@@ -291,12 +316,23 @@ class Observer:
             if not stream.is_there:
                 self._forget(observed)
                 return False
+            if self._is_refused(observed):
+                return False
             write(stream)
             stream.force(clock.monotonic())
         except (OSError, Error) as error:
             self._note(observed, error)
             return False
         return True
+
+    def _is_refused(self, observed: _Observed) -> bool:
+        """Whether a budget keeps us from writing now."""
+        now = clock.monotonic()
+        self._budget.step(now, _MEASURE_SECONDS)
+        code = self._budget.refusal(observed.run, now)
+        if code:
+            self.error = f"run {observed.run!r}: {explain(code, self._store.path)[0]}"
+        return code != 0
 
     def _note(self, observed: _Observed, error: Exception) -> None:
         if not self._files.exists(observed.directory):
@@ -401,7 +437,8 @@ def main(store_path: str) -> int:
             return request(store.path, "observed", dict(told), timeout=2.0)
         return {"living": [[run, stream, "", 0] for run, each in observer.runs.items() for stream in each.lives]}
 
-    observer = Observer(DISK, store, ask, describe_code)
+    budget = Budget()._replace(**(read_budgets(DISK, store.path) | budgets_from(os.environ)))
+    observer = Observer(DISK, store, ask, describe_code, budget=budget)
     observer.busy_at = clock.monotonic()
     try:
         while os.getppid() == parent:

@@ -159,6 +159,8 @@ class Server:
         self._ingest.measure(now)
         if now - self._looked_at >= self._settings.liveness_seconds:
             self._look_around(now)
+        elif self._observer.is_called:
+            self._look_after_observer(now)
         if count == 0 and not self._mend_one():
             self._ingest.wait(min(self._ingest.next_deadline(now), self._settings.liveness_seconds))
 

@@ -24,6 +24,8 @@ _TROUBLE_SECONDS = 60.0
 # The same for the keeper, whose jobs somebody may be waiting for.
 _KEEPER_TROUBLE_SECONDS = 5.0
 _TROUBLE_SECONDS_MAX = 3600.0
+# One that was well for so long had other trouble than the one before.
+_WELL_SECONDS = 3600.0
 # And for the observer: a training that is not looked at is not seen again.
 _OBSERVER_TROUBLE_SECONDS = 1.0
 # What it tells, and `stepd status` shows.
@@ -60,6 +62,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
         self._trouble_seconds = trouble_seconds
+        self._started = 0.0
         self.wanted = False
         self.failed = False
 
@@ -87,11 +90,14 @@ class Worker:
             return
         # Killed, or refused by the disk: what it was to do is still there.
         self.wanted = True
+        if now - self._started >= _WELL_SECONDS:
+            self._trouble_seconds = self._trouble_seconds_min
         self._not_before = now + self._trouble_seconds
         self._say(f"{self._module} ended with {code}; again in {self._trouble_seconds:g} s")
         self._trouble_seconds = min(2 * self._trouble_seconds, _TROUBLE_SECONDS_MAX)
 
     def _start(self, now: float) -> None:
+        self._started = now
         path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])
         try:
             self._process = subprocess.Popen(
@@ -157,13 +163,20 @@ class Observer(Worker):
         self._is_allowed = is_allowed
         self._told: dict[str, Any] = {}
         self._sealed = 0
-        self._met = 0
+        self._met = self._called_at = 0
         self.runs: list[str] = []
+
+    @property
+    def is_called(self) -> bool:
+        """Whether a stream has come, and no observer runs. Asked in every tick."""
+        made = self._streams.made
+        return self._process is None and self._is_allowed and bool(made) and made[-1][0] > self._called_at
 
     def look(self, now: float) -> None:
         if self._is_allowed and not self.is_running:
             made = self._streams.made
-            self.wanted = bool(made and made[-1][0] > self._met) or any(s.lives for s in self._streams.by_id.values())
+            self._called_at = made[-1][0] if made else 0
+            self.wanted = self._called_at > self._met or any(s.lives for s in self._streams.by_id.values())
         super().look(now)
 
     def answer(self, told: Mapping[str, Any]) -> dict[str, Any]:

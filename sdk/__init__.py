@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from ._metric import Metric as Metric
     from ._run import Run as Run
     from ._summary import Summary as Summary
+    from ._track import track as track
     from .artifacts.artifact import Artifact as Artifact
     from .artifacts.artifact import ArtifactTTL as ArtifactTTL
-    from ._track import track as track
     from .errors import AuthenticationError as AuthenticationError
     from .errors import CommError as CommError
     from .errors import ConfigError as ConfigError

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import _compat, _context, _greeting, _resume, clock, ids, location
-from ._config import Config, filtered, read_config
+from ._config import Config, config_defaults, filtered, read_config
 from ._disabled import DisabledStream, RunStream
 from ._globals import bind, forget, in_notebook, remember, state
 from ._launcher import Launch, default_project, find_launch
@@ -142,7 +142,7 @@ def init(
         sync_tensorboard=sync_tensorboard or tensorboard,
     )  # fmt: skip
     chosen, step = _resume_request(chosen, resume, resume_from, fork_from, resume_step)
-    given = filtered(read_config(config), config_include_keys, config_exclude_keys)
+    given = {**config_defaults(), **filtered(read_config(config), config_include_keys, config_exclude_keys)}
     run = _start(chosen, launch, given, step, allow_val_change, entity or "")
     if reinit != "create_new":
         bind(run)
@@ -453,6 +453,8 @@ def _attach_to(run_id: str, chosen: Settings) -> Run:
         first_step=first_step, on_finish=forget, read=read_run,
     )  # fmt: skip
     remember(run)
+    if store.path:
+        _context.begin_beside(run)
     return run
 
 
@@ -487,6 +489,7 @@ def restore(facts: dict[str, Any]) -> Run:
         entity=facts["entity"], token=facts["token"], opener=opener, on_attach=adopt, on_finish=forget, read=read_run,
     )  # fmt: skip
     run._is_ending = run._finished = facts["finished"]
+    run._watched_outside = facts["watched"]
     return run
 
 
@@ -495,3 +498,5 @@ def adopt(run: Run) -> None:
     remember(run)
     if state.run is None:
         bind(run)
+    if run._store.path and not isinstance(run._stream, DisabledStream):
+        _context.begin_beside(run)

@@ -130,7 +130,8 @@ class RunArtifacts:
     ) -> Artifact:
         """The artifact of this store that a name means (``name``, ``name:v3``, ``name:alias``), and notes that this run uses it.
 
-        An artifact that was not logged yet is logged.
+        An artifact that was not logged yet is logged. What was logged under this name on this machine a moment ago, and is not
+        stored yet, is waited for, at most 60 s.
 
         Raises:
             NotFoundError: There is none. ValueError: It is of another type.
@@ -138,6 +139,7 @@ class RunArtifacts:
         self._require_running("use_artifact()")
         from .artifacts.artifact import Artifact
         from .artifacts.shelf import Shelf
+        from .artifacts.waiting import settle_name
 
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
@@ -151,6 +153,7 @@ class RunArtifacts:
             return Artifact(artifact_or_name.rpartition("/")[2].partition(":")[0], type or "unspecified")
         else:
             shelf = Shelf(self._store.path)
+            settle_name(self._store, artifact_or_name)
             artifact = Artifact._stored(shelf, shelf.find(artifact_or_name))
         if type is not None and artifact.type != type:
             raise ValueError(f"artifact {artifact.name!r} is of type {artifact.type!r}, expected {type!r}")

@@ -2,7 +2,8 @@
 
 Contract: reads never wait. A change is made plain first (the table of `sdk.values`; an unknown object becomes its text, as
 in W&B), then kept here and appended to the run as a META fact. Changing a value that is there needs permission. Any
-thread may use it.
+thread may use it. Nested dicts and lists are given as they are, so that anything can be done with them; what is changed inside of
+one is stored by the next change, `persist`, or the end of the run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from typing import Any
 
 import msgpack
 
+from . import _greeting
 from .errors import ConfigError, Error, UsageError
 from .limits import NESTING_MAX
 from .values import Media, plain_value
 
-_OWN = ("_allow", "_data", "_emit", "_lock")
+DEFAULTS_FILE = "config-defaults.yaml"
+# Objects that hold nothing but values.
+_NAMESPACES = frozenset({("argparse", "Namespace"), ("types", "SimpleNamespace")})
+_OWN = ("_allow", "_data", "_emit", "_lock", "_told")
 
 
 class Config(Mapping[str, Any]):
@@ -37,6 +42,7 @@ class Config(Mapping[str, Any]):
     _data: dict[str, Any]
     _emit: Callable[[dict[str, Any]], None]
     _lock: threading.RLock  # type: ignore[valid-type,unused-ignore]
+    _told: dict[str, str]
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class Config(Mapping[str, Any]):
         object.__setattr__(self, "_emit", emit)
         object.__setattr__(self, "_allow", allow_val_change)
         object.__setattr__(self, "_lock", threading.RLock())
+        object.__setattr__(self, "_told", _texts(self._data))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -112,7 +119,16 @@ class Config(Mapping[str, Any]):
         self._change({key: value for key, value in given.items() if _key(key) not in known}, None)
 
     def persist(self) -> None:
-        """Kept for W&B: every change is stored when it is made."""
+        """Stores what was changed inside of nested values; every other change was stored when it was made."""
+        with self._lock:
+            self._persist_locked()
+
+    def _persist_locked(self) -> None:
+        now = _texts(self._data)
+        inside = [key for key, text in now.items() if self._told.get(key) != text]
+        if inside:
+            self._emit({key: config_value(self._data[key], key) for key in inside})
+            self._told.update({key: now[key] for key in inside})
 
     def _change(self, values: Mapping[str, Any], allow: bool | None) -> None:
         plain = {_key(key): config_value(value, key) for key, value in values.items()}
@@ -130,6 +146,8 @@ class Config(Mapping[str, Any]):
         if changed:
             self._emit(changed)
             self._data.update(changed)
+            self._told.update(_texts(changed))
+            self._persist_locked()
 
 
 class StaticConfig(Mapping[str, Any]):
@@ -158,6 +176,11 @@ class StaticConfig(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._data)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What nested values say, so that a change inside of one is seen."""
+    return {key: repr(value) for key, value in values.items() if isinstance(value, (dict, list))}
 
 
 def _key(key: object) -> str:
@@ -196,6 +219,8 @@ def config_value(value: Any, key: object = "", inside: tuple[int, ...] = ()) -> 
         return {str(k): config_value(v, key, deeper) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return [config_value(v, key, deeper) for v in value]
+    if (type(value).__module__, type(value).__name__) in _NAMESPACES:
+        return {str(k): config_value(v, key, deeper) for k, v in vars(value).items()}
     try:
         plain = plain_value(value, key)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -239,6 +264,26 @@ def read_config(source: Any) -> dict[str, Any]:
             f"config is {type(source).__name__}, expected a dict, argparse.Namespace, FLAGS or the path of a file",
             hint="config=vars(args)",
         ) from None
+
+
+def config_defaults(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Values below those that `init` is given, as in W&B: of the files that WANDB_CONFIG_PATHS names, a later one before an earlier
+    one, or of "config-defaults.yaml" in the working directory.
+
+    Raises:
+        UsageError, Error: As `read_config`, of files that are named.
+    """  # fmt: skip
+    found: dict[str, Any] = {}
+    for path in filter(None, environment.get("WANDB_CONFIG_PATHS", "").split(",")):
+        found.update(_read_file(path.strip()))
+    if found:
+        return found
+    try:
+        return _read_file(DEFAULTS_FILE)
+    except Error as error:
+        if not isinstance(error.__context__, FileNotFoundError):
+            _greeting.note_once(DEFAULTS_FILE, f"the config of {DEFAULTS_FILE} is left out: {error}")
+        return {}
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -2,390 +2,61 @@
 
 Life: `begin`, called by `init`, puts a function before the `write` of the two stream *objects*, so that whoever holds them (a
 `StreamHandler` made before `init`, a progress bar) is captured too; nothing is replaced in modules, and no descriptor is
-touched. The program's own write comes first, with its value and its exceptions. What was written then goes into an inbox,
-from where lines are made (`sdk._folding`) and put into the run's console (`sdk._lines`). At the end of the run the streams
-are as they were.
-
-Threads: whoever writes leaves the text in the inbox and takes the lock only if it is free; else the thread that has it does
-the work. So nobody waits, a signal handler in the middle of anything included. The console's sender looks four times a second
-for lines that are not ended yet, so that a prompt or a progress bar is there after a crash.
+touched. The program's own write comes first, with its value and its exceptions. What was written then goes into an inbox
+(`sdk._tap`), from where lines are made (`sdk._folding`) and put into the run's console (`sdk._lines`). At the end of the run the
+streams are as they were.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import clock
 from ._folding import Folding
 from ._lines import Lines, lines_of
-from ._strangers import Strangers, descriptor_of, kind_of
+from ._strangers import file_of
+from ._tap import Around, Tap, put_long
 
 if TYPE_CHECKING:
     from ._run import Run
 
-# A line that is not ended is stored as it looks after so long, and then at these intervals, each longer than the one before.
-LIVE_SECONDS_MIN = 1.0
-LIVE_SECONDS = 5.0
-LIVE_SECONDS_MAX = 60.0
-# Limit: writes without a newline that wait until somebody makes lines of them: some MB of a progress bar's.
-_INBOX_MAX = 256
-# A longer text becomes lines in pieces, each when there is room in the ring; meanwhile it waits, up to so much.
-_PIECE = 64 * 1024
-_INBOX_CHARACTERS_MAX = 64 * 1024 * 1024
-_SETTLE_SECONDS_MAX = 2.0
-# Whoever held the lock was interrupted at the wrong instruction: a new one.
-_INBOX_STUCK = 20_000
-_THREADS_MAX = 64
-# Shorter lines need not be cut for any ring.
-_SHORT_MAX = 512
-# How far from a write the `emit` of a logging handler is looked for.
-_FRAMES_MAX = 8
-
 _taps: dict[str, Tap] = {}
-
-
-class _Live:
-    """One thread's lines on one stream.
-
-    Attributes:
-        number: Names the line that is not ended while it is stored again and again; 0: it never was.
-        shown: What was stored of it last.
-        seen, due: When it was first seen, and when it is stored next.
-    """
-
-    __slots__ = ("due", "folding", "interval", "number", "seen", "shown")
-
-    def __init__(self) -> None:
-        self.folding = Folding()
-        self.forget()
-
-    def forget(self) -> None:
-        self.number = 0
-        self.shown: list[str] = []
-        self.seen = self.due = 0.0
-        self.interval = LIVE_SECONDS
-
-
-class Tap:
-    """One stream object whose writes are stored in the console of every run that is there."""
-
-    def __init__(self, stream: Any, source: str) -> None:
-        self.stream = stream
-        self.source = source
-        self.consoles: tuple[Lines, ...] = ()
-        self.facts: dict[str, Any] = {}
-        self.strangers: Strangers | None = None
-        self._looks = False  # whether this tap looks at the file, which another one may share
-        self._numbers = 0
-        self._written: Callable[..., Any] | None = None
-        self._before: Any = None
-        self._begin()
-
-    def become_child(self) -> None:
-        """In a forked child: what waits is the parent's, and so is whoever held the lock."""
-        if self.strangers is not None:
-            self.strangers.become_child()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._inbox: deque[tuple[int, str]] = deque()
-        self._threads: dict[int, _Live] = {}
-        # Whether texts wait for room, and how many characters about; whether they must not any more.
-        self._is_behind, self._held, self._hurries = False, 0, False
-
-    # -- the stream object -------------------------------------------------------------------------------------------
-
-    def install(self) -> None:
-        """Puts our function before `write`.
-
-        Raises:
-            AttributeError, TypeError: The object takes no attributes.
-        """
-        self._before = getattr(self.stream, "__dict__", {}).get("write")
-        self._written = self._make_write(self.stream.write)
-        self.stream.write = self._written
-
-    def remove(self) -> None:
-        """The stream as it was. Where somebody put a function over ours since, ours stays and does nothing any more."""
-        self.consoles = ()
-        if getattr(self.stream, "__dict__", {}).get("write") is not self._written:
-            return
-        if self._before is None:
-            del self.stream.write
-        else:
-            self.stream.write = self._before
-
-    def watch(self, others: Iterable[Tap]) -> dict[str, Any]:
-        """Begins to look for what others write into the same file; what the stream is, as facts for people."""
-        descriptor = descriptor_of(self.stream)
-        if descriptor is None:
-            return {"kind": "object"}
-        kind = kind_of(descriptor)
-        encoding = str(getattr(self.stream, "encoding", None) or "").lower().replace("_", "-")
-        if kind != "file" or encoding not in ("utf-8", "utf8", "ascii", "us-ascii"):
-            return {"kind": kind}
-        with contextlib.suppress(Exception):
-            self.stream.flush()
-            found = Strangers(descriptor)
-            shared = next((tap.strangers for tap in others if tap.strangers and tap.strangers.file == found.file), None)
-            self.strangers, self._looks = shared or found, shared is None
-            return {"kind": kind, "path": found.path, "from": found.begin, "children": True}
-        return {"kind": kind}
-
-    def _make_write(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        identify, modules = threading.get_ident, sys.modules
-        handler = f"{__package__}._handler"
-
-        def write(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            if self.consoles:
-                try:
-                    text = args[0]
-                    if not (handler in modules and _is_stored_otherwise()):
-                        self._inbox.append((identify(), text))
-                        if self._is_behind:
-                            self._held += len(text)
-                        if "\n" in text or len(self._inbox) > _INBOX_MAX:
-                            self.drain()
-                except Exception:  # the program printed, and that is all it wanted
-                    pass
-            return result
-
-        return write
-
-    # -- lines -------------------------------------------------------------------------------------------------------
-
-    def drain(self) -> None:
-        """Makes lines of what was written, unless somebody does so now.
-
-        Race: whoever does not get the lock has left its text before it tried, and the holder looks again after letting go.
-        """
-        lock = self._lock
-        while self._inbox and lock.acquire(False):
-            try:
-                is_empty = self._empty()
-            finally:
-                lock.release()
-            if not is_empty:
-                return
-        if len(self._inbox) > _INBOX_STUCK and not self._is_behind:
-            self._lock = threading.Lock()
-
-    def _empty(self) -> bool:
-        """Whether all of it became lines: a large text waits for room in the ring, which the sender makes."""
-        inbox, threads = self._inbox, self._threads
-        while inbox:
-            if (self._is_behind or len(inbox[0][1]) > _PIECE) and self._waits():
-                return False
-            thread, text = inbox.popleft()
-            if len(text) > _PIECE:
-                inbox.appendleft((thread, text[_PIECE:]))
-                text = text[:_PIECE]
-            self._held -= len(text) if self._is_behind else 0
-            if self.strangers is not None:
-                self.strangers.wrote(self.source, text)
-            live = threads.get(thread)
-            if live is None:
-                live = threads[thread] = _Live()
-                for console in self.consoles:
-                    console.expect()
-            lines = live.folding.feed(text)
-            if lines:
-                self._put(lines, live)
-        return True
-
-    def _waits(self) -> bool:
-        """Whether what is in the inbox stays there for the sender, as long as it is not too much."""
-        crowded = [console for console in self.consoles if console.is_crowded()]
-        if not crowded or self._hurries:
-            self._is_behind = False
-            return False
-        if not self._is_behind:
-            self._is_behind, self._held = True, sum(len(text) for _, text in self._inbox)
-        for console in crowded:
-            console.wake()
-        return self._held <= _INBOX_CHARACTERS_MAX
-
-    def _put(self, lines: list[str], live: _Live) -> None:
-        number = live.number
-        if live.seen:
-            live.forget()
-        source = self.source
-        if self.strangers is not None:
-            self.strangers.said(lines)
-        for console in self.consoles:
-            put, first = console.put, number
-            for line in lines:
-                if first or len(line) > _SHORT_MAX:
-                    self._put_long(console, line, {"ends": first} if first else {})
-                    first = 0
-                else:
-                    put({"text": line, "from": source})
-
-    def _put_long(self, console: Lines, line: str, more: dict[str, Any]) -> None:
-        """A line in pieces that a ring takes; only the first carries `more`, the others their number."""
-        size = console.text_bytes_max if line.isascii() else console.text_bytes_max // 4
-        for start in range(0, len(line) or 1, size):
-            console.put({"text": line[start : start + size], "from": self.source, **more})
-            more = {"part": start // size + 1}
-
-    def look(self, now: float) -> None:
-        """Stores lines that are not ended and have stood there for a while, so that a crash does not take them along."""
-        self.drain()
-        if self._lock.acquire(blocking=False):
-            try:
-                self._show_live(now)
-                self._take_strangers(is_last=False)
-            finally:
-                self._lock.release()
-            self.drain()
-
-    def _show_live(self, now: float) -> None:
-        for live in list(self._threads.values()):
-            shown = live.folding.live()
-            if not shown or shown == live.shown:
-                continue
-            if not live.seen:
-                live.seen, live.due = now, now + LIVE_SECONDS_MIN
-            if now < live.due:
-                continue
-            if not live.number:
-                self._numbers += 1
-                live.number = self._numbers
-            live.shown, live.due = shown, now + live.interval
-            live.interval = min(live.interval * 1.5, LIVE_SECONDS_MAX)
-            for console in self.consoles:
-                for line in shown:
-                    self._put_long(console, line, {"live": live.number})
-        if len(self._threads) > _THREADS_MAX:
-            self._threads = {thread: live for thread, live in self._threads.items() if live.folding.live()}
-
-    def settle(self) -> None:
-        """The end: what waits for room gets some time, and what is not ended is a line as it stands."""
-        deadline = clock.monotonic() + _SETTLE_SECONDS_MAX
-        self.drain()
-        while self._inbox and clock.monotonic() < deadline:
-            for console in self.consoles:
-                console.flush(0.05)
-            self.drain()
-        self._hurries = True
-        self.drain()
-        self._hurries = False
-        if self._lock.acquire(timeout=0.1):
-            try:
-                self._settle()
-            finally:
-                self._lock.release()
-
-    def _settle(self) -> None:
-        for live in self._threads.values():
-            lines = live.folding.settle()
-            if lines:
-                self._put(lines, live)
-
-    def settle_strangers(self, *, is_last: bool) -> None:
-        """The end of a run: what others wrote until now. With the last run, all that can be known of it."""
-        if self._looks and self._lock.acquire(timeout=0.1):
-            try:
-                self.stream.flush()
-                self._take_strangers(is_last=is_last)
-            finally:
-                self._lock.release()
-
-    def _take_strangers(self, *, is_last: bool) -> None:
-        if not self._looks or self.strangers is None or self._inbox:
-            return
-        for line in self.strangers.look(is_last=is_last):
-            for console in self.consoles:
-                self._put_long(console, line, {"by": "child"})
-        if self.strangers.missed:
-            why = f"{self.strangers.missed:,} bytes that other processes wrote at once: too many to be looked at"
-            self.strangers.missed = 0
-            for console in self.consoles:
-                console.put({"from": self.source, "missed": 1, "why": why})
-
-
-class Around:
-    """Stands for a stream object that takes no attributes: everything is the object's own, but for `write`."""
-
-    def __init__(self, stream: Any) -> None:
-        self.__dict__["_stepd_stream"] = stream
-        self.__dict__["write"] = stream.write
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_stepd_stream"], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "write":
-            self.__dict__["write"] = value
-        else:
-            setattr(self._stepd_stream, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        self.__dict__[name] = self._stepd_stream.write
-
-    def __iter__(self) -> Any:
-        return iter(self._stepd_stream)
-
-    def __enter__(self) -> Any:
-        self._stepd_stream.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> Any:
-        return self._stepd_stream.__exit__(*error)
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-
-def _is_stored_otherwise() -> bool:
-    """Whether this write is a logging handler's, of a record that a `LogHandler` stores: a line is stored once."""
-    logging = sys.modules.get("logging")
-    frame = sys._getframe(2)
-    for _ in range(_FRAMES_MAX):
-        if frame.f_code.co_name == "emit":
-            record = frame.f_locals.get("record")
-            if logging is not None and isinstance(record, logging.LogRecord):
-                return bool(sys.modules[f"{__package__}._handler"].takes(record))
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return False
-
-
-# -- runs ----------------------------------------------------------------------------------------------------------------
 
 
 def begin(run: Run) -> None:
     """Captures what is printed, until the run ends. Called by `init`."""
     console = lines_of(run)  # also without capture: log records go there, and it must end after all that may print
     if run.settings.console == "off":
-        run._emit({"context": {"console": {"off": True}}})
+        if run._kind == "main":
+            run._emit({"context": {"console": {"off": True}}})
         return
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     if streams["stdout"] is streams["stderr"]:
         del streams["stderr"]
-    facts = {source: _tap(source, stream, console) for source, stream in streams.items() if stream is not None}
-    run._emit({"context": {"console": facts}})
+    facts = {source: _tap(source, stream, run, console) for source, stream in streams.items() if stream is not None}
+    if run._kind == "main":
+        run._emit({"context": {"console": facts}})
 
     def end(state: str, exit_code: int) -> None:
         _end(console)
+        if run._kind == "main" and any("until" in fact for fact in facts.values()):
+            run._emit({"context": {"console": facts}})
 
+    _tell_notebook("unregister")
+    _tell_notebook("register")
     console.on_look = _look
     console.on_end.append(lambda: _end(console))
     run._at_end(end)
 
 
-def _tap(source: str, stream: Any, console: Lines) -> dict[str, Any]:
+def _tap(source: str, stream: Any, run: Run, console: Lines) -> dict[str, Any]:
     """Taps a stream, or joins the run before that does; what the stream is."""
+    if (file := file_of(stream)) is not None and file in run._watched_outside:
+        return {"kind": "file"}  # whoever began the run looks at this file
     tap = _taps.get(source)
     consoles = tap.consoles if tap is not None else ()
     if tap is not None and tap.stream is not stream:
@@ -401,7 +72,7 @@ def _tap(source: str, stream: Any, console: Lines) -> dict[str, Any]:
             tap = Tap(Around(stream), source)
             tap.install()
             setattr(sys, source, tap.stream)
-        tap.facts = tap.watch(_taps.values())
+        tap.facts = tap.watch(_taps.values(), is_alone=not run._launch.is_parallel)
         _taps[source] = tap
     tap.consoles = (*consoles, console)
     return tap.facts
@@ -421,6 +92,25 @@ def _end(console: Lines) -> None:
             del _taps[source]
             if isinstance(tap.stream, Around) and getattr(sys, source) is tap.stream:
                 setattr(sys, source, tap.stream._stepd_stream)
+    if not _taps:
+        _tell_notebook("unregister")
+
+
+def _again(*event: Any) -> None:
+    """Before each cell of a notebook."""
+    for tap in list(_taps.values()):
+        tap.install_again()
+
+
+def _tell_notebook(what: str) -> None:
+    shell: Any = getattr(builtins, "get_ipython", lambda: None)()
+    with contextlib.suppress(Exception):  # "unregister" of what is not registered; an IPython of another kind
+        getattr(shell.events, what)("pre_run_cell", _again)
+
+
+def watched_files() -> tuple[tuple[int, int], ...]:
+    """The files that this process looks at: a process that it starts need not store what it writes there."""
+    return tuple(tap.strangers.file for tap in _taps.values() if tap.strangers is not None)
 
 
 def _look() -> None:
@@ -438,6 +128,9 @@ def _forked() -> None:
 class RunConsole:
     """`Run.write_logs`, and the end of the console, which is stored while the run's own stream is."""
 
+    # Files (device, inode) at which the process that this run was pickled in looks.
+    _watched_outside: tuple[tuple[int, int], ...] = ()
+
     def _join_console(self: Any) -> None:
         console: Lines | None = self.__dict__.get("_lines")
         if console is not None:
@@ -454,9 +147,8 @@ class RunConsole:
         if not isinstance(text, str):
             raise TypeError(f"write_logs() text is {type(text).__name__}, expected str")
         folding, console = Folding(), lines_of(self)
-        lines = folding.feed(text) + folding.settle()
-        for line in lines:
-            Tap(None, "stdout")._put_long(console, line, {})
+        for line in folding.feed(text) + folding.settle():
+            put_long(console, "stdout", line, {})
 
 
 os.register_at_fork(after_in_child=_forked)

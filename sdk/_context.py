@@ -19,7 +19,16 @@ _IF_LOADED: tuple[str, ...] = ("_handler",)
 def begin(run: Run) -> None:
     """Begins every part. Trouble of one becomes a note."""
     loaded = (name for name in _IF_LOADED if f"{__package__}.{name}" in sys.modules)
-    for name in (*_PARTS, *loaded):
+    _begin(run, *_PARTS, *loaded)
+
+
+def begin_beside(run: Run) -> None:
+    """The same for a run that another process began, and that this one has joined."""
+    _begin(run, "_console")
+
+
+def _begin(run: Run, *names: str) -> None:
+    for name in names:
         try:
             importlib.import_module(f".{name}", __package__).begin(run)
         except Exception as error:

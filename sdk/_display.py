@@ -21,6 +21,9 @@ from ._metric import Metric
 FLUSH_SECONDS_MAX = 0.5
 # Limit: an update reads about 40 ms of a long run: at fifty times that, 2 % of the time.
 _REST_FACTOR = 50.0
+_CURVES_MAX = 4
+# Limit: more lines cannot be told apart, and each is 10 KiB of the notebook.
+_LINES_MAX = 12
 
 
 class RunDisplay(RunAbout):
@@ -28,6 +31,7 @@ class RunDisplay(RunAbout):
 
     _begun: float
     _finished: bool
+    _state: str
     _metrics: dict[str, Metric]
     _pid: int
     _read: Callable[[str, str], Any]
@@ -61,7 +65,7 @@ class RunDisplay(RunAbout):
                 curves = cards.headline_curves(stored, {name: metric.facts() for name, metric in self._metrics.items()})
                 health, files = cards.health(stored), cards.files_of(self.sync_dir)
         facts = pictures.Facts(
-            state=self._state(stored),
+            state="disabled" if self.disabled else self._state,
             name=self.name,
             id=self.id,
             project=self.project,
@@ -73,13 +77,6 @@ class RunDisplay(RunAbout):
             files=files,
         )
         return pictures.card(facts, curves, hidden)
-
-    def _state(self, stored: Any) -> str:
-        if self.disabled:
-            return "disabled"
-        if not self._finished:
-            return "running"
-        return str(stored.state) if stored is not None else "finished"
 
     def _stored_seconds(self, stored: Any) -> float | None:
         return max(stored.updated - stored.started, 0.0) if stored is not None and hasattr(stored, "updated") else None
@@ -105,7 +102,7 @@ class RunDisplay(RunAbout):
         `finish` does.
 
         Args:
-            keys: Names of series, or patterns of them ("train/*"); none: those worth showing first, of which at most four.
+            keys: Names of series, or patterns of them ("train/*"), of which the first twelve are shown; none: the four worth showing first.
             seconds: How often; what is stored is seen about a second after it was logged.
 
         Raises:
@@ -214,11 +211,11 @@ class Live:
 
         try:
             run = self._run._read(self._run._store.path, self._run.id)
-        except Exception:
+            if not self._keys:
+                return list(cards.headline_curves(run, run.metrics)[:_CURVES_MAX])
+            return list(cards.chart_curves(run, run.keys_like(self._keys)[:_LINES_MAX], pictures.CHART_POINTS))
+        except Exception:  # nothing is stored yet, or the disk is away: there is a chart again when it is back
             return []
-        if not self._keys:
-            return list(cards.headline_curves(run, run.metrics)[:4])
-        return list(cards.curves_of(run, run.keys_like(self._keys), pictures.CHART_POINTS))
 
     def _print(self) -> None:
         _greeting.note(

@@ -7,6 +7,7 @@ of the run ("file", docs/segment.md#meta): a reader tells a file that waits from
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
@@ -15,6 +16,8 @@ from . import _greeting, runfiles
 from .errors import Error
 from .files import DISK
 from .location import StoreIdentity
+from .platform import machine_id
+from .segment.naming import machine_tag, run_path
 from .settings import Settings
 
 POLICIES = ("live", "now", "end")
@@ -22,6 +25,9 @@ POLICIES = ("live", "now", "end")
 SMALL_BYTES_MAX = 1 << 20
 CALL_BYTES_MAX = 16 << 20
 CALL_FILES_MAX = 256
+# In the run's directory, while there are patterns to look at again.
+LIVE_FILE = "live.json"
+LIVE_BYTES_MAX = 1 << 20
 # Limit: of one call, and so of one job; 10 000 names of 100 bytes are 1 MB.
 FILES_MAX = 10_000
 # Limit: a directory tree is looked at for about a second.
@@ -47,6 +53,10 @@ class Code(NamedTuple):
     paths: list[str]
     type: str = "code"
 
+    def wait(self, timeout: float | None = None) -> Code:
+        """Itself, at once; for scripts that wait for W&B's artifact."""
+        return self
+
 
 class RunFiles:
     """The methods of a run that keep files. A forked child may call them; "live" and "end" are then "now"."""
@@ -63,6 +73,10 @@ class RunFiles:
 
     @property
     def dir(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def sync_dir(self) -> str:
         raise NotImplementedError
 
     @property
@@ -112,7 +126,7 @@ class RunFiles:
             _greeting.note(f"save({pattern!r}) does nothing: it is an address, and nothing is fetched")
             return []
         absolute = os.path.abspath(pattern)
-        base = _base_of(pattern, base_path)
+        base = _base_of(pattern, base_path, runfiles.files_path(self.sync_dir))
         if absolute == base or os.path.commonpath([base, absolute]) != base:
             raise ValueError(f"save() path is {pattern!r}, expected one below base_path {base!r}")
         if not self._store.path:
@@ -121,7 +135,7 @@ class RunFiles:
             self._remember(absolute, base, glob, policy)
             if policy == "end":
                 return []
-        found = _expand(absolute, base, glob)
+        found = expand(absolute, base, glob)
         if not found:
             _greeting.note(f"save({pattern!r}) found no file{'' if policy == 'now' else ' yet'}")
         return self._keep(found, policy)
@@ -130,11 +144,26 @@ class RunFiles:
         if self._patterns is None:
             self._patterns = {}
             self._at_end(self._save_last)
-        self._patterns[pattern, base, glob] = policy
+        if self._patterns.get((pattern, base, glob)) != policy:
+            self._patterns[pattern, base, glob] = policy
+            self._tell_observer()
+
+    def _tell_observer(self) -> None:
+        """Leaves the patterns to whoever keeps the copies up to date meanwhile (`daemon.observe.live`)."""
+        import json
+
+        patterns = [[*where, policy] for where, policy in (self._patterns or {}).items()]
+        told = json.dumps({"machine": machine_tag(machine_id()), "patterns": patterns})
+        try:
+            runfiles.put_bytes(run_path(self._store.path, self.id), LIVE_FILE, told.encode("ascii"))
+        except (OSError, Error) as error:
+            self._say(f"stepd: files of run {self.id!r} are only kept at its end: {error}")
 
     def _save_last(self, state: str, exit_code: int) -> None:
+        with contextlib.suppress(OSError):
+            DISK.remove(os.path.join(run_path(self._store.path, self.id), LIVE_FILE))
         for (pattern, base, glob), policy in (self._patterns or {}).items():
-            self._keep(_expand(pattern, base, glob), policy)
+            self._keep(expand(pattern, base, glob), policy)
 
     def _keep(
         self, found: Iterable[Found], policy: str, files_max: int = CALL_FILES_MAX, small_max: int = SMALL_BYTES_MAX
@@ -226,7 +255,7 @@ class RunFiles:
             if len(found) == FILES_MAX:
                 _greeting.note(f"log_code({whole!r}) keeps {FILES_MAX:,} files, and there are more")
                 break
-        paths = self._keep(found, "now", files_max=FILES_MAX)
+        paths = self._keep(found, "now")
         return Code(name or f"source-{self.project}", whole, paths) if paths else None
 
 
@@ -244,13 +273,16 @@ def restore(name: str, run_path: str, replace: bool, root: str, store: str) -> I
     return open(target, encoding="utf-8")
 
 
-def _base_of(pattern: str, base_path: Any) -> str:
+def _base_of(pattern: str, base_path: Any, directory: str) -> str:
+    """The directory below which a file's path is its name. What was written into `run.dir` itself has its name already."""
     if base_path is not None:
         return os.path.abspath(os.fsdecode(base_path))
+    if os.path.abspath(pattern).startswith(directory + os.sep):
+        return directory
     return os.path.dirname(os.path.abspath(pattern)) if os.path.isabs(pattern) else os.path.abspath(".")
 
 
-def _expand(pattern: str, base: str, glob: bool) -> list[Found]:
+def expand(pattern: str, base: str, glob: bool) -> list[Found]:
     """The files that a path or pattern means now, at most `FILES_MAX`."""
     import glob as globbing
 

@@ -24,9 +24,10 @@ class Folding:
 
     Attributes:
         line: What stands in the cursor's row, not yet ended.
+        is_folded: Whether the cursor was moved, and what comes may change what was written.
     """
 
-    __slots__ = ("_above", "_below", "_column", "_is_folded", "_stored", "line")
+    __slots__ = ("_above", "_below", "_column", "_stored", "is_folded", "line")
 
     def __init__(self) -> None:
         self.line = ""
@@ -34,11 +35,11 @@ class Folding:
         self._stored: str | None = None  # what was given out of the cursor's row already
         self._above: deque[tuple[str, str | None]] = deque(maxlen=ROWS_MAX)
         self._below: list[tuple[str, str | None]] = []
-        self._is_folded = False
+        self.is_folded = False
 
     def feed(self, text: str) -> list[str]:
         """Takes what was written; the lines that it completes."""
-        if self._is_folded or "\r" in text or "\x1b" in text or "\b" in text:
+        if self.is_folded or "\r" in text or "\x1b" in text or "\b" in text:
             return self._fold(text)
         if "\n" not in text:
             self.line += text
@@ -59,7 +60,7 @@ class Folding:
 
     def live(self) -> list[str]:
         """The lines that are not ended, as they look now, from the top."""
-        rows = [*self._above, (self.line, self._stored), *self._below] if self._is_folded else [(self.line, None)]
+        rows = [*self._above, (self.line, self._stored), *self._below] if self.is_folded else [(self.line, None)]
         return [text.rstrip() for text, stored in rows if text != stored and text.strip()]
 
     def _cut(self) -> list[str]:
@@ -71,7 +72,7 @@ class Folding:
     # -- with a cursor -----------------------------------------------------------------------------------------------
 
     def _fold(self, text: str) -> list[str]:
-        self._is_folded = True
+        self.is_folded = True
         lines: list[str] = []
         for token in _tokens().findall(text):
             if token == "\n":
@@ -87,7 +88,7 @@ class Folding:
                 lines += self._cut()
         # Back to the fast path where plain text goes on behind what is given out.
         if not self._below and not self.line and not self._column and not self.live():
-            self._is_folded, self._column = False, None
+            self.is_folded, self._column = False, None
         return lines
 
     def _put(self, text: str) -> None:
@@ -148,6 +149,18 @@ class Folding:
         elif final == "J" and argument in ("", "0"):
             self.line, self._column = self.line[:here], here
             self._below = [("", stored) for _, stored in self._below]
+
+
+def moves_cursor(text: str) -> bool:
+    """Whether a text does anything with the cursor but begin a new line: colours do not."""
+    return bool(_moves().search(text))
+
+
+@functools.cache
+def _moves() -> Any:
+    import re
+
+    return re.compile(r"\r(?!\n)|[\b]|\x1b\[[0-?]*[A-KS-T]")
 
 
 def _pieces(line: str) -> list[str]:

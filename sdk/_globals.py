@@ -27,6 +27,7 @@ class State:
         run: The global run, or None.
         last: The id of the global run that was finished last, or None.
         unfinished: Every run that this process made and has not finished, by token.
+        at_exit: The process that has registered `_at_exit`.
         capture: What `sdk.testing.captured` puts in place of store, stream and reader, or None.
     """
 
@@ -35,7 +36,7 @@ class State:
         self.last: str | None = None
         self.unfinished: dict[str, Run] = {}
         self.capture: Any = None
-        self.at_exit = False
+        self.at_exit: int | None = None
 
 
 state = State()
@@ -62,13 +63,24 @@ def forget(run: Run) -> None:
 def remember(run: Run) -> None:
     """Sees to it that the run is finished when the interpreter ends."""
     state.unfinished[run._token] = run
-    if not state.at_exit:
-        state.at_exit = True
+    if state.at_exit != os.getpid():
+        state.at_exit = os.getpid()
         atexit.register(_at_exit)
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            # A child of multiprocessing ends without atexit, and with its exception, if it has one, in flight.
+            sys.modules["multiprocessing.util"].Finalize(None, _at_child_exit, exitpriority=100)
 
 
 def _at_exit() -> None:
-    how = _hooks.process_end()
+    _end_all(_hooks.process_end())
+
+
+def _at_child_exit() -> None:
+    _end_all(_hooks.end_of(sys.exc_info()[1]))
+
+
+def _end_all(how: _hooks.Ending) -> None:
     for run in list(state.unfinished.values()):
         if run._pid == os.getpid():
             run.end(*how, timeout=run.settings.exit_seconds_max)

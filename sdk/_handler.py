@@ -31,6 +31,7 @@ WAITING_CHARACTERS_MAX = 1024 * 1024
 FLUSH_SECONDS_MAX = 2.0
 # Texts inside texts: a value whose __str__ logs, whose arguments log. Deeper ones are stored without being formatted.
 _DEPTH_MAX = 2
+_GLOBALS = f"{__package__}._globals"
 
 _handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
 
@@ -306,7 +307,7 @@ def _globals() -> Any:
 
     Why not an import: a program that configures logging and never calls `init` must not pay for what a run needs.
     """
-    return sys.modules.get(f"{__package__}._globals")
+    return sys.modules.get(_GLOBALS)
 
 
 def _current() -> Run | None:

@@ -1,16 +1,16 @@
-"""How a process ends, for the runs that it left unfinished: what the script's outermost frame, `sys.exit` and Python's last words tell.
+"""How a process ends, for the runs that it left unfinished: what the script's own frame, `sys.exit` and Python's last words tell.
 
-`begin` is called for every main run. While one is unfinished, `sys.exit` is a function that notes its argument and calls the
-one that was there; the last run's end puts that back, unless somebody has wrapped ours meanwhile. Nothing else is hooked:
-`sys.excepthook` stays the user's (whoever set it, before or after), and so do signal handlers and the hooks of threads. An exception
-that nobody caught is found where Python leaves it, in ``sys.last_value``, before it calls any hook.
+`begin` is called for every main run. While one is unfinished, `sys.exit` (and what `exit` and `quit` call) is a function that calls the
+one that was there and notes what it raises; the last run's end puts that back, unless somebody has wrapped ours meanwhile. Nothing else
+is hooked: `sys.excepthook` stays the user's (whoever set it, before or after), and so do signal handlers and the hooks of threads. An
+exception that nobody caught is found where Python leaves it, in ``sys.last_value``, before it calls any hook.
 
 Why the frame: it is the one witness of whether the script came to its end or was left, so that neither an old exception
 (a debugger, a test that failed) nor a `SystemExit` that somebody caught counts. It is the frame of the main module, whose
 variables live as long as the process does anyway: holding it keeps nothing alive.
 
-What stays unknown: the argument of a `SystemExit` that is raised inside a function without `sys.exit`. Python has freed it
-before any code of ours can run, and watching every exception (`sys.monitoring`) costs 0.1 µs each. Such an end counts as finished.
+What stays unknown: the argument of a `SystemExit` that is raised inside a function without `sys.exit`. Python has freed it before any code
+of ours can run, and watching every exception (`sys.monitoring`) costs 0.1 µs each. Such an end counts as failed, and says why.
 """
 
 from __future__ import annotations
@@ -38,23 +38,46 @@ class Ending(NamedTuple):
     error: BaseException | None = None
 
 
+class _Wrapped:
+    """A function of the interpreter that ends the process, and what stands for it while a run is unfinished."""
+
+    def __init__(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._owner, self._name = owner, name
+        self._original = getattr(owner, name)
+        self._ours = make(self._original)
+        for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
+            value = getattr(self._original, attribute, None)
+            if isinstance(value, str):  # a partial has no name
+                setattr(self._ours, attribute, value)
+        setattr(owner, name, self._ours)
+
+    def restore(self) -> bool:
+        """Puts back what was there; False where somebody has put something over ours, which then stays and calls ours."""
+        if getattr(self._owner, self._name) is not self._ours:
+            return False
+        setattr(self._owner, self._name, self._original)
+        return True
+
+
 class _Watch:
     """What is known of this process's end.
 
     Attributes:
-        frame: The outermost frame of the main thread while it runs the main module; None where that is not Python's to tell.
+        frame: The main module's, while the main thread runs it; None where that is not Python's to tell (a prompt, a greenlet).
         old_error: The exception that Python had printed last when the first run began.
-        said: What `sys.exit` was called with last, in a tuple.
+        said: The code of the `SystemExit` that `sys.exit`, `exit` or `quit` raised last, in a tuple.
         runs: Tokens of the runs that are watched.
+        wrapped: What is ours now, by name; what could not be put back stays, and is not wrapped again.
+        python_exit: What `sys.exit` was before.
     """
 
     def __init__(self) -> None:
         self.frame: FrameType | None = None
         self.old_error: BaseException | None = None
-        self.said: tuple[object] | None = None
+        self.said: tuple[Any] | None = None
         self.runs: set[str] = set()
-        self.exit: Callable[..., Any] | None = None
-        self.original: Callable[..., Any] | None = None
+        self.wrapped: dict[str, _Wrapped] = {}
+        self.python_exit: Callable[..., Any] | None = None
 
 
 _watch = _Watch()
@@ -63,34 +86,39 @@ _watch = _Watch()
 def begin(run: Run) -> None:
     """Watches for the end of the process until this run has ended."""
     if not _watch.runs:
-        _install()
+        _watch.frame, _watch.old_error, _watch.said = _script_frame(), last_error(), None
+        _wrap()
     _watch.runs.add(run._token)
     run._at_end(lambda state, exit_code: _forget(run._token))
 
 
-def _install() -> None:
-    _watch.frame, _watch.old_error, _watch.said = _outermost_frame(), last_error(), None
-    original = sys.exit
-    if original is _watch.exit:
-        return
+def _wrap() -> None:
+    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def leave(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            except SystemExit as error:
+                if _is_main_thread():
+                    _watch.said = (error.code,)
+                raise
 
-    def leave(status: Any = None, /) -> Any:
-        if _is_main_thread():
-            _watch.said = (status,)
-        return original(status)
+        return leave
 
-    leave.__name__ = leave.__qualname__ = "exit"
-    leave.__doc__, leave.__module__ = original.__doc__, "sys"
-    _watch.exit, _watch.original = leave, original
-    sys.exit = leave
+    if "exit" not in _watch.wrapped:
+        _watch.python_exit = sys.exit
+        _watch.wrapped["exit"] = _Wrapped(sys, "exit", noting)
+    quitter = getattr(sys.modules.get("_sitebuiltins"), "Quitter", None)
+    if (
+        quitter is not None and "quit" not in _watch.wrapped
+    ):  # `exit(3)` and `quit()`, which raise SystemExit themselves
+        _watch.wrapped["quit"] = _Wrapped(quitter, "__call__", noting)
 
 
 def _forget(token: str) -> None:
     _watch.runs.discard(token)
     if not _watch.runs:
         _watch.frame = None
-        if sys.exit is _watch.exit and _watch.original is not None:
-            sys.exit, _watch.exit = _watch.original, None
+        _watch.wrapped = {name: wrapped for name, wrapped in _watch.wrapped.items() if not wrapped.restore()}
 
 
 def _is_main_thread() -> bool:
@@ -99,18 +127,25 @@ def _is_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-def _outermost_frame() -> FrameType | None:
-    """The frame whose end is the script's: the main module's own, or that of ``python -m``."""
+def _script_frame() -> FrameType | None:
+    """The frame whose end is the script's: the main module's own."""
     import threading
 
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None and frame.f_back is not None:
+    names = getattr(sys.modules.get("__main__"), "__dict__", None)
+    found = None
+    while frame is not None:
+        if frame.f_globals is names and frame.f_code.co_name == "<module>":
+            found = frame
         frame = frame.f_back
-    main = sys.modules.get("__main__")
-    if frame is None or main is None:
-        return None
-    is_main = frame.f_globals is main.__dict__ or frame.f_code.co_name == "_run_module_as_main"
-    return frame if is_main else None
+    return found
+
+
+def _came_through(error: BaseException, frame: FrameType) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame is not frame:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def last_error() -> BaseException | None:
@@ -139,13 +174,28 @@ def process_end() -> Ending:
     if frame is not None:
         if _has_returned(frame):
             return Ending("finished", 0)
-        if error is not None and (error.__traceback__ is None or error.__traceback__.tb_frame is not frame):
+        if error is not None and not _came_through(error, frame):
             error = None
     if error is not None:
         return end_of(error)
     if said is None and frame is not None:
-        said = _raised_constant(frame)
+        return _unsaid_end(frame)
     return end_of(SystemExit(*said)) if said is not None else Ending("finished", 0)
+
+
+def _unsaid_end(frame: FrameType) -> Ending:
+    """The end of a script that was left by a `SystemExit` that somebody raised."""
+    import dis
+
+    done = [i for i in dis.get_instructions(frame.f_code) if i.offset <= frame.f_lasti]
+    if done and done[-1].opname == "RAISE_VARARGS":
+        # The script's last statement: ``raise SystemExit(3)`` can be read; in ``raise SystemExit(main())`` main came to its end.
+        rest = [i for i in done[:-1] if i.opname not in ("CACHE", "PRECALL") and not i.opname.startswith("CALL")]
+        constant = bool(rest) and rest[-1].opname in ("LOAD_CONST", "LOAD_SMALL_INT")
+        return end_of(SystemExit(rest[-1].argval)) if constant else Ending("finished", 0)
+    if any(value is _watch.python_exit for value in frame.f_globals.values()):
+        return Ending("finished", 0)  # ``from sys import exit``, before we were there
+    return Ending("failed", 1, SystemExit("raised inside a function, not by sys.exit(): its exit code is not known"))
 
 
 def end_of(error: BaseException | None) -> Ending:
@@ -167,17 +217,6 @@ def _has_returned(frame: FrameType) -> bool:
 
     last = frame.f_lasti
     return last >= 0 and opcode.opname[frame.f_code.co_code[last]].startswith("RETURN")
-
-
-def _raised_constant(frame: FrameType) -> tuple[object] | None:
-    """The argument of a statement like ``raise SystemExit(3)`` that was the module's last one."""
-    import dis
-
-    done = [i for i in dis.get_instructions(frame.f_code) if i.offset <= frame.f_lasti]
-    if not done or done[-1].opname != "RAISE_VARARGS":
-        return None
-    rest = [i for i in done[:-1] if i.opname not in ("CACHE", "PRECALL") and not i.opname.startswith("CALL")]
-    return (rest[-1].argval,) if rest and rest[-1].opname in ("LOAD_CONST", "LOAD_SMALL_INT") else None
 
 
 def error_facts(error: BaseException) -> Mapping[str, Any]:

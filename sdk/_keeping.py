@@ -24,9 +24,8 @@ from .files import DISK, Files, read_whole
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity
 from .platform import HeldLock, hold_lock, machine_id
-from .segment.naming import machine_tag
+from .segment.naming import KEEPING, machine_tag
 
-KEEPING = "keeping"
 BAD_SUFFIX = ".bad"
 # Limit: 100 000 files of an artifact at 300 bytes each are 30 MB.
 JOB_BYTES_MAX = 256 << 20

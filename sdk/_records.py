@@ -121,7 +121,10 @@ def extra_of(record: logging.LogRecord, bytes_max: int) -> dict[str, Any]:
     """What `extra=`, a filter or an adapter put on the record, as plain values; what is too much is left out and said."""
     found: dict[str, Any] = {}
     left_out = size = 0
-    for name, value in list(vars(record).items()):
+    own = vars(record)
+    if own.keys() <= _STANDARD:
+        return found
+    for name, value in list(own.items()):
         if name in _STANDARD or type(name) is not str or not name:
             continue
         shown = plain(value)

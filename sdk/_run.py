@@ -19,7 +19,7 @@ from ._about import RunAbout
 from ._artifacts import RunArtifacts
 from ._compat import AlertLevel, RunCompat
 from ._config import Config
-from ._console import RunConsole
+from ._console import RunConsole, watched_files
 from ._disabled import DisabledStream, RunStream
 from ._display import RunDisplay
 from ._files import RunFiles
@@ -96,6 +96,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_ending = self._finished = False
+        self._state = "running"
         self._on_attach, self._on_finish = on_attach, on_finish
         self._read = read or _read_run
         self._allow = allow_val_change
@@ -103,7 +104,8 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         self._alerts: dict[str, float] = {}
         self._recent = None
         self._files: str | None = None
-        self._at_ends: list[Callable[[str, int], None]] = []
+        # What was changed inside of nested values of the config is stored last.
+        self._at_ends: list[Callable[[str, int], None]] = [lambda state, exit_code: self.config.persist()]
         self._end_seconds = settings.finish_seconds_max
         self._begun = clock.monotonic()
         self.settings = settings
@@ -203,6 +205,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
             if self._is_ending:
                 return
             self._is_ending = True
+            self._state = state
         try:
             self._tell_error(error)
             self._end_seconds = self.settings.finish_seconds_max if timeout is None else timeout
@@ -289,7 +292,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
     # -- what the run is ---------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        state = "finished" if self._finished else "disabled" if self.disabled else f"step {self.step}"
+        state = self._state if self._finished else "disabled" if self.disabled else f"step {self.step}"
         return f"<sdk.Run {self.name!r} ({self.id}) of project {self.project!r}, {state}>"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -319,6 +322,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
             "step": self.step,
             "finished": self._finished,
             "entity": self.entity,
+            "watched": watched_files(),
         }
         return restore, (facts,)
 

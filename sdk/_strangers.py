@@ -71,6 +71,11 @@ class Strangers:
         """Its path now, for people."""
         return os.readlink(f"/proc/self/fd/{self._descriptor}")
 
+    @property
+    def size(self) -> int:
+        """Its size now."""
+        return os.fstat(self._descriptor).st_size
+
     def wrote(self, source: str, text: str) -> None:
         """We wrote this. `source` is the tap's, as each counts for itself."""
         self._wrote[source] += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
@@ -180,3 +185,12 @@ def descriptor_of(stream: Any) -> int | None:
     except (AttributeError, OSError, ValueError):
         return None
     return number if isinstance(number, int) else None
+
+
+def file_of(stream: Any) -> tuple[int, int] | None:
+    """Device and inode of the regular file that a stream writes to; None: to none."""
+    descriptor = descriptor_of(stream)
+    if descriptor is None:
+        return None
+    found = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None

@@ -114,6 +114,7 @@ class Stream:
             late_steps=settings.late_steps,
             misuse=settings.misuse,
             on_full=settings.on_full,
+            defers=settings.defer,
             on_first_log=lambda: self._sender.start(),
             on_notice=self._notice,
             large=self._make_large(ring),

@@ -58,13 +58,13 @@ class RunWatch:
             raise ValueError(f"watch() log is {log!r}, expected 'gradients', 'parameters', 'all' or None")
         if type(log_freq) is not int or log_freq < 1:
             raise ValueError(f"watch() log_freq is {log_freq!r}, expected a positive int")
+        if self.disabled or self._finished:
+            return
         from ._watching import Watching, modules_of
 
         modules = modules_of(models)
         if log_graph:
             harmless("watch(log_graph=True)", "log a sdk.Graph of the model")
-        if self.disabled or self._finished:
-            return
         if self._watching is None:
             self._watching = Watching(lambda data: self._log(data, commit=False), self._say)
             self._at_end(lambda state, exit_code: self.unwatch())

@@ -7,7 +7,7 @@ finds its ring full is refused and counted. Nothing is ever deleted to make room
 A budget is passed by at most one block (4 MiB; a spool's 16 MiB), and by what a process had accepted when it ended: that
 is stored in any case, at most one ring each.
 
-Runs and trash count for a store's budget. Artifacts do not: their keeper leaves the disk the same free bytes (docs/artifacts.md).
+Everything in a store counts for its budget but artifacts: their keeper leaves the disk the same free bytes (docs/artifacts.md).
 
 Why an estimate: a store may hold 100 000 files, and looking at all of them takes seconds. The keeper adds up what it
 writes itself, and looks again at the whole, a few names at a time, once a minute, and more often while something is over
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -35,7 +34,7 @@ from .limits import (
     REFUSED_SPOOL,
     REFUSED_STORE,
 )
-from .segment.naming import RUNS, TRASH, run_path
+from .segment.naming import ARTIFACTS, run_path
 
 # What is known of sizes is this old at most ...
 _LOOK_SECONDS = 60.0
@@ -158,9 +157,7 @@ class Keeper:
             over = (self._store_bytes or 0) >= self.budget.store_bytes_max
             if now - self._store_at < (_LOOK_SECONDS_OVER if over else _LOOK_SECONDS):
                 return False
-            # Why not the whole store: artifacts are what users put there, and no reason to refuse rows.
-            parts = (os.path.join(self._store, name) for name in (RUNS, TRASH))
-            self._walk = itertools.chain.from_iterable(map(self._files.sizes, parts))
+            self._walk = self._sizes()
             self._walked = self._written_meanwhile = 0
         end = clock.monotonic() + seconds
         for portion in self._walk:
@@ -171,6 +168,18 @@ class Keeper:
         self._store_bytes = self._walked + self._written_meanwhile
         self._walk, self._store_at = None, now
         return False
+
+    def _sizes(self) -> Iterator[int]:
+        """Bytes of the whole store in portions, without those of artifacts: they are no reason to refuse rows."""
+        for name, size, _ in self._files.entries(self._store):
+            if name == ARTIFACTS:
+                continue
+            is_file = True
+            for portion in self._files.sizes(os.path.join(self._store, name)):
+                is_file = False
+                yield portion
+            if is_file:
+                yield size
 
     def _look_at_disk(self, now: float) -> None:
         over = self._free_bytes is not None and self._free_bytes < self._free_bytes_min

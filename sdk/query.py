@@ -14,7 +14,9 @@ from .arrays import distinct
 from .artifacts.artifact import Artifact
 from .artifacts.format import check_name
 from .artifacts.shelf import Shelf
+from .artifacts.waiting import settle_name
 from .errors import NotFoundError, UnsupportedError
+from .location import read_store
 from .reader.run import Run as StoredRun
 from .reader.store import open_store
 
@@ -101,12 +103,13 @@ class Api:
         return [Run(run) for run in found]
 
     def artifact(self, name: str, type: str | None = None) -> Artifact:
-        """The version that ``name``, ``name:v3`` or ``name:alias`` means.
+        """The version that ``name``, ``name:v3`` or ``name:alias`` means; what this machine is about to store is waited for.
 
         Raises:
             NotFoundError: There is none. ValueError: It is of another type.
         """
         shelf = Shelf(self._store.path)
+        settle_name(read_store(self._store.path), name)
         found = Artifact._stored(shelf, shelf.find(name))
         if type is not None and found.type != type:
             raise ValueError(f"artifact {found.name!r} is of type {found.type!r}, expected {type!r}")

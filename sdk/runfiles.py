@@ -8,6 +8,7 @@ them to the disk: a file that a power loss takes was a copy. Names are hostile w
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -63,10 +64,12 @@ def place_of(directory: str, name: str, files: Files = DISK) -> str:
 
     Raises:
         ValueError: As `check_name`. StoreError: A link on the way leads out of `directory`.
-        OSError: They cannot be made.
+        OSError: They cannot be made, or the directory above `directory` is gone: a run that was removed stays so.
     """
     path = os.path.join(directory, *check_name(name).split("/"))
     above = os.path.dirname(path)
+    if not files.exists(os.path.dirname(directory)):
+        raise FileNotFoundError(errno.ENOENT, "the run was removed", directory)
     files.make_directory(above)
     whole = os.path.realpath(directory)
     if os.path.commonpath([whole, os.path.realpath(above)]) != whole:
@@ -104,13 +107,10 @@ def copy_in(
     """
     status = files.status(source)
     if not status.is_regular:
-        raise OSError(0, "is not a regular file", source)
+        raise OSError(errno.EINVAL, "is not a regular file", source)
     path = place_of(directory, name, files)
     with _draft_of(path, files) as draft:
-        if _shared(source, draft, files):
-            modified_ns = status.modified_ns
-        else:
-            modified_ns = _copy(source, draft, files, is_wanted)
+        modified_ns = status.modified_ns if _shared(source, draft, files) else _copy(source, draft, files, is_wanted)
         files.set_modified(draft, modified_ns / 1e9)
     return status.size
 
@@ -175,6 +175,16 @@ def _draft_of(path: str, files: Files) -> Iterator[str]:
         raise
 
 
+def is_copy(path: str, size: int, modified_ns: int, files: Files = DISK) -> bool:
+    """Whether there is a copy of a file of that size and time of change."""
+    try:
+        there = files.status(path)
+    except OSError:
+        return False
+    # Times of change are set as floats, which hold them to some 0.2 µs.
+    return there.size == size and abs(there.modified_ns - modified_ns) < 10_000
+
+
 def walk(directory: str) -> Iterator[Kept]:
     """The regular files below, by name; at most `LISTED_MAX`. Links, drafts and what cannot be read are passed over."""
     waiting, found = [("", 1)], 0
@@ -220,5 +230,5 @@ def open_kept(directory: str, name: str) -> int:
         os.close(here)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(0, "is not a regular file", name)
+        raise OSError(errno.EINVAL, "is not a regular file", name)
     return descriptor

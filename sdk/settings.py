@@ -240,6 +240,10 @@ class Settings:
     shared_memory_dir: str = _setting("/dev/shm", _text)
     """A file system in memory, for the rings. Default: where Linux has it. STEPD_SHARED_MEMORY_DIR."""
 
+    defer: bool = _setting(True, _boolean)
+    """Store a value that is still on a device when it has come. Default: true; with false it is fetched by `log`, which
+    makes the loop wait for the device. STEPD_DEFER."""
+
     ring_reader: bool = _setting(True, _boolean)
     """Let a daemon of the same host read the ring itself, so that no thread of this process sends. Default: true; where it
     cannot, and with false, the records are sent. STEPD_RING_READER."""

@@ -11,8 +11,8 @@ from daemon.commands.common import json_option, open_store_of, print_json, progr
 from daemon.commands.service import clean, directory_option, size
 from daemon.keep.pruning import prune
 from sdk._keeping import jobs
-from sdk.artifacts.fetching import bytes_path, fetch
-from sdk.artifacts.format import Entry, Head
+from sdk.artifacts.fetching import bytes_path, digest_of, fetch
+from sdk.artifacts.format import Entry, Head, object_path
 from sdk.artifacts.shelf import Shelf
 from sdk.errors import StoreError, UnsupportedError
 from sdk.files import DISK
@@ -23,16 +23,27 @@ from sdk.location import read_store
 @click.argument("name", required=False, metavar="[NAME[:ALIAS]]")
 @click.option("-o", "--output", metavar="DIR", help="Copy the files of the version into DIR.")
 @click.option("--prune", "pruning", is_flag=True, help="Remove bytes that no version has any more.")
+@click.option(
+    "--verify", "verifying", is_flag=True, help="Read every stored byte of NAME, or of all, and compare digests."
+)
 @json_option
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, name: str | None, output: str | None, pruning: bool, as_json: bool, directory: str | None
+    ctx: click.Context,
+    name: str | None,
+    output: str | None,
+    pruning: bool,
+    verifying: bool,
+    as_json: bool,
+    directory: str | None,
 ) -> None:
     """The artifacts of the store; of one NAME its versions; of one version (NAME:v3, NAME:best) its files."""
     shelf = Shelf(open_store_of(ctx, directory).path)
     if pruning:
         _prune(shelf.store)
+    elif verifying:
+        _verify(shelf, [shelf.find(name)] if name else [head for one in shelf.names() for head in shelf.versions(one)])
     elif output is not None:
         if name is None:
             raise click.UsageError("-o needs the NAME of an artifact", ctx)
@@ -109,6 +120,33 @@ def _copy(shelf: Shelf, head: Head, output: str) -> None:
     click.echo(f"{head.file_count - len(missing):,} files of {clean(head.name)}:{head.version} are in {clean(place)}")
     if missing:
         raise StoreError(f"{len(missing)} files could not be had: {missing[0]}")
+
+
+def _verify(shelf: Shelf, heads: list[Head]) -> None:
+    """Looks at each object once; references are not the store's. Exit code 1 where one is not what it was."""
+    seen: set[str] = set()
+    wrong = 0
+    with progress(sum(head.size for head in heads), "reading") as tell:
+        for head in heads:
+            for entry in shelf.entries(head):
+                if entry.reference or not entry.digest or entry.digest in seen:
+                    continue
+                seen.add(entry.digest)
+                if trouble := _trouble_of(object_path(shelf.store, entry.digest), entry.digest):
+                    wrong += 1
+                    click.echo(f"{clean(head.name)}:{head.version}  {clean(entry.path)}  {clean(trouble)}")
+                tell(entry.size or 0)
+    if wrong:
+        raise StoreError(f"{wrong} of {len(seen):,} stored files are damaged or missing")
+    click.echo(f"{len(seen):,} stored files of {len(heads):,} versions are as they were")
+
+
+def _trouble_of(path: str, digest: str) -> str:
+    try:
+        found = digest_of(path)
+    except OSError as error:
+        return str(error)
+    return "" if found == digest else f"has digest {found}, expected {digest}"
 
 
 def _prune(store: str) -> None:

@@ -36,10 +36,10 @@ def command(ctx: click.Context, runs: tuple[str, ...], as_json: bool, directory:
         print_json(document)
         return
     rows = [
-        (_id(use, names), _name(use, names), *map(size, (use.segments, use.media, use.spools, use.aside, use.total)))
+        (_id(use, names), _name(use, names), *map(size, (use.segments, use.media, use.spools, use.aside, use.files, use.total)))
         for use in found
     ]
-    write_table(("ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "TOTAL"), rows, right=(2, 3, 4, 5, 6))
+    write_table(("ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "FILES", "TOTAL"), rows, right=(2, 3, 4, 5, 6, 7))
     if whole is not None:
         _print_whole(whole, budgets)
 

@@ -84,9 +84,11 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
                 "exit_code": found.exit_code,
                 "error": None if (error := found.error) is None else error._asdict(),
                 "alerts": [alert._asdict() for alert in found.alerts],
+                "artifacts": _artifacts_of(found),
                 "keys": keys,
                 "axes": {key: axis for key in keys if (axis := found.metric(key).step_metric) is not None},
                 "system": found.of_kind("system").summary,
+                "console": run_console._asdict() if (run_console := found.count_lines()).lines else None,
                 "media": {key: kind for key in keys if (kind := kind_of(summary.get(key))) is not None},
                 "streams": [stream._asdict() for stream in found.streams],
                 "gaps": [dataclasses.asdict(gap) for gap in gaps],
@@ -103,7 +105,9 @@ def _show_run(store: Store, found: Run, as_json: bool) -> None:
     _print_map("summary", {key: value for key, value in summary.items() if not found.metric(key).hidden})
     _print_keys(shown, summary)
     _print_axes(found, shown)
+    _print_artifacts(found)
     _print_system(found)
+    _print_console(found)
     _print_streams(found)
     _print_trouble(found, gaps)
     if rings:
@@ -202,6 +206,37 @@ def _print_axes(run: Run, keys: Iterable[str]) -> None:
         click.echo("\nx axes")
     for axis in sorted(axes):
         click.echo(f"  {clean(axis)}:  {', '.join(map(clean, axes[axis]))}")
+
+
+def _artifacts_of(run: Run) -> dict[str, list[str]]:
+    """The names and versions that it logged and used; of those that are not stored yet the names."""
+    if not (facts := run.artifacts):
+        return {"logged": [], "used": []}
+    found = {"logged": run.logged_artifacts(), "used": run.used_artifacts()}
+    names = {how: [artifact.name for artifact in artifacts] for how, artifacts in found.items()}
+    for said in facts.values():
+        if isinstance(said, dict) and (how := str(said.get("how"))) in names and isinstance(name := said.get("name"), str):
+            if not any(known.partition(":")[0] == name for known in names[how]):
+                names[how].append(name)
+    return names
+
+
+def _print_artifacts(run: Run) -> None:
+    names = _artifacts_of(run)
+    if any(names.values()):
+        click.echo("\nartifacts")
+    for how, found in names.items():
+        if found:
+            click.echo(f"  {how:<9} {', '.join(map(clean, found))}")
+
+
+def _print_console(run: Run) -> None:
+    counts = run.count_lines() if run.has_console else None
+    if counts is None:
+        return
+    levels = [(counts.warnings, "warning"), (counts.errors, "error")]
+    told = [count(number, word) for number, word in levels if number]
+    click.echo(f"\nconsole\n  {', '.join([count(counts.lines, 'line'), *told])}; stepd logs {clean(run.id)}")
 
 
 def _print_streams(run: Run) -> None:

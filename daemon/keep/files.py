@@ -40,7 +40,7 @@ def _keep(directory: str, source: str, name: str, files: Files, is_wanted: Wante
     try:
         status = files.status(source)
         path = os.path.join(directory, *runfiles.check_name(name).split("/"))
-        if not status.is_regular or _is_there(path, status.size, status.modified_ns, files):
+        if not status.is_regular or runfiles.is_copy(path, status.size, status.modified_ns, files):
             return
     except (OSError, ValueError):
         return
@@ -59,12 +59,3 @@ def _keep(directory: str, source: str, name: str, files: Files, is_wanted: Wante
     except OSError as error:
         if error.errno not in _GONE or error.filename not in (source, None):
             raise
-
-
-def _is_there(path: str, size: int, modified_ns: int, files: Files) -> bool:
-    try:
-        there = files.status(path)
-    except OSError:
-        return False
-    # Times of change are set as floats, which hold them to some 0.2 µs.
-    return there.size == size and abs(there.modified_ns - modified_ns) < 10_000

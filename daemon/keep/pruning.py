@@ -10,11 +10,11 @@ import os
 
 from sdk import clock
 from sdk._keeping import keeping_path
-from sdk.artifacts.format import ARTIFACTS
 from sdk.artifacts.shelf import Shelf
 from sdk.errors import DamageError, StoreError
 from sdk.files import Files
 from sdk.ids import run_directory
+from sdk.segment.naming import ARTIFACTS
 
 # Why: a keeper that stores a version, on this machine or another, has objects before it has a manifest.
 YOUNG_SECONDS = 86_400.0
@@ -47,7 +47,7 @@ def _needed(shelf: Shelf) -> set[str]:
     names = shelf.names()
     unknown = shelf.directories().difference(map(run_directory, names))
     if unknown:
-        raise DamageError(f"the manifests in {sorted(unknown)[0]!r} cannot be read, so nobody knows which bytes they need")
+        raise DamageError(f"the manifests in {min(unknown)!r} cannot be read, so nobody knows which bytes they need")
     for name in names:
         removed = {mark.number for mark in shelf.marks(name) if mark.said.get("removed") is True}
         for number in shelf.numbers(name):

@@ -56,7 +56,7 @@ def _describe_git(context: Mapping[str, Any], directory: str, keeps_changes: boo
     repository = None
     for place in _places(context):
         facts, repository = git.describe(place)
-        if "why" not in facts:
+        if facts.get("why") != git.NO_REPOSITORY:
             break
     if repository is None:
         return facts
@@ -66,7 +66,9 @@ def _describe_git(context: Mapping[str, Any], directory: str, keeps_changes: boo
         facts["dirty"] = bool(changes.patch)
         if keeps_changes:
             facts |= _keep_patch(changes, directory, DIFF)
-        untracked = repository.untracked()
+        untracked = [
+            name for name in repository.untracked() if not _is_below(os.path.join(repository.root, name), directory)
+        ]
         if untracked:
             facts |= {"untracked_count": len(untracked), "untracked": untracked[: git.UNTRACKED_MAX]}
         base = repository.upstream if commit and keeps_changes else None
@@ -77,6 +79,12 @@ def _describe_git(context: Mapping[str, Any], directory: str, keeps_changes: boo
     except (git.GitError, OSError, Error) as error:
         facts["why"] = _reason(error)
     return facts
+
+
+def _is_below(path: str, directory: str) -> bool:
+    """Whether a file is one of the store that the run's files lie in: a project may hold its store."""
+    store = os.path.dirname(os.path.dirname(os.path.dirname(directory)))
+    return path.startswith(os.path.realpath(store) + "/")
 
 
 def _keep_patch(changes: git.Changes, directory: str, name: str) -> dict[str, Any]:

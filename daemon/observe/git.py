@@ -25,6 +25,7 @@ GIT_SECONDS_MAX = 20.0
 DIFF_BYTES_MAX = 16 << 20
 ANSWER_BYTES_MAX = 1 << 20
 UNTRACKED_MAX = 100
+NO_REPOSITORY = "no repository"
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "--full-index", "--ignore-submodules=dirty", "--submodule=short",
          "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
@@ -67,6 +68,7 @@ class Git:
         bare, self.directory = self._lines("rev-parse", "--is-bare-repository", "--absolute-git-dir")[:2]
         self.is_bare = bare == "true"
         self.root = self.directory if self.is_bare else self._line("rev-parse", "--show-toplevel") or self.directory
+        self._directory = self.root  # some answers are about the directory that is asked in, and what lies below
 
     def _read_config(self) -> dict[str, str]:
         """The configuration; every program in it is overridden from now on."""
@@ -235,4 +237,4 @@ def describe(directory: str, seconds: float = GIT_SECONDS_MAX) -> tuple[dict[str
         return {name: value for name, value in facts.items() if value is not None}, None if git.is_bare else git
     except GitError as error:
         text = str(error)
-        return {"why": "no repository" if "not a git repository" in text else text}, None
+        return {"why": NO_REPOSITORY if "not a git repository" in text else text}, None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
-from ..files import DISK
+from ..files import DISK, read_whole
 from .fetching import local_path
 from .format import check_path
 from .staging import SMALL_BYTES_MAX, Staging
@@ -29,7 +30,7 @@ class Contents:
     def __init__(self, store: str) -> None:
         self._staging = Staging(store) if store else None
         self.entries: dict[str, dict[str, Any]] = {}
-        self._keeper = weakref.finalize(self, _discard, self._staging, os.getpid())
+        self._keeper = weakref.finalize(self, _discard, self._staging)
 
     def add_file(self, source: str, name: str, overwrite: bool) -> dict[str, Any]:
         """Takes a file.
@@ -60,21 +61,16 @@ class Contents:
 
     def _take(self, source: str, path: str, overwrite: bool) -> dict[str, Any]:
         old = self.entries.get(path)
-        status = DISK.status(source) if old is not None else None
-        if old is not None and status is not None and not overwrite:
-            if old.get("was") == [source, status.size, status.modified_ns]:
+        if old is not None and not overwrite:
+            if _is_same(old, source):
                 return old
-            raise ValueError(f"the artifact has another file {path!r} already", "overwrite=True replaces it")
+            raise ValueError(f"the artifact has another file {path!r} already; overwrite=True replaces it")
         if self._staging is None:
             status = DISK.status(source)
             taken = {"how": "source", "source": source, "size": status.size, "modified_ns": status.modified_ns}
         else:
             taken = self._staging.take(source)
-        if old is not None or taken["how"] != "pack":
-            status = status or DISK.status(source)
-            taken["was"] = [source, status.size, status.modified_ns]
-        else:
-            taken["from"] = source
+        taken["from"] = source
         return self._put(path, taken)
 
     def _put(self, path: str, taken: dict[str, Any]) -> dict[str, Any]:
@@ -102,24 +98,36 @@ class Contents:
         if not set(mode) & set("wxa"):
             raise ValueError(f"new_file() mode is {mode!r}, expected 'w', 'wb' or the like")
         mode = mode.replace("a", "w").replace("x", "w")
-        place = self._staging.new_path() if self._staging is not None else os.devnull
+        place = self._place()
         try:
             with open(place, mode, encoding=encoding if "b" in mode else encoding or "utf-8", opener=_private) as file:
                 yield file
         except BaseException:
-            if self._staging is not None:
+            if place != os.devnull:
                 with contextlib.suppress(OSError):
                     DISK.remove(place)
             raise
         self._put(path, self._written(place))
 
+    def _place(self) -> str:
+        with contextlib.suppress(OSError):
+            if self._staging is not None:
+                return self._staging.new_path()
+        return os.devnull
+
     def _written(self, place: str) -> dict[str, Any]:
-        if self._staging is None:
+        if self._staging is None or place == os.devnull:
             return {"how": "nothing", "size": 0}
         status = DISK.status(place)
         if status.size > SMALL_BYTES_MAX:
-            return {"how": "staged", "staged": place, "size": status.size, "modified_ns": status.modified_ns}
-        taken = self._staging.take(place)
+            return {
+                "how": "staged",
+                "staged": os.path.basename(place),
+                "size": status.size,
+                "modified_ns": status.modified_ns,
+            }
+        with open(place, "rb") as file:
+            taken = self._staging.take_bytes(file.read())
         DISK.remove(place)
         return taken
 
@@ -181,8 +189,7 @@ class Contents:
     def job_files(self) -> list[dict[str, Any]]:
         """What the job says of the files, sorted by path."""
         return [
-            {key: value for key, value in entry.items() if key not in ("was", "from")}
-            for _, entry in sorted(self.entries.items())
+            {key: value for key, value in entry.items() if key != "from"} for _, entry in sorted(self.entries.items())
         ]
 
     def flush(self) -> str:
@@ -210,11 +217,18 @@ def walk(root: str) -> Iterator[tuple[str, str]]:
                 yield above + name, source
 
 
+def _is_same(old: Mapping[str, Any], source: str) -> bool:
+    """Whether what was taken is what the file at `source` holds; of a large one, whether it is that file, unchanged."""
+    status = DISK.status(source)
+    if old["how"] == "pack":
+        return bool(status.size == old["size"] and zlib.crc32(read_whole(DISK, source, SMALL_BYTES_MAX)) == old["crc"])
+    return [old.get("from"), old.get("size"), old.get("modified_ns")] == [source, status.size, status.modified_ns]
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _discard(staging: Staging | None, pid: int) -> None:
-    # In a forked child it is the parent's.
-    if staging is not None and os.getpid() == pid:
+def _discard(staging: Staging | None) -> None:
+    if staging is not None:
         staging.discard()

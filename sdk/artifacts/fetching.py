@@ -142,4 +142,4 @@ def _wrong(entry: Entry, source: str, found: str) -> Exception:
     text = f"{entry.path!r} in {source!r} has digest {found}, expected {entry.digest}"
     if entry.reference:
         return ValueError(f"{text}: the file that is referred to was changed")
-    return DamageError(text, hint="stepd verify")
+    return DamageError(text, hint="stepd artifacts --verify")

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from ..errors import DamageError
 from ..ids import run_directory
+from ..segment.naming import ARTIFACTS
 
-ARTIFACTS = "artifacts"
 FORMAT = 1
 LATEST = "latest"
 NAME_CHARACTERS_MAX = 128

@@ -130,7 +130,7 @@ class _Maker:
         path, how = check_path(given["path"]), given["how"]
         doers = {
             "pack": self._packed, "staged": self._staged, "linked": self._copied, "source": self._copied,
-            "object": self._stored, "reference": self._referenced, "plain": self._named,
+            "object": self._stored, "reference": self._referenced, "plain": self._named, "nothing": self._lost,
         }  # fmt: skip
         try:
             return doers[how](path, given)
@@ -139,7 +139,7 @@ class _Maker:
 
     def _packed(self, path: str, given: Mapping[str, Any]) -> Entry:
         if self._pack is None:
-            self._pack = self._files.open(pack_path(self._staging))
+            self._pack = self._open(pack_path(self._staging))
         data = self._pack.read(given["offset"], given["size"])
         if len(data) != given["size"] or zlib.crc32(data) != given["crc"]:
             raise _Gone("what was taken of it is not whole; the machine went down before it was stored")
@@ -158,15 +158,19 @@ class _Maker:
 
     def _staged(self, path: str, given: Mapping[str, Any]) -> Entry:
         """A file of the store's own, which becomes the object by a second name, without a copy where that can be."""
-        digest, size = self._hashed(given["staged"])
+        staged = self._staged_path(given)
+        digest, size = self._hashed(staged)
         if not self._has(digest, size):
             draft = self._draft()
-            if not self._linked(given["staged"], draft):
+            if not self._linked(staged, draft):
                 self._check_room(size)
-                digest, size = self._copy(given["staged"], draft)
+                digest, size = self._copy(staged, draft)
             self._name(draft, digest)
         went_down = self._boot != boot_id()
         return Entry(path, digest, size, trouble="the machine went down before it was stored" if went_down else "")
+
+    def _staged_path(self, given: Mapping[str, Any]) -> str:
+        return os.path.join(self._staging, os.path.basename(given["staged"]))
 
     def _linked(self, staged: str, draft: str) -> bool:
         """Whether `draft` is a second name of a file that was forced to the disk."""
@@ -190,7 +194,7 @@ class _Maker:
 
     def _copied(self, path: str, given: Mapping[str, Any]) -> Entry:
         """A file that may still change: copied, and looked at before and after."""
-        source = given["staged"] if given["how"] == "linked" else given["source"]
+        source = self._staged_path(given) if given["how"] == "linked" else given["source"]
         began_ns = clock.wall_ns()
         before = self._status(source)
         self._check_room(before.size)
@@ -237,6 +241,9 @@ class _Maker:
     def _named(self, path: str, given: Mapping[str, Any]) -> Entry:
         reference = str(given["reference"])
         return Entry(path, digest_text(reference), given.get("size"), reference)
+
+    def _lost(self, path: str, given: Mapping[str, Any]) -> Entry:
+        raise _Gone("the store took nothing when it was made")
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 

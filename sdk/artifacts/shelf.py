@@ -77,7 +77,10 @@ class Shelf:
         return {
             directory
             for directory, _, _ in self._files.entries(root)
-            if any(parse_manifest_name(name) is not None for name, _, _ in self._files.entries(os.path.join(root, directory)))
+            if any(
+                parse_manifest_name(name) is not None
+                for name, _, _ in self._files.entries(os.path.join(root, directory))
+            )
         }
 
     def _name_in(self, path: str) -> str | None:
@@ -195,7 +198,8 @@ class Shelf:
         near = difflib.get_close_matches(name, self.names(), 3)
         told = f"; nearest: {', '.join(near)}" if near else ""
         raise NotFoundError(
-            f"there is no artifact {name!r} in {self.store!r}{told}", hint=f"stepd artifacts {near[0]}" if near else "stepd artifacts"
+            f"there is no artifact {name!r} in {self.store!r}{told}",
+            hint=f"stepd artifacts {near[0]}" if near else "stepd artifacts",
         )
 
     def by_job(self, name: str, job: str) -> Head | None:

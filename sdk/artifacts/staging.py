@@ -32,22 +32,31 @@ _KNOWN_BYTES_MAX = 4096
 _SETTLED_NS = 2 * 10**9
 _DIRECTORY = re.compile(r"[0-9]{20}-[0-9a-f]{16}", re.ASCII)
 
+_NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
+
 # (device of a file, device of the store) -> what could not be done between them.
 _cannot: dict[tuple[int, int], set[str]] = {}
 
 
 class Staging:
-    """What was taken for one artifact. Not thread-safe."""
+    """What was taken for one artifact. Not thread-safe.
+
+    A store that takes nothing now is no error here, because a training must not end of it: the file is then left where it is,
+    for the keeper, and what was made here and has no other place is lost, which its entry will say.
+    """
 
     def __init__(self, store: str, files: Files = DISK) -> None:
         self._store = store
         self._files = files
         self._pack: File | None = None
         self._parts: list[bytes] = []
+        # What the job says of the parts, and where they came from.
+        self._places: list[tuple[dict[str, Any], str]] = []
         self._waiting = 0
         self._packed = 0
         self._count = 0
         self._device = 0
+        self._pid = os.getpid()
         self.path = ""
 
     def take(self, source: str) -> dict[str, Any]:
@@ -59,18 +68,19 @@ class Staging:
         file = self._files.open(source)
         try:
             if file.size <= SMALL_BYTES_MAX:
-                return self.take_bytes(file.read(0, SMALL_BYTES_MAX))
+                return self.take_bytes(file.read(0, SMALL_BYTES_MAX), source)
         finally:
             file.close()
         status = self._files.status(source)
         found = {"size": status.size, "modified_ns": status.modified_ns, "source": source}
-        digest = known_digest(self._files, self._store, source, status)
-        if digest and has_object(self._files, self._store, digest, status.size):
-            return {"how": "object", "digest": digest, **found}
-        for how, operation in (("staged", self._files.clone), ("linked", self._files.link)):
-            target = self._share(status, how, operation, source)
-            if target is not None:
-                return {"how": how, "staged": target, **found}
+        with contextlib.suppress(OSError):
+            digest = known_digest(self._files, self._store, source, status)
+            if digest and has_object(self._files, self._store, digest, status.size):
+                return {"how": "object", "digest": digest, **found}
+            for how, operation in (("staged", self._files.clone), ("linked", self._files.link)):
+                target = self._share(status, how, operation, source)
+                if target is not None:
+                    return {"how": how, "staged": os.path.basename(target), **found}
         return {"how": "source", **found}
 
     def _share(self, status: Status, how: str, operation: Any, source: str) -> str | None:
@@ -82,17 +92,26 @@ class Staging:
         try:
             operation(source, target)
         except OSError as error:
-            # A link may be refused for this file only: it is somebody else's, or has too many.
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EMLINK):
+            # Others are about this file only (it is somebody else's, or has too many names), or about now.
+            if error.errno in _NEVER:
                 cannot.add(how)
             return None
         return target
 
-    def take_bytes(self, data: bytes) -> dict[str, Any]:
-        """The same for bytes; they are in the pack after `flush`."""
-        self._make()
+    def take_bytes(self, data: bytes, source: str = "") -> dict[str, Any]:
+        """The same for bytes, which are in the pack after `flush`. Without it the map may still change.
+
+        Args:
+            source: The file that they are of, if any.
+        """
         place = {"how": "pack", "offset": self._packed, "size": len(data), "crc": zlib.crc32(data)}
+        try:
+            self._make()
+        except OSError:
+            self._leave(place, source)
+            return place
         self._parts.append(data)
+        self._places.append((place, source))
         self._packed += len(data)
         self._waiting += len(data)
         if self._waiting >= SMALL_BYTES_MAX:
@@ -106,40 +125,82 @@ class Staging:
 
     def flush(self) -> str:
         """Brings everything into the staging directory; its path, "" if nothing was taken."""
+        if self.path:
+            self._make()
         self._append()
-        if self._pack is not None:
-            self._pack.close()
-            self._pack = None
+        self._close()
         return self.path
 
     def discard(self) -> None:
-        """Removes what was taken, for an artifact that is not logged."""
+        """Removes what was taken, for an artifact that is not logged. What a forked child has of its parent's is not its own."""
+        if os.getpid() != self._pid:
+            return
+        self._close()
         with contextlib.suppress(OSError):
-            if self._pack is not None:
-                self._pack.close()
             if self.path:
                 self._files.remove_tree(self.path)
 
+    def _close(self) -> None:
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            with contextlib.suppress(OSError):  # what is not there has another checksum
+                pack.close()
+
     def _make(self) -> None:
-        if not self.path:
+        if not self.path or os.getpid() != self._pid:
+            inherited, self._pid = self.path, os.getpid()
             path = os.path.join(staging_path(self._store), f"{clock.wall_ns():020d}-{hex_u64(random_u64())}")
             self._files.make_directory(path)
             self._device = self._files.status(path).device
             self.path = path
+            if inherited:
+                self._adopt(inherited)
+
+    def _adopt(self, inherited: str) -> None:
+        """In a forked child: names of its own for what its parent took, whose names go with the parent's object."""
+        self._close()
+        for name, _, _ in self._files.entries(inherited):
+            source, target = os.path.join(inherited, name), os.path.join(self.path, name)
+            if source != pack_path(inherited):
+                self._files.link(source, target)
+                continue
+            # Copied: both may go on appending.
+            pack, copy = self._files.open(source), self._files.create(target)
+            try:
+                while data := pack.read(copy.size, SMALL_BYTES_MAX):
+                    copy.append([data])
+            finally:
+                copy.close()
+                pack.close()
 
     def _next(self) -> str:
         self._count += 1
         return os.path.join(self.path, str(self._count))
 
     def _append(self) -> None:
-        if not self._waiting and not self._parts:
+        if not self._parts:
             return
-        if self._pack is None:
-            name = pack_path(self.path)
-            self._pack = self._files.open(name, write=True) if self._files.exists(name) else self._files.create(name)
-        self._pack.append(self._parts)
+        try:
+            if self._pack is None:
+                name = pack_path(self.path)
+                there = self._files.exists(name)
+                self._pack = self._files.open(name, write=True) if there else self._files.create(name)
+            self._pack.append(self._parts)
+        except OSError:
+            self._packed -= self._waiting
+            for place, source in self._places:
+                self._leave(place, source)
         self._parts.clear()
+        self._places.clear()
         self._waiting = 0
+
+    def _leave(self, place: dict[str, Any], source: str) -> None:
+        """Changes what the job says of bytes that the store did not take."""
+        del place["offset"], place["crc"]
+        place["how"] = "nothing"
+        with contextlib.suppress(OSError):
+            if source:
+                place.update(how="source", source=source, modified_ns=self._files.status(source).modified_ns)
 
 
 def pack_path(staging: str) -> str:

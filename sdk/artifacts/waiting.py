@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 
 from .. import clock
 from .._keeping import BAD_SUFFIX, Abandoned, claim, end_job, jobs, read_job
-from ..errors import Error, WaitTimeoutError
+from ..errors import DamageError, Error, WaitTimeoutError
 from ..files import DISK
 from ..location import StoreIdentity
 from ..platform import is_locked
+from .format import parse_version
 from .making import make
+from .shelf import Shelf
 
 # What a daemon gets to begin; its keeper may be new, or wait after trouble.
 _GRACE_SECONDS = 3.0
+SETTLE_SECONDS = 60.0
 _PAUSE_SECONDS_MIN = 0.002
 _PAUSE_SECONDS_MAX = 0.05
 
@@ -42,6 +47,31 @@ def wait_for(store: StoreIdentity, name: str, path: str, is_there: Callable[[], 
             _do(store, name, path, deadline)
         clock.pause(min(pause, max(deadline - clock.monotonic(), 0.0)))
         pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+
+
+def settle(store: StoreIdentity, name: str, seconds: float = SETTLE_SECONDS) -> None:
+    """Waits for the versions of `name` that were logged on this machine and are not there yet, so long at most.
+
+    Why: a script that uses what another one logged a moment ago must not get the version before.
+    """
+    deadline = clock.monotonic() + seconds
+    for job in jobs(store.path) if store.writable else ():
+        with contextlib.suppress(OSError, DamageError, WaitTimeoutError, Error):
+            if job.kind == "artifact" and read_job(job).get("name") == name:
+                left = max(deadline - clock.monotonic(), 0.0)
+                wait_for(store, name, job.path, functools.partial(_is_done, job.path), left)
+
+
+def settle_name(store: StoreIdentity, text: str) -> None:
+    """`settle` before ``name:alias`` is looked up; not for a version that is there, which nothing can change."""
+    name, _, alias = text.rpartition("/")[2].partition(":")
+    number = parse_version(alias)
+    if number is None or number not in Shelf(store.path).numbers(name):
+        settle(store, name)
+
+
+def _is_done(path: str) -> bool:
+    return not DISK.exists(path)
 
 
 def _is_served(store: str) -> bool:

@@ -76,6 +76,7 @@ def open_journal(
     late_steps: str = "merge",
     misuse: str = "raise",
     on_full: str = "refuse",
+    defers: bool = True,
     on_first_log: Callable[[], None] | None = None,
     on_notice: Callable[[str, str], None] = lambda topic, text: None,
     large: Large | None = None,
@@ -88,6 +89,7 @@ def open_journal(
         late_steps: "merge", "drop" or "error": what a step below the open one does.
         misuse: "raise", or "warn": leave out what cannot be stored, count, mark and tell once per key.
         on_full: "refuse" (and count) or "block".
+        defers: Whether a call waits in line for values from a device; else they are fetched.
         on_first_log: Called once, by the first call of `log`, before its record is placed.
         on_notice: Gets (topic, text) of what a user should be told once.
         large: Takes the bytes of large values; without it there may be none.
@@ -100,8 +102,7 @@ def open_journal(
     now = clock.wall_ns
     deferred: deque[tuple[Prepared, int | None, bool | None]] = deque()
     boundaries: deque[Mark] = deque()
-    preparing = Preparing(misuse, on_notice)
-    permitted_step = preparing.permitted_step
+    preparing = Preparing(misuse, on_notice, defers=defers)
     # What waits for a device, in order; while anything does, `limit` is 0 and every call takes the slow way (`waiting`).
     line = Line(lambda *placed: put_row(*placed), lambda row: refuse(row, REFUSED_DEVICE), lambda: mark)
     waiting = line.calls
@@ -190,7 +191,7 @@ def open_journal(
         call = prepare(data_)
         if not call.payloads and call.awaited is None:
             return
-        step, call = permitted_step(step, call)
+        step, call = preparing.permitted_step(step, call)
         while True:
             if waiting:
                 look_waiting()
@@ -203,19 +204,16 @@ def open_journal(
             except BaseException:
                 release_leaked()
                 raise
-        if call.awaited is not None:  # an array of jax may be there already
+        if call.awaited is not None:  # jax may have it already
             look_waiting()
 
     def prepare(data_: Any) -> Prepared:
-        bind_now()  # runs foreign code: no lock is held
-        return preparing.prepare(data_, large, record_max, capacity)
-
-    def bind_now() -> None:
-        """In a forked child, before its first large value: the parent's arena is not its own."""
+        """Without the lock. In a forked child its own ring comes first: the parent's arena is not for its large values."""
         if child_ring is not None and not owned():
             with lock:
                 if child_ring is not None:
                     rebind()
+        return preparing.prepare(data_, large, record_max, capacity)
 
     def defer(data_: Any, step: int | None, commit: bool | None) -> None:
         """A call inside another call of the same thread."""
@@ -223,7 +221,7 @@ def open_journal(
             raise UsageError(stopped)
         call = prepare(data_)
         if call.payloads or call.awaited is not None:
-            step, call = permitted_step(step, call)
+            step, call = preparing.permitted_step(step, call)
             deferred.append((call, step, commit))
 
     def drain_deferred() -> None:
@@ -323,11 +321,11 @@ def open_journal(
         """Places what has come of what waits for a device; whether nothing waits any more. Any thread."""
         if owned():
             return not waiting
-        return line.look(lock, lambda call: preparing.complete(call, large, record_max, capacity))
-
-    def give_up_waiting() -> None:
-        with lock:
-            line.give_up()
+        try:
+            return line.look(lock, lambda call: preparing.complete(call, large, record_max, capacity))
+        except BaseException:
+            release_leaked()
+            raise
 
     def place_blobs(blobs: Call, payloads: Sequence[bytes], row: int, open_step: int) -> None:
         """What must stand before a row: a record for each of its blobs, and one for each value that found no room."""
@@ -596,5 +594,6 @@ def open_journal(
     journal.hold, journal.let_go = hold, lambda: lock.__exit__(None, None, None)
     journal.is_inside, journal.is_unbound = lambda: owned(), lambda: child_ring is not None
     journal.late_dropped, journal.left_out = lambda: dropped_late, lambda: dict(preparing.misused)
-    journal.waiting, journal.look_waiting, journal.give_up_waiting = waiting, look_waiting, give_up_waiting
+    journal.waiting, journal.look_waiting = waiting, look_waiting
+    journal.give_up_waiting = lambda: line.give_up(lock)
     return journal

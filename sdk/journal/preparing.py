@@ -23,9 +23,10 @@ class Preparing:
         misused: Key to text of what was left out, under misuse="warn".
     """
 
-    def __init__(self, misuse: str, on_notice: Callable[[str, str], None]) -> None:
+    def __init__(self, misuse: str, on_notice: Callable[[str, str], None], *, defers: bool = True) -> None:
         self._is_lenient = misuse == "warn"
         self._on_notice = on_notice
+        self._defers = defers
         self.misused: dict[str, str] = {}
 
     def prepare(self, data: Any, large: Large | None, record_max: int, capacity: int) -> Prepared:
@@ -46,11 +47,12 @@ class Preparing:
             self.note("data", text)
             return Prepared([], 0, None)
         call = Call(large) if large is not None else None
-        awaited = Awaited(INLINE_TENSOR_BYTES_MAX if large is not None and large.is_blocking() else None)
+        is_blocking = large is not None and large.is_blocking()
+        awaited = Awaited(INLINE_TENSOR_BYTES_MAX if is_blocking else None) if self._defers else None
         plain, bad = values.plain(
             data, keep_going=self._is_lenient, put=call.put if call else None, admit=_admit(large), awaited=awaited
         )
-        if awaited.is_empty:
+        if awaited is None or awaited.is_empty:
             return self._packed(plain, bad, call, record_max, capacity)
         awaited.begin(plain)
         self._note_all(bad)

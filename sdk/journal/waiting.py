@@ -130,8 +130,12 @@ class Line:
             self._bytes -= first.size
         return True
 
-    def give_up(self) -> None:
-        """Refuses all. Under the journal's lock."""
+    def give_up(self, lock: AbstractContextManager[Any]) -> None:
+        """The stream ends: refuses, and counts, what has not come."""
+        with lock:
+            self._refuse_all()
+
+    def _refuse_all(self) -> None:
         while self.calls:
             row = self.calls[0].row
             del self.calls[0]

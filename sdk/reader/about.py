@@ -226,6 +226,18 @@ class About:
         return dict(self._facts.context)
 
     @property
+    def system_summary(self) -> dict[str, Any]:
+        """What the run has used in all, as far as it was sampled, over all hosts; docs/system.md#summary. {} before it ended."""
+        self._open()
+        told: dict[str, Any] = {}
+        for stream in self._facts.streams.values():
+            summary = stream.about.get("summary") if stream.kind == "system" else None
+            for key, value in summary.items() if isinstance(summary, dict) else ():
+                if isinstance(key, str) and isinstance(value, (int, float)):
+                    told[key] = max(told.get(key, 0), value) if key.endswith("_max") else told.get(key, 0) + value
+        return told
+
+    @property
     def artifacts(self) -> dict[str, Any]:
         """What was logged and used, by name; docs/artifacts.md."""
         self._open()

@@ -26,15 +26,22 @@ class Additions:
 
     Attributes:
         wanted: The keys that the caller asked for; None: all.
+        names: All keys that were logged.
         second: Second names by the key that was logged.
         epochs: The values of epochs, by key and step.
     """
 
-    def __init__(self, wanted: frozenset[str] | None, makes: Mapping[str, Made]) -> None:
+    def __init__(self, wanted: frozenset[str] | None, makes: Mapping[str, Made], names: set[str]) -> None:
         self.wanted = wanted
+        self.names = names
         self.makes = makes
         self.second = {made.base: key for key, made in makes.items() if not made.by_epoch}
         self.epochs: dict[str, dict[int, Any]] = {}
+
+    def follow(self, before: Additions) -> None:
+        """Takes over the epochs that were found before, behind which this was read."""
+        for key, values in before.epochs.items():
+            self.epochs[key] = {**values, **self.epochs.get(key, {})}
 
     def selection(self, selection: Selection) -> Selection:
         """The logged rows and keys that are needed."""
@@ -74,17 +81,24 @@ class Additions:
 _ALWAYS = {STEP, TIMESTAMP}
 
 
-def read_additions(scan: Scan, lanes: list[Lane], wanted: frozenset[str] | None, maker: Maker) -> Additions | None:
-    """What is to be added to rows with some keys; None: nothing."""
+def read_additions(
+    scan: Scan, lanes: list[Lane], wanted: frozenset[str] | None, maker: Maker, known: Iterable[str] = ()
+) -> Additions | None:
+    """What is to be added to rows with some keys; None: nothing.
+
+    Args:
+        known: Keys that were logged below `maker.first_step`.
+    """
     said = maker.definitions
     if not said.makes or (wanted is not None and not any(said.made(key) for key in wanted)):
         return None
-    makes = said.made_of(looks.keys_of(scan, lanes))
+    names = looks.keys_of(scan, lanes, first_step=maker.first_step).union(known)
+    makes = said.made_of(names)
     if wanted is not None:
         makes = {key: made for key, made in makes.items() if key in wanted}
     if not makes:
         return None
-    found = Additions(wanted, makes)
+    found = Additions(wanted, makes, names)
     epochs = [key for key, made in makes.items() if made.by_epoch]
     cells = read_cells(scan, lanes, epochs, maker.collect) if epochs else {}
     for key in epochs:

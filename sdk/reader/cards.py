@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Error
 from ..files import DISK
 from ..headline import choose_keys
 from . import pictures
@@ -27,6 +28,16 @@ def curves_of(run: Run, keys: Iterable[str], points: int) -> list[Curve]:
     found = run.sample(wanted, points)
     held = ((key, *found[key]) for key in wanted if key in found)
     return [Curve(key, step, value) for key, step, value in held if value.dtype.kind in "biuf" and len(value)]
+
+
+def chart_curves(run: Run, keys: list[str], points: int) -> list[Curve]:
+    """As `curves_of`, for a larger picture: the points that keep its shape, where the library that chooses them is installed."""
+    try:
+        found = run.several(keys, points=points)
+    except Error:
+        return curves_of(run, keys, points)
+    held = ((key, found[key]) for key in keys if key in found)
+    return [Curve(key, s.step, s.value) for key, s in held if s.value.dtype.kind in "biuf" and 0 < len(s) <= points]
 
 
 def headline_curves(run: Run, defined: Mapping[str, Any]) -> list[Curve]:

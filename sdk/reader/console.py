@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import clock
 from ..errors import NotFoundError
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .logs import Console, LogLine, Place, Wanted
+
+
+# Limit: some 10 us each.
+COUNTED_LINES_MAX = 50_000
+
+
+class LineCounts(NamedTuple):
+    """How many lines a console has, and how many of them are log records of which kind; None: not counted."""
+
+    lines: int
+    warnings: int | None
+    errors: int | None
 
 
 class ConsoleReading(About):
@@ -75,6 +87,33 @@ class ConsoleReading(About):
 
         return follow(self, wanted_of(level, None, None, grep, stream, rank), poll_seconds, timeout, wait, last)
 
+    @property
+    def has_console(self) -> bool:
+        """Whether anything was printed or logged in it."""
+        self._open()
+        return bool(self._side_lanes("console"))
+
+    @property
+    def may_log(self) -> bool:
+        """Whether more lines may come: the run is going on, or of its processes only the console is there yet."""
+        if self.state == RUNNING or self._lanes:
+            return self.state == RUNNING
+        streams = [facts for lane in self._side_lanes("console") for facts in lane.streams]
+        return any(self._stream_state(facts) == RUNNING for facts in streams)
+
+    def count_lines(self) -> LineCounts:
+        """How much there is to read; levels only of a console of up to some ten thousand lines, which are read for it."""
+        from .logs import Place, Wanted, read
+
+        plan = self._reading(self._scan.plan)
+        entries = [plan.get(facts.id, []) for lane in self._side_lanes("console") for facts in lane.streams]
+        lines = sum(max(e.step_max for e in found) - min(e.step_min for e in found) + 1 for found in entries if found)
+        if lines > COUNTED_LINES_MAX:
+            return LineCounts(lines, None, None)
+        levels = [line.level for line in read(self, Wanted(), Place()) if not line.missed]
+        warnings = sum(level is not None and 30 <= level < 40 for level in levels)
+        return LineCounts(len(levels), warnings, sum(level is not None and level >= 40 for level in levels))
+
     def _console(self, rank: int | None = None) -> Console:
         """A new look at the console.
 
@@ -84,7 +123,7 @@ class ConsoleReading(About):
         from .logs import Console
 
         self._look()
-        console = Console(self._scan, self._side_lanes("console"), self._all_gaps, self.state == RUNNING)
+        console = Console(self._scan, self._side_lanes("console"), self._all_gaps, self.may_log)
         if console.streams and not console.of_rank(rank):
             raise NotFoundError(f"run {self.id} has no console of rank {rank}", hint="run.streams")
         return console

@@ -7,7 +7,8 @@ one was logged, or when the run has ended; one that still goes on has no value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -113,11 +114,20 @@ class Maker:
     Attributes:
         definitions: What was said.
         ended: Tells of a lane whether nothing will be logged there any more.
+        ends: For each key with a value for each epoch, where one ended behind which the others are wanted; none: all are.
     """
 
-    def __init__(self, definitions: Definitions, ended: Any) -> None:
+    def __init__(
+        self, definitions: Definitions, ended: Callable[[Lane], bool], ends: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.definitions = definitions
         self.ended = ended
+        self.ends = ends
+
+    @property
+    def first_step(self) -> int:
+        """Blocks that hold rows only up to it are not read."""
+        return min(self.ends.values(), default=0)
 
     def collect(
         self, scan: Scan, plan: dict[int, list[Entry]], lane: Lane, keys: Iterable[str] | None
@@ -125,6 +135,8 @@ class Maker:
         """As `columns.collect`."""
         if not self.definitions.makes:
             return collect(scan, plan, lane, keys)
+        if self.first_step:
+            plan = {s: [one for one in entries if one.step_max >= self.first_step] for s, entries in plan.items()}
         if keys is None:
             columns = collect(scan, plan, lane, None)
             return {**columns, **self._made(lane, columns, self.definitions.made_of(columns))}
@@ -158,6 +170,8 @@ class Maker:
                 continue
             base = values(made.base)
             assert base is not None
+            if key in self.ends:
+                base = Joined(*(array[base.step > self.ends[key]] for array in base))
             epochs = epochs_of(
                 base,
                 values(made.definition.over),

@@ -21,16 +21,24 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from .additions import Additions
     from .run import Run
 
 
 class Follower:
-    """A place in a run's growth. Belongs to one reader; `Run.look_for_new` moves it."""
+    """A place in a run's growth. Belongs to one reader; `Run.look_for_new` moves it.
+
+    Attributes:
+        keys: Which are wanted; None: all.
+        added: What was made of the rows at the last look.
+        ended: Which lanes had ended by then.
+    """
 
     def __init__(self, keys: frozenset[str] | None = None) -> None:
         self.keys = keys
         self._last: dict[int, list[tuple[int, int]]] = {}
-        self._epochs: dict[str, dict[int, Any]] = {}
+        self.added: Additions | None = None
+        self.ended: list[bool] = []
 
     def new_steps(
         self, scan: Scan, lanes: list[Lane], needed: Callable[[frozenset[str]], frozenset[str]] = frozenset
@@ -43,7 +51,6 @@ class Follower:
         import numpy
 
         keys = None if self.keys is None else needed(self.keys)
-
         # Race: reading opens segments again, which finds what was appended meanwhile; nobody has looked at that yet.
         looked_at = _stored(scan)
         steps = [numpy.empty(0, numpy.int64)]
@@ -56,22 +63,24 @@ class Follower:
         self._note(looked_at)
         return distinct(numpy.concatenate(steps))
 
-    def with_epochs(self, steps: NDArray[numpy.int64], epochs: dict[str, dict[int, Any]]) -> NDArray[numpy.int64]:
-        """Some steps, and those at which an epoch has a value that it had not at the last call."""
+    def settled(self, steps: NDArray[numpy.int64]) -> dict[str, int]:
+        """By key the step at which its last known epoch ends; none where something new is below one."""
+        if self.added is None:
+            return {}
+        ends = {key: max(values, default=-1) for key, values in self.added.epochs.items()}
+        return {} if len(steps) and int(steps[0]) <= max(ends.values(), default=-1) else ends
+
+    def with_epochs(self, steps: NDArray[numpy.int64], added: Additions) -> NDArray[numpy.int64]:
+        """Some steps, and those at which an epoch has another value than at the last call."""
         import numpy
 
-        found = [
-            step
-            for key, values in epochs.items()
-            for step, value in values.items()
-            if step not in (before := self._epochs.get(key, {})) or not _alike(before[step], value)
-        ]
-        self.mark_epochs(epochs)
+        found: list[int] = []
+        for key, values in added.epochs.items():
+            before = self.added.epochs.get(key, {}) if self.added is not None else {}
+            found += [step for step in values if step not in before or not _alike(before[step], values[step])]
+            found += before.keys() - values.keys()  # a late row may move the end of an epoch
+        self.added = added
         return distinct(numpy.concatenate([steps, numpy.array(found, numpy.int64)]))
-
-    def mark_epochs(self, epochs: dict[str, dict[int, Any]]) -> None:
-        """Takes these values of epochs for seen."""
-        self._epochs = epochs
 
     def mark(self, scan: Scan) -> None:
         """Takes everything that is stored now for seen."""

@@ -25,7 +25,6 @@ from .gaps import Gap
 from .lanes import Lane
 from .parts import Part, column_of, listed, seconds, steps_in_rows, times_us, values_of
 from .scan import Gone, Scan
-from .state import RUNNING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -449,42 +448,32 @@ def _first(numbers: tuple[int, int]) -> int:
     return numbers[0]
 
 
+# The keys of a row (docs/console.md#rows): of which type, and the field of `LogLine`.
+_KEYS: dict[str, tuple[type, str]] = {
+    "from": (str, "source"), "at": (int, "step"), "created": (float, "time"),
+    **{key: (str, key) for key in ("text", "logger", "error", "stack", "where", "thread", "process", "by", "why")},
+    **{key: (int, key) for key in ("level", "part", "missed", "live")},
+}  # fmt: skip
+_NO_KEY = (object, "")
+
+
 def line_of(
     values: dict[str, Any], time: float, number: int, rank: int | None, host: str | None, stream: str
 ) -> LogLine:
     """A stored row as a line. Whatever the row holds, the types are those that `LogLine` says."""
-    extra = None
-    if len(values) > 3:
-        extra = {key[len(_EXTRA) :]: value for key, value in values.items() if key.startswith(_EXTRA)}
-    created, missed = values.get("created"), _integer(values, "missed") or 0
-    return LogLine(
-        created if type(created) is float else time,
-        _text(values, "text") or "",
-        _text(values, "from") or "",
-        _integer(values, "at"),
-        rank,
-        host,
-        _integer(values, "level"),
-        _text(values, "logger"),
-        _text(values, "error"),
-        _text(values, "stack"),
-        _text(values, "where"),
-        _text(values, "thread"),
-        _text(values, "process"),
-        extra or {},
-        _integer(values, "part") or 0,
-        _text(values, "by"),
-        missed,
-        _text(values, "why") or ("unknown" if missed else None),
-        0 if missed else _integer(values, "live") or 0,
-        stream,
-        number,
-    )
-
-
-def _text(values: dict[str, Any], key: str) -> str | None:
-    value = values.get(key)
-    return value if type(value) is str else None
+    found = {"time": time, "text": "", "source": "", "rank": rank, "host": host, "stream": stream, "number": number}
+    extra = {}
+    for key, value in values.items():
+        kind, name = _KEYS.get(key, _NO_KEY)
+        if type(value) is kind:
+            found[name] = value
+        elif key.startswith(_EXTRA):
+            extra[key[len(_EXTRA) :]] = value
+    if extra:
+        found["extra"] = extra
+    if found.get("missed"):
+        found["live"], found["why"] = 0, found.get("why", "unknown")
+    return LogLine(**found)  # type: ignore[arg-type]
 
 
 def _integer(values: dict[str, Any], key: str) -> int | None:
@@ -522,7 +511,7 @@ def follow(
     idle = 0.0
     while True:
         # Race: asked before looking, so that lines stored between the last look and the end are still given.
-        running = run.state == RUNNING
+        running = run.may_log
         for line in read(run, wanted, place):
             idle = 0.0
             yield line

@@ -106,15 +106,16 @@ def _keys_of(record: Record) -> frozenset[str]:
         return frozenset()
 
 
-def keys_of(scan: Scan, lanes: list[Lane], blocks_max: int | None = None) -> set[str]:
-    """All keys that some visible row holds, or those in at most `blocks_max` blocks of rows spread over the run.
+def keys_of(scan: Scan, lanes: list[Lane], blocks_max: int | None = None, first_step: int = 0) -> set[str]:
+    """All keys that some visible row holds, or those in at most `blocks_max` blocks of rows spread over the run; blocks that only
+    hold rows below `first_step` are left out.
 
     Of columns no value is read: the index of a segment tells of those in which nothing is hidden, directories of the others.
     """
     found: set[str] = set()
     looked_at: list[Item] = []
     told: dict[str, list[Item]] = {}
-    for item in items(scan, lanes):
+    for item in items(scan, lanes, Selection(first_step=first_step)):
         whole = item.entry.is_window and item.entry.step_max < item.limit
         (told.setdefault(item.entry.source.name, []) if whole else looked_at).append(item)
     for found_in in told.values():

@@ -68,7 +68,7 @@ def no_points(series: Series, points: int) -> UsageError:
     )
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """An entry, which steps of it may hold the key, and the groups whose previews could stand for it; none: read it all."""
 
     entry: Entry
@@ -103,12 +103,12 @@ class _Candidates:
     ) -> bool:
         """Whether there are enough previews of a key; then they are collected, and the values of what has none."""
         units = [
-            _unit(scan, entry, limit, key)
+            unit_of(scan, entry, limit, key, 2 * ZONE_ROWS)
             for stream, limit in zip(lane.streams, lane.step_limits)
             for entry in plan.get(stream.id, ())
             if entry.step_min < limit
         ]
-        chosen = _previewed(units)
+        chosen = told_apart(units)
         found = sum(2 * (len(group) // ZONE_ROWS) for place in chosen for group in units[place].groups)
         if found < _CANDIDATES * self._points:
             return False
@@ -119,7 +119,7 @@ class _Candidates:
             column.flush()
         return True
 
-    def _take_previews(self, unit: _Unit, key: str, columns: dict[str, dict[int, Column]]) -> bool:
+    def _take_previews(self, unit: Unit, key: str, columns: dict[str, dict[int, Column]]) -> bool:
         """Whether the previews of a unit are good; then they are taken."""
         chunks = []
         rows = 0
@@ -138,8 +138,9 @@ class _Candidates:
         return False
 
 
-def _unit(scan: Scan, entry: Entry, limit: int, key: str) -> _Unit:
-    all_of_it = _Unit(entry, limit, entry.step_min, entry.step_max, [])
+def unit_of(scan: Scan, entry: Entry, limit: int, key: str, rows_min: int = 1) -> Unit:
+    """What an entry may hold of a key; with its groups where their directory tells enough of at least `rows_min` rows each."""
+    all_of_it = Unit(entry, limit, entry.step_min, entry.step_max, [])
     if not entry.is_window:
         return all_of_it
     groups: list[StoredGroup] = []
@@ -149,18 +150,18 @@ def _unit(scan: Scan, entry: Entry, limit: int, key: str) -> _Unit:
         if key in part.keys:
             groups.append(part)
     if not groups:  # the key is not in it: it stands in nobody's way
-        return _Unit(entry, limit, limit, limit, [])
+        return Unit(entry, limit, limit, limit, [])
     low, high = min(group.step_min for group in groups), max(group.step_max for group in groups)
-    return _Unit(entry, limit, low, high, groups if high < limit and _can_preview(groups, key) else [])
+    return Unit(entry, limit, low, high, groups if high < limit and _is_told(groups, key, rows_min) else [])
 
 
-def _can_preview(groups: list[StoredGroup], key: str) -> bool:
-    """Whether previews of these groups tell their extremes, and none of the groups shares a step with another."""
+def _is_told(groups: list[StoredGroup], key: str, rows_min: int) -> bool:
+    """Whether the directory tells the extremes of these groups, and none of the groups shares a step with another."""
     spans = sorted((group.step_min, group.step_max) for group in groups)
     if any(after[0] <= before[1] for before, after in zip(spans, spans[1:])):
         return False
     for group in groups:
-        if group.kind(key) not in (FLOAT, INT, UINT) or len(group) < 2 * ZONE_ROWS:
+        if group.kind(key) not in (FLOAT, INT, UINT) or len(group) < rows_min:
             return False
         with contextlib.suppress(DamageError):
             told = group.statistics(key)
@@ -170,9 +171,9 @@ def _can_preview(groups: list[StoredGroup], key: str) -> bool:
     return True
 
 
-def _previewed(units: list[_Unit]) -> set[int]:
-    """The places of the units whose previews are enough: no other one has one of their steps, and they hold neither the
-    first nor the last value, which a preview does not tell.
+def told_apart(units: list[Unit]) -> set[int]:
+    """The places of the units of which the directory tells enough: no other one has one of their steps, and they hold neither the
+    first nor the last value, which no directory tells.
     """  # fmt: skip
     order = sorted(
         (place for place in range(len(units)) if units[place].low < units[place].limit), key=lambda p: units[p].low

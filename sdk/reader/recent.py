@@ -138,7 +138,7 @@ class Recent:
             definitions = Definitions({**run._facts.metrics, **self._known})
             last = run._reading(lambda: looks.last_values(run._scan, lanes))
             shown = {key: value for key, value in last.items() if key[:1] != "_" and key not in run._facts.removed}
-            self._others = summary_of(shown, definitions, lambda keys: run._read_several(keys, None) if keys else {})
+            self._others = summary_of(shown, definitions, run._read_all, run._extremes)
         self._looked = clock.monotonic()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import clock
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .additions import Additions
     from .epochs import Maker
     from .series import Series
+    from .summaries import Numbers
     from .tables import Table
 
 # Limit: as in `sample`: 8 blocks of 4 MiB are about 40 ms.
@@ -63,7 +64,7 @@ class Run(ConsoleReading):
 
         last = self._reading(lambda: looks.last_values(self._scan, self._lanes))
         last = {key: value for key, value in last.items() if key[:1] != "_"}
-        found = summary_of(last, self._definitions(), lambda keys: self._read_several(keys, None) if keys else {})
+        found = summary_of(last, self._definitions(), self._read_all, self._extremes)
         shown = {key: value for key, value in found.items() if key not in self._facts.removed}
         return {**shown, **self._facts.summary}
 
@@ -123,16 +124,24 @@ class Run(ConsoleReading):
         self._open()
         return self._definitions().of(key)
 
+    def _read_all(self, keys: list[str]) -> dict[str, Series]:
+        return self._read_several(keys, None) if keys else {}
+
+    def _extremes(self, keys: list[str]) -> dict[str, Numbers]:
+        from .extremes import read_extremes
+
+        return self._reading(lambda: read_extremes(self._scan, self._lanes, keys)) if keys else {}
+
     def _definitions(self) -> Definitions:
         return Definitions(self._facts.metrics)
 
-    def _maker(self) -> Maker:
+    def _maker(self, ends: Mapping[str, int] | None = None) -> Maker:
         from .epochs import Maker
 
         def has_ended(lane: Lane) -> bool:
             return self._stream_state(lane.last) != RUNNING
 
-        return Maker(self._definitions(), has_ended)
+        return Maker(self._definitions(), has_ended, ends or {})
 
     def series(
         self, key: str, stream: str | int | None = None, rank: int | None = None, *, points: int | None = None,
@@ -300,18 +309,26 @@ class Run(ConsoleReading):
         return None if keys is None else frozenset(keys)
 
     def _rows(self, selection: join.Selection, stream: str | int | None = None) -> Iterator[dict[str, Any]]:
-        added = self._additions(selection.keys, stream)
+        return self._added_rows(selection, stream, self._additions(selection.keys, stream))
+
+    def _added_rows(
+        self, selection: join.Selection, stream: str | int | None, added: Additions | None
+    ) -> Iterator[dict[str, Any]]:
         if added is None:
             return self._logged_rows(selection, stream)
         return added.added(self._logged_rows(added.selection(selection), stream))
 
-    def _additions(self, keys: frozenset[str] | None, stream: str | int | None = None) -> Additions | None:
+    def _additions(
+        self, keys: frozenset[str] | None, stream: str | int | None = None, *, ends: Mapping[str, int] | None = None,
+        known: Iterable[str] = (),
+    ) -> Additions | None:  # fmt: skip
         self._open()
         if not self._definitions().makes:  # as nearly always: nothing is read to find out
             return None
         from .additions import read_additions
 
-        return self._reading(lambda: read_additions(self._scan, self._chosen(stream), keys, self._maker()))
+        maker = self._maker(ends)
+        return self._reading(lambda: read_additions(self._scan, self._chosen(stream), keys, maker, known))
 
     def _logged_rows(self, selection: join.Selection, stream: str | int | None) -> Iterator[dict[str, Any]]:
         tries, following = 0, selection.first_step
@@ -363,7 +380,7 @@ class Run(ConsoleReading):
         selection = join.Selection(follower.keys)
         added = self._additions(follower.keys)
         if added is not None:
-            follower.mark_epochs(added.epochs)
+            follower.added = added
             selection = added.selection(selection)
 
         def look() -> NDArray[numpy.int64]:
@@ -397,11 +414,26 @@ class Run(ConsoleReading):
     def look_for_new(self, follower: Follower) -> list[dict[str, Any]]:
         """The rows that became visible or changed since this follower last looked."""
         steps = self._reading(lambda: follower.new_steps(self._scan, self._lanes, self._definitions().needed))
-        # An epoch gets its value when rows behind it come, or when the run ends.
-        added = self._additions(follower.keys)
+        added = self._followed(follower, steps)
         if added is not None:
-            steps = follower.with_epochs(steps, added.epochs)
-        return list(self._rows(join.Selection(follower.keys, steps))) if len(steps) else []
+            steps = follower.with_epochs(steps, added)
+        return list(self._added_rows(join.Selection(follower.keys, steps), None, added)) if len(steps) else []
+
+    def _followed(self, follower: Follower, steps: NDArray[numpy.int64]) -> Additions | None:
+        """What is made of rows, read behind the last epoch that the follower knows; None: nothing, or nothing new."""
+        if not self._definitions().makes:
+            return None
+        ended = [self._maker().ended(lane) for lane in self._lanes]
+        # An epoch gets its value when rows behind it come, or when the run ends.
+        if not len(steps) and ended == follower.ended:
+            return None
+        ends = follower.settled(steps) if len(ended) == 1 else {}
+        before = follower.added if ends else None
+        added = self._additions(follower.keys, ends=ends, known=before.names if before else ())
+        if added is not None and before is not None:
+            added.follow(before)
+        follower.ended = ended
+        return added
 
     def sample(self, keys: Iterable[str], points: int = 40) -> dict[str, tuple[NDArray[numpy.int64], NDArray[Any]]]:
         """A cheap, evenly spread look: key to (steps, values), at most `points` of each.

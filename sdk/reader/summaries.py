@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .series import Series
 
 
+# What can be known without reading all values.
+OPERATIONS_TOLD = frozenset({"min", "max", "first", "last", "best", "copy"})
+
+
 class Numbers:
     """What a summary may ask of some numbers, without the numbers; they are added in the order of their steps.
 
@@ -52,6 +56,13 @@ class Numbers:
             with numpy.errstate(over="ignore", invalid="ignore"):
                 self.total += float(values.sum(dtype=numpy.float64))
 
+    def add_told(self, low: float, high: float, nans: int, count: int) -> None:
+        """Adds numbers of which only this is known, and which are neither the first nor the last."""
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+        self.nans += nans
+        self.count += count
+
     def copy(self) -> Numbers:
         """Another one that says the same."""
         twin = Numbers()
@@ -79,13 +90,17 @@ def is_plain(definition: Definition) -> bool:
 
 
 def summary_of(
-    last: Mapping[str, Any], definitions: Definitions, read: Callable[[list[str]], Mapping[str, Series]]
+    last: Mapping[str, Any],
+    definitions: Definitions,
+    read: Callable[[list[str]], Mapping[str, Series]],
+    read_extremes: Callable[[list[str]], Mapping[str, Numbers]],
 ) -> dict[str, Any]:
     """The summary by key.
 
     Args:
         last: The last value of every logged key.
         read: Gives the series of some keys.
+        read_extremes: Gives what is known of numbers, but for their sum, of some logged keys; see `extremes`.
     """
     if not definitions:
         return dict(last)
@@ -93,12 +108,15 @@ def summary_of(
     shown = {**last, **{name: last[made.base] for name, made in makes.items() if not made.by_epoch}}
     epochs = [name for name, made in makes.items() if made.by_epoch]
     said = {key: definitions.of(key) for key in [*shown, *epochs]}
-    found = read(
-        [key for key, one in said.items() if "none" not in one.summary and (key in epochs or not is_plain(one))]
-    )
+    asked = [key for key, one in said.items() if "none" not in one.summary and (key in epochs or not is_plain(one))]
+    short = [key for key in asked if key in last and OPERATIONS_TOLD.issuperset(said[key].summary)]
+    told = read_extremes(short)
+    found = read([key for key in asked if key not in told])
     for key, definition in said.items():
         if "none" in definition.summary:
             shown.pop(key, None)
+        elif key in told:
+            shown[key] = told[key].asked(definition)
         elif key in found and len(found[key]):
             shown[key] = asked_of(found[key].value, definition)
     return shown

@@ -193,6 +193,8 @@ class Tally:
         for key, found in numbers.items():
             if key in columns and columns[key].value.dtype.kind in _NUMBERS:
                 found.add(columns[key].value)
+            elif key in columns and found.first is None and len(columns[key].value):
+                found.first = columns[key].value[0]
         for name, epoch in epochs.items():
             made = self._makes[name]
             said = made.definition
@@ -250,7 +252,8 @@ class Tally:
             elif counted is not None and counted.count:
                 shown[key] = counted.asked(definition)
             else:
-                shown[key] = {"last": value} if "last" in definition.summary else value
+                known = {"first": counted.first if counted is not None else None, "last": value}
+                shown[key] = {one: known[one] for one in definition.summary if one in known} or value
         return shown
 
 

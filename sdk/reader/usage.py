@@ -6,11 +6,10 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from ..artifacts.format import ARTIFACTS
 from ..errors import Error
 from ..files import Files
 from ..segment.format import KIND_META
-from ..segment.naming import ASIDE, MEDIA, RUNS, TRASH, parse_segment
+from ..segment.naming import ARTIFACTS, ASIDE, FILES, MEDIA, RUNS, TRASH, parse_segment
 from ..segment.reader import SegmentReader
 
 
@@ -22,6 +21,7 @@ class RunUse(NamedTuple):
         media: Large values, whoever wrote them.
         spools: What trainers wrote themselves.
         aside: Torn tails and damaged segments that were kept.
+        files: What lies in `run.dir`: what was saved, patches, code.
         other: The rest.
     """
 
@@ -30,11 +30,12 @@ class RunUse(NamedTuple):
     media: int
     spools: int
     aside: int
+    files: int
     other: int
 
     @property
     def total(self) -> int:
-        return self.segments + self.media + self.spools + self.aside + self.other
+        return self.segments + self.media + self.spools + self.aside + self.files + self.other
 
 
 class StoreUse(NamedTuple):
@@ -70,7 +71,7 @@ def run_use(files: Files, directory: str) -> RunUse:
     """Looks at one run's directory."""
     segments = media = spools = other = 0
     for name, size, _ in files.entries(directory):
-        if name == ASIDE:
+        if name in (ASIDE, FILES):
             continue
         parsed = parse_segment(name)
         if parsed is None:
@@ -81,7 +82,8 @@ def run_use(files: Files, directory: str) -> RunUse:
             spools += size
         else:
             segments += size
-    return RunUse(directory, segments, media, spools, _tree(files, os.path.join(directory, ASIDE)), other)
+    aside, kept = (_tree(files, os.path.join(directory, name)) for name in (ASIDE, FILES))
+    return RunUse(directory, segments, media, spools, aside, kept, other)
 
 
 def _is_spool(files: Files, path: str) -> bool:

@@ -8,6 +8,8 @@
     history-<writer>-<number>.seg.suspect   an fsync of that segment failed: never ask again, and never call it safe
     aside/                                  torn tails that recovery cut off
     files/                                  the user's files of the run, and what was kept of its code (`sdk.runfiles`)
+<store>/keeping/                            jobs that wait for the keeper (`sdk._keeping`)
+<store>/artifacts/                          data sets and models (docs/artifacts.md)
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
 
@@ -25,6 +27,9 @@ from ..ids import hex_u64, run_directory
 STORE_FILE = "store.json"
 RUNS = "runs"
 TRASH = "trash"
+# Jobs for the keeper (`sdk._keeping`), and what becomes of those of artifacts (`sdk.artifacts.format`).
+KEEPING = "keeping"
+ARTIFACTS = "artifacts"
 ASIDE = "aside"
 FILES = "files"
 # The directories whose names a segment needs to be found again: its run's, that of the runs, the store's.

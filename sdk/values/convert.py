@@ -23,6 +23,7 @@ from .register import Handler, handler_of
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _PLAIN_SCALARS = frozenset({bool, float, type(None)})
+_FLOATS, _INTS = frozenset({float}), frozenset({int})
 
 # Exact types that the packer of the hot path may convert inside the lock: pure C conversions that call no foreign code.
 KNOWN_SCALARS: dict[type, Callable[[Any], object]] = {}
@@ -211,6 +212,9 @@ def _integer(value: int, key: object) -> int:
 def _container(value: Any, key: object, depth: int) -> Any:
     if isinstance(value, dict):
         return {_name(k): plain_value(v, key, depth + 1) for k, v in value.items()}
+    kinds = set(map(type, value))  # a list of plain numbers, as in every histogram, is taken as it is
+    if kinds == _FLOATS or (kinds == _INTS and min(value) >= _INT_MIN and max(value) <= _INT_MAX):
+        return list(value)
     return [plain_value(v, key, depth + 1) for v in value]
 
 

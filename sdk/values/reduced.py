@@ -40,8 +40,6 @@ def reduce_tensor(tensor: Any) -> Any:
 
         tensor = torch.view_as_real(tensor)
     flat = tensor.reshape(-1)
-    if flat.dtype.itemsize < 4 or not flat.is_floating_point():
-        flat = flat.float()
     return _of_cpu(flat, zeros) if flat.device.type == "cpu" else _of_device(flat, zeros)
 
 
@@ -85,6 +83,11 @@ def _entries(tensor: Any) -> tuple[Any, int]:
     return values, max(int(tensor.numel() - values.numel()), 0)
 
 
+def _wide(part: Any) -> Any:
+    """Numbers of a type that is wide enough to count with. A part at a time: a huge bfloat16 is not doubled."""
+    return part.float() if part.dtype.itemsize < 4 or not part.is_floating_point() else part
+
+
 def _padding(low: float, high: float) -> float:
     """How much is added on both sides of a range that is too narrow for so many edges; numpy takes 0.5 as well."""
     least = 2 * BINS * _SPACING * max(-low, high)
@@ -115,7 +118,7 @@ def _of_cpu(flat: Any, zeros: int) -> list[float]:
         scale, first = BINS / (high - low), low
     counts = torch.zeros(BINS + 1, dtype=torch.int64)
     for part in flat.split(_CPU_CHUNK):
-        counts += torch.bincount(part.sub(first).mul_(scale).to(torch.uint8), minlength=BINS + 1)
+        counts += torch.bincount(_wide(part).sub(first).mul_(scale).to(torch.uint8), minlength=BINS + 1)
     listed: list[int] = counts.tolist()
     return [low, high, *odd, zeros, *listed[: BINS - 1], listed[BINS - 1] + listed[BINS]]
 
@@ -128,7 +131,8 @@ def _of_device(flat: Any, zeros: int) -> Any:
     parts = flat.split(_DEVICE_CHUNK) if count else ()
     zero = torch.zeros((), dtype=torch.float64, device=flat.device)
     lows, highs, odd = [], [], []
-    for part in parts:
+    for narrow in parts:
+        part = _wide(narrow)
         finite = torch.isfinite(part)
         lows.append(torch.where(finite, part, torch.inf).amin().double())
         highs.append(torch.where(finite, part, -torch.inf).amax().double())
@@ -143,10 +147,11 @@ def _of_device(flat: Any, zeros: int) -> Any:
     pad = torch.where((high - low < least) | (high == low), least.clamp(min=0.5), 0.0)
     low, high = low - pad, high + pad
     # A quarter, so that no difference of two numbers of the type is infinite.
-    first, span = (low / 4).to(flat.dtype), (high / 4 - low / 4).to(flat.dtype)
+    wide = _wide(flat[:1]).dtype
+    first, span = (low / 4).to(wide), (high / 4 - low / 4).to(wide)
     counts = zero.expand(BINS)
     for part in parts:
-        counts = counts + _counted(part.mul(0.25).sub_(first).div_(span))
+        counts = counts + _counted(_wide(part).mul(0.25).sub_(first).div_(span))
     strange = torch.stack(odd).sum(0).double()
     head = torch.stack([low, high, *strange, zero + zeros])
     return torch.cat([head, counts])

@@ -18,6 +18,7 @@ from sdk.artifacts.shelf import Shelf
 from sdk.errors import DamageError, StoreError
 from sdk.files import DISK
 from sdk.location import StoreIdentity
+from tests.builders import RunBuilder
 from tests.daemon.test_server_commands import run_command
 
 
@@ -137,3 +138,47 @@ def test_what_was_staged_and_forgotten_is_swept(library: StoreIdentity) -> None:
     aside.unlink()
     kept.sweep(DISK, library.path, now)
     assert [os.path.isdir(path) for path in (old, young, named)] == [False, True, True]
+
+
+def test_every_stored_byte_is_read(library: StoreIdentity) -> None:
+    """What is damaged or gone is named, and makes the exit code 1; references are not the store's."""
+    assert "3 stored files of 3 versions" in run_command(library, "artifacts", "--verify").output
+    shelf = Shelf(library.path)
+    one, same = shelf.entries(shelf.find("digits:v0"))
+    Path(object_path(library.path, one.digest)).write_text("ONE")
+    os.unlink(object_path(library.path, same.digest))
+    done = run_command(library, "artifacts", "--verify")
+    assert done.exit_code == 1
+    assert "digits:v0  other  has digest" in done.output
+    assert "digits:v0  same  [Errno 2]" in done.output
+    assert run_command(library, "artifacts", "net", "--verify").exit_code == 0
+
+
+def test_show_names_them(library: StoreIdentity) -> None:
+    """What a run logged and used, with versions where they are there; facts that make no sense are left out."""
+    built = RunBuilder(library.path, "r1")
+    stream = built.stream()
+    (job,) = {head.job for head in Shelf(library.path).versions("digits") if head.number == 0}
+    stream.meta({"artifact": {job: {"how": "logged", "name": "digits", "job": job}}})
+    stream.meta(
+        {
+            "artifact": {
+                "used net": {"how": "used", "name": "net", "version": "v0"},
+                "later": {"how": "used", "name": "new"},
+            }
+        }
+    )
+    stream.meta(
+        {
+            "artifact": {
+                "odd": 3,
+                "odder": {"how": ["used"], "name": "x"},
+                "out": {"how": "logged", "name": "../x", "job": 1},
+            }
+        }
+    )
+    built.close()
+    text = run_command(library, "show", "r1").output
+    assert "logged    digits:v0" in text
+    assert "used      net:v0, new" in text
+    assert json.loads(run_command(library, "show", "r1", "--json").output)["artifacts"]["used"] == ["net:v0", "new"]

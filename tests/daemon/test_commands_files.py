@@ -99,6 +99,13 @@ def test_nothing_is_written_outside(store: str, tmp_path: Path) -> None:
     assert sorted(os.listdir(out)) == ["code", "diff.patch"] and os.listdir(outside) == ["secret"]
 
 
+def test_what_files_take_of_the_disk_is_told(store: str) -> None:
+    """`stepd du` has a column for them."""
+    document = json.loads(CliRunner().invoke(cli, ["--dir", store, "du", "b7c2", "--json"]).stdout)
+    (run,) = document["runs"]
+    assert run["files"] >= 14 and run["total"] >= run["segments"] + run["files"]
+
+
 @pytest.mark.parametrize("words", [["b7c2", "nope"], ["b7c2", "../../x"], ["nope"]])
 def test_what_is_not_there(store: str, words: list[str]) -> None:
     """One line, exit code 1."""

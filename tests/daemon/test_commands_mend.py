@@ -192,7 +192,7 @@ def test_du(store: str) -> None:
     spoil(store, "b7c2")
     stepd(store, "repair")
     head, first, second, total = stepd(store, "du").output.splitlines()
-    assert head.split() == ["ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "TOTAL"]
+    assert head.split() == ["ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "FILES", "TOTAL"]
     assert {first.split()[0], second.split()[0]} == {"a41f", "b7c2"}
     assert total.startswith("trash 0 B   total ")
     document = json.loads(stepd(store, "du", "--json").stdout)

@@ -81,6 +81,20 @@ def test_a_source_that_is_gone_or_is_no_file_is_passed_over(kept: Kept) -> None:
     assert kept.texts == {"ck/d.bin": "d"}
 
 
+def test_a_source_that_changes_while_it_is_copied_shows(kept: Kept) -> None:
+    """The copy has the time of the change, so whoever knows what was saved sees that it is something else."""
+    body = kept.job(a="0123456789")
+    source = kept.sources / "a"
+
+    def look() -> bool:
+        os.utime(source, ns=(0, body["files"][0]["modified_ns"] + 10**9))
+        return True
+
+    kept.do(body, look)
+    status = os.stat(os.path.join(kept.directory, "ck", "a.bin"))
+    assert status.st_mtime_ns - body["files"][0]["modified_ns"] > 10**8
+
+
 def test_a_run_that_was_removed_stays_removed(kept: Kept) -> None:
     """Its directory is not made again."""
     body = {**kept.job(a="a"), "run": "gone"}

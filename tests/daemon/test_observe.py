@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -286,3 +287,24 @@ def test_hosts_sample_at_different_moments() -> None:
     assert 1003.0 < due <= 1013.0
     assert next_sample(due, 10.0, phase) == pytest.approx(due + 10)
     assert abs(phase - phase_of("node-2")) > 0.001
+
+
+def test_the_page_lists_every_key(tmp_path: Path) -> None:
+    """Each key that a sample may have stands in docs/system.md, and each one there can be."""
+    found = machine.Machine(str(tmp_path))
+    found.read(10.0)
+    values = {**found.read(12.0), "disk_read_rate": 0.0, "disk_write_rate": 0.0, "cpu": 1.0}
+    used = Usage(2, 5, 3.0, 100, 1000, 50, 9)
+    cgroup = {"memory_used": 1, "memory_limit": 2, "oom_kills": 0}
+    with installed(FakeNvml()) as nvml:
+        gpus = Gpus()
+        gpus.read()
+        nvml.errors.append((nvml.devices[0], 79))
+        devices = gpus.read()
+    course = Course()
+    for at in (10.0, 12.0):
+        row = course.row(Reading(at, used, (7,), values, cgroup, devices, None, 1000))
+    made = {key.replace("gpu.0.", "gpu.N.") for key in row}
+    text = (Path(__file__).parents[2] / "docs" / "system.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `system/")]
+    assert made == set(re.findall(r"`(system/[^`]+)`", " ".join(rows)))

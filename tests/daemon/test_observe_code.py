@@ -75,6 +75,17 @@ def test_what_is_not_wanted_is_not_kept(project: Path) -> None:
     assert facts["git"]["dirty"] is True and files_in(directory) == ["requirements.txt"]
 
 
+def test_a_store_inside_the_project_is_no_change_of_it(project: Path) -> None:
+    """What lies in the store is not named among the files that git does not have."""
+    directory = project / "work" / ".stepd" / "runs" / "a41f" / "files"
+    directory.mkdir(parents=True)
+    (directory.parent / "history.seg").write_text("")
+    (project / "work" / "new.py").write_text("")
+    facts = code.describe(context_of(project), str(directory))
+    assert facts["git"].get("untracked") == ["new.py"], facts["git"]
+    assert facts["git"]["untracked_count"] == 1
+
+
 def test_a_script_that_is_gone(project: Path) -> None:
     """The trainer and its script may be gone by now: the facts say what was not found."""
     context = context_of(project)

@@ -52,7 +52,8 @@ def test_changes_are_a_patch_that_git_can_apply(repository: Path, tmp_path: Path
     (repository / "new ü.py").write_text("c = 4\n")
     for name, value in (("diff.noprefix", "true"), ("color.diff", "always"), ("diff.mnemonicPrefix", "true")):
         run_git(repository, "config", name, value)
-    found = Git(str(repository))
+    (repository / "inside").mkdir()
+    found = Git(str(repository / "inside"))
     patch = found.changes(found.commit).patch
     assert found.untracked() == ["new ü.py"]
     other = tmp_path / "other"

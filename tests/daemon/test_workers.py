@@ -90,6 +90,20 @@ def test_after_trouble_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert scene.worker._trouble_seconds == workers._TROUBLE_SECONDS
 
 
+def test_trouble_after_a_long_while_begins_anew(sleeping: Scene) -> None:
+    """What was well for an hour and is killed then is started again soon, however often others were."""
+    worker = sleeping.worker
+    worker.wanted = True
+    worker.look(sleeping.now)
+    worker._trouble_seconds = 500.0
+    assert worker._process is not None
+    worker._process.kill()
+    worker._process.wait()
+    worker.look(sleeping.now + workers._WELL_SECONDS)
+    assert worker.failed
+    assert f"again in {workers._TROUBLE_SECONDS:g} s" in sleeping.said[-1]
+
+
 def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many processes: told, and tried again."""
 

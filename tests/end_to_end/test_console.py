@@ -176,6 +176,38 @@ run.finish()
     assert len({line.stream for line in found}) == 3
 
 
+@pytest.mark.parametrize("to_file", [False, True])
+def test_children_that_are_spawned(store: Path, tmp_path: Path, to_file: bool) -> None:
+    """A child that uses the run is captured from then on; into a file, its lines are found by the parent, from the start."""
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(
+        """
+import multiprocessing, sdk
+def work(run):
+    print("before")
+    run.log({"x": 1})
+    print("child")
+if __name__ == "__main__":
+    run = sdk.init(id="printing")
+    print("parent", flush=True)
+    p = multiprocessing.get_context("spawn").Process(target=work, args=(run,))
+    p.start(); p.join()
+    run.finish()
+""",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(out if to_file else os.devnull, "w", encoding="utf-8") as file:
+        subprocess.run([sys.executable, script], env=environment, stdout=file, stderr=subprocess.DEVNULL, timeout=60)
+    assert sorted(texts()) == (["before", "child", "parent"] if to_file else ["child", "parent"])
+    facts = sdk.open_store().run("printing").context["console"]["stdout"]
+    assert facts == (
+        {"kind": "file", "path": str(out), "from": 0, "until": out.stat().st_size, "children": True}
+        if to_file
+        else {"kind": "device"}
+    )
+
+
 def test_a_terminal(store: Path) -> None:
     """A program in a terminal sees a terminal, which shows everything; of its bar the end is stored; children are said to be missing."""
     main, side = pty.openpty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,13 @@ import numpy
 import pytest
 
 import sdk
+from sdk import _metric
 from sdk._stream import Stream
+from sdk.reader import metrics
 from tests.end_to_end.world import Trainer, start_daemon, steps, until, until_drained
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.fixture
@@ -150,3 +156,26 @@ def test_the_axis_that_the_guide_gives(store: Path) -> None:
     assert stored.summary == {"acc": {"max": 0.55}, "epoch": 2, "batch": 105, "best_accuracy": 0.9}
     assert stored.series("acc").x.tolist() == [0, 0, 1, 1, 2, 2]
     assert stored.series("acc", x="batch").x.tolist() == list(range(100, 106))
+
+
+def test_the_examples_of_the_page_run(store: Path) -> None:
+    """Every example of docs/metrics.md does what it says, one after the other."""
+    text = PAGE.read_text(encoding="utf-8")
+    told: list[tuple[object, ...]] = []
+    names: dict[str, Any] = {"print": lambda *said: told.append(said)}
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, str(PAGE), "exec"), names)
+    assert told == [(1.0, None), (0.5, 1.0), (1 / 3, 0.5)]
+    assert (names["series"].x_name, names["series"].x.tolist()) == ("epoch", [0, 1, 2])
+    assert names["stored"].summary["val/acc"] == {"max": 0.7, "last": 0.7}
+
+
+def test_the_page_names_what_there_is() -> None:
+    """Operations and reductions are the same on the page, for users and for readers."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(f"`{operation}`" in text for operation in metrics.OPERATIONS)
+    assert all(f'"{how}"' in text for how in metrics.REDUCTIONS)
+    assert (_metric._OPERATIONS, _metric._REDUCTIONS) == (metrics.OPERATIONS, metrics.REDUCTIONS)
+    assert (tuple(_metric._GOALS.values()), _metric.OVER_DEFAULT) == (metrics.GOALS, metrics.OVER_DEFAULT)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk import _api, _globals, _resume
+from sdk import _api, _console, _globals, _resume
 from sdk.segment.naming import run_path
 from sdk.testing import CapturedRows, CapturedStream
 
@@ -62,6 +62,11 @@ class World:
     def stream(self) -> CapturedStream:
         return self.opened[-1][0]
 
+    @property
+    def later(self) -> list[dict[str, Any]]:
+        """The facts of the last stream after its first ones, without those of what accompanies a run."""
+        return [facts for facts in self.stream.facts[1:] if "context" not in facts]
+
     # What `_resume.read_store` gives.
 
     def run(self, run_id: str) -> Any:
@@ -79,14 +84,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.delenv(name)
     made = World(tmp_path / "store")
     monkeypatch.setenv("STEPD_DIR", made.store)
-    monkeypatch.setenv("STEPD_CONSOLE", "off")
+    monkeypatch.setattr(_console, "begin", lambda run: None)
     monkeypatch.setenv("STEPD_ENVIRONMENT", "0")
     monkeypatch.setattr(_api, "open_stream", made.open_stream)
     monkeypatch.setattr(_resume, "read_store", lambda store: made)
     monkeypatch.delattr(builtins, "get_ipython", raising=False)
     state = _globals.state
     before = (state.run, state.last, state.unfinished, state.at_exit)
-    state.run, state.last, state.unfinished, state.at_exit = None, None, {}, True
+    state.run, state.last, state.unfinished, state.at_exit = None, None, {}, os.getpid()
     _reset_module()
     yield made
     for run in list(state.unfinished.values()):

@@ -24,7 +24,9 @@ class Stream:
     def advance(self, count: int | None = None) -> None:
         """Does the next things, or all."""
         for _ in range(len(self.work) if count is None else count):
-            self.work.popleft()()
+            # In this order, so that an interrupt in between loses nothing of it.
+            self.work[0]()
+            self.work.popleft()
 
     def fire(self, events: int = 1) -> None:
         """Does everything up to and with the next event, so many times."""
@@ -63,6 +65,12 @@ class Event:
 class Device:
     def __init__(self, type: str) -> None:
         self.type = type
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.type == self.type
+
+    def __hash__(self) -> int:
+        return hash(self.type)
 
     def __str__(self) -> str:
         return f"{self.type}:0" if self.type != "cpu" else "cpu"

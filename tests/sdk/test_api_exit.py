@@ -44,10 +44,13 @@ _ENDS = [
     ("def main():\n    sys.exit(5)\nmain()", "failed 5 1.5"),
     ("sys.exit('no data')", "failed 1 1.5 SystemExit"),
     ("import argparse; argparse.ArgumentParser().error('x')", "failed 2 1.5"),
+    ("exit(6)", "failed 6 1.5"),
+    ("quit()", "finished 0 1.5"),
     ("raise SystemExit(3)", "failed 3 1.5"),
     ("raise SystemExit('no data')", "failed 1 1.5 SystemExit"),
     ("raise SystemExit", "finished 0 1.5"),
     ("def main():\n    return 3\nraise SystemExit(main())", "finished 0 1.5"),
+    ("def main():\n    raise SystemExit(3)\nmain()", "failed 1 1.5 SystemExit"),
     # What was caught, or belongs to another thread, says nothing.
     ("try:\n    sys.exit(3)\nexcept SystemExit:\n    pass", "finished 0 1.5"),
     ("import threading\nt = threading.Thread(target=sys.exit, args=(3,)); t.start(); t.join()", "finished 0 1.5"),
@@ -80,6 +83,33 @@ def test_a_script_that_ends_without_finish(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"{n} {printed}" for n, (_, printed) in enumerate(_ENDS)], done.stderr
 
 
+_CHILD = """
+import multiprocessing
+def train(how):
+    sdk.init(settings={"exit_seconds_max": 1.5})
+    exec(how)
+if __name__ == "__main__":
+    for how in ("pass", "1 / 0", "sys.exit(3)", "sys.exit()"):
+        child = multiprocessing.get_context("fork").Process(target=train, args=(how,))
+        child.start()
+        child.join()
+"""
+
+
+@pytest.mark.parametrize("before", ["", _INIT])
+def test_a_child_of_multiprocessing(tmp_path: Path, before: str) -> None:
+    """It leaves without the interpreter's own end; its run ends as it does all the same, whether its parent has one or not."""
+    ends = ["finished 0 1.5", "failed 1 1.5 ZeroDivisionError", "failed 3 1.5", "finished 0 1.5"]
+    done = _script(tmp_path, _START + before + _CHILD)
+    assert done.stdout.splitlines() == ends + ["finished 0 1.5"] * bool(before), done.stderr
+
+
+def test_an_exit_that_was_imported_before(tmp_path: Path) -> None:
+    """What it was called with cannot be known; that is no failure."""
+    done = _script(tmp_path, "from sys import exit\n" + _START + _INIT + "exit(0)")
+    assert done.stdout.splitlines() == ["finished 0 1.5"], done.stderr
+
+
 def test_a_prompt_says_nothing_of_a_run(tmp_path: Path) -> None:
     """What failed at a prompt, or before ``python -i`` gave one, does not make its run a failed one."""
     done = _script(tmp_path, _START + _INIT, "-i", given="1 / 0\n")
@@ -91,13 +121,25 @@ def test_init_leaves_hooks_and_handlers_alone(tmp_path: Path) -> None:
     code = (
         "import signal, sys, threading\n"
         "def seen(): return [signal.getsignal(s) for s in range(1, 32)], sys.excepthook, threading.excepthook, sys.unraisablehook\n"
+        "call = type(exit).__call__\n"
         "before, leave = seen(), sys.exit\n" + _START + _INIT + "other = sdk.init(reinit='create_new')\n"
         "same = before == seen()\nrun.finish()\nmine = sys.exit\nother.finish()\n"
-        "print(same, mine is not leave, sys.exit is leave)\n"
+        "print(same, mine is not leave, sys.exit is leave and type(exit).__call__ is call)\n"
         "sys.exit = mine\nsdk.init()\nsys.exit = lambda code: mine(code)\ntheirs = sys.exit\nsdk.finish()\nprint(sys.exit is theirs)"
     )
     lines = _script(tmp_path, code).stdout.splitlines()
     assert [line for line in lines if "finished" not in line] == ["True True True", "True"]
+
+
+def test_any_exit_can_be_wrapped(tmp_path: Path) -> None:
+    """One without a name too; and runs that come and go below a wrapper of somebody else's do not pile up."""
+    code = (
+        "import functools\n" + _START + "sys.exit = functools.partial(sys.exit, 5)\n" + _INIT + "run.finish()\n"
+        "print(type(sys.exit).__name__)\nsdk.init()\nours = sys.exit\nsys.exit = lambda: ours()\n"
+        "for _ in range(200):\n    sdk.init(reinit=True, settings={'exit_seconds_max': 1.5})\nsys.exit()"
+    )
+    lines = _script(tmp_path, code).stdout.splitlines()
+    assert (lines[1], lines[-1]) == ("partial", "failed 5 1.5")
 
 
 def test_what_an_exception_becomes() -> None:

@@ -20,7 +20,7 @@ def test_facts_may_be_set_later(world: Any) -> None:
     run.notes = None
     run.tags += ("b", "")
     assert (run.name, run.notes, run.tags) == ("new", "", ("a", "b"))
-    assert world.stream.facts[1:] == [{"run": {"name": "new"}}, {"run": {"notes": None}}, {"run": {"tags": ["a", "b"]}}]
+    assert world.later == [{"run": {"name": "new"}}, {"run": {"notes": None}}, {"run": {"tags": ["a", "b"]}}]
     run.finish()
     with pytest.raises(sdk.UsageError):
         run.name = "later"
@@ -165,7 +165,7 @@ def test_alert(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     err = capsys.readouterr().err
     assert err.count("alert ERROR: loss: is NaN") == 1
     assert err.count("loss") == 2
-    assert [list(facts["alert"].values())[0]["title"] for facts in world.stream.facts[1:]] == ["loss", "other", "loss"]
+    assert [list(facts["alert"].values())[0]["title"] for facts in world.later] == ["loss", "other", "loss"]
     with pytest.raises(ValueError, match="level"):
         run.alert("t", "x", level="BAD")
     with pytest.raises(TypeError, match="wait_duration"):
@@ -178,7 +178,7 @@ def test_config_and_summary_are_stored(world: Any) -> None:
     run.config.update({"batch": 2})
     run.summary.best = 3
     run.mark_preempting()
-    assert world.stream.facts[1:] == [{"config": {"batch": 2}}, {"summary": {"best": 3}}, {"stream": {"preempting": True}}]
+    assert world.later == [{"config": {"batch": 2}}, {"summary": {"best": 3}}, {"stream": {"preempting": True}}]
     with pytest.raises(sdk.ConfigError):
         run.config.lr = 2
     assert dict(run.config_static) == {"lr": 1, "batch": 2}
@@ -280,3 +280,11 @@ def test_what_is_left_unfinished_is_finished_at_exit(world: Any, monkeypatch: py
     monkeypatch.setattr(_hooks, "process_end", lambda: _hooks.Ending("failed", 1))
     _globals._at_exit()
     assert [stream.ended for stream, _, _ in world.opened] == [("failed", 1), ("failed", 1), None]
+
+
+def test_what_was_changed_inside_of_the_config_is_stored_at_the_end(world: Any) -> None:
+    """At the latest."""
+    run = sdk.init(config={"model": {"depth": 1}})
+    run.config["model"]["depth"] = 2
+    run.finish()
+    assert {"config": {"model": {"depth": 2}}} in world.stream.facts

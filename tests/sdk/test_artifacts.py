@@ -13,10 +13,11 @@ import pytest
 
 import sdk
 from sdk._keeping import BAD_SUFFIX, jobs
-from sdk.artifacts import building, waiting
+from sdk.artifacts import staging, waiting
 from sdk.artifacts.artifact import artifacts_of
 from sdk.artifacts.format import object_path, staging_path
 from sdk.errors import ArtifactFinalizedError, ArtifactNotLoggedError, WaitTimeoutError
+from sdk.files.failing import FailingFiles
 from sdk.testing import captured
 
 
@@ -124,6 +125,54 @@ def test_versions_and_aliases(world: Any, data: Path) -> None:
     assert run.use_artifact("d").version == "v0"
     (data / "a").write_text("3")
     assert log([]) == "v2"
+
+
+def test_what_was_logged_a_moment_ago_is_found(world: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who uses it waits until it is stored, instead of getting the version before; a version that is there needs no waiting."""
+    run = sdk.init()
+    run.log_artifact(data, name="d", type="t")
+    assert run.use_artifact("d").version == "v0"
+    (data / "a").write_text("2")
+    run.log_artifact(data, name="d", type="t")
+    run.log_artifact(data, name="other", type="t")
+    assert run.use_artifact("d:v0").version == "v0"
+    assert len(jobs(world.store)) == 2
+    assert sdk.Api().artifact("d:latest").version == "v1"
+    (job,) = jobs(world.store)
+    os.rename(job.path, job.path + BAD_SUFFIX)
+    with pytest.raises(sdk.errors.NotFoundError):
+        run.use_artifact("other")
+
+
+@pytest.mark.parametrize("operation", ["make_directory", "create", "append"])
+def test_a_store_that_takes_nothing_when_files_are_added(
+    world: Any, data: Path, operation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing raises: files are read from where they are, and what was only written here is an entry that says so."""
+    (data / "large").write_text("large" * 20)
+    run = sdk.init()
+    monkeypatch.setattr(staging, "SMALL_BYTES_MAX", 50)
+    disk = FailingFiles()
+    artifact = sdk.Artifact("d")
+    contents = artifact._building("")
+    assert contents._staging is not None
+    contents._staging._files = disk
+    disk.refuse(operation)
+    artifact.add_dir(data)
+    if operation == "make_directory":
+        with artifact.new_file("made") as file:
+            file.write("x")
+    contents.flush()
+    disk.allow()
+    run.log_artifact(artifact).wait(20)
+    whole = {path: entry for path, entry in artifact.manifest.entries.items() if path != "made"}
+    assert {path: Path(object_path(world.store, entry.digest)).read_text() for path, entry in whole.items()} == tree(
+        data
+    )
+    if operation == "make_directory":
+        assert "took nothing" in artifact.manifest.entries["made"].trouble
+        with pytest.raises(FileNotFoundError, match="took nothing"):
+            artifact.download(tmp_path / "out")
 
 
 def test_references(world: Any, data: Path, tmp_path: Path) -> None:
@@ -253,9 +302,8 @@ def test_the_same_name_twice(world: Any, data: Path) -> None:
     """The same file is no mistake, another one is; `overwrite` and `merge` replace. A tree goes in whole or not."""
     sdk.init()
     artifact = sdk.Artifact("d")
-    artifact.add_file(data / "sub/b")
-    artifact.add_file(data / "sub/b", overwrite=True)
-    artifact.add_file(data / "sub/b")
+    for overwrite in (False, False, True, False):
+        artifact.add_file(data / "sub/b", overwrite=overwrite)
     with pytest.raises(ValueError, match="another file 'b'"):
         artifact.add_file(data / "a", name="b")
     with pytest.raises(ValueError, match="has a file 'b'"):
@@ -331,18 +379,36 @@ def test_a_run_knows_its_artifacts(world: Any, data: Path) -> None:
 
 
 def test_one_that_is_never_logged_leaves_nothing(world: Any, data: Path) -> None:
-    """What was taken goes with the object; in a forked child it is the parent's and stays."""
+    """What was taken goes with the object."""
     sdk.init()
     artifact = sdk.Artifact("d")
     artifact.add_dir(data)
-    (name,) = os.listdir(staging_path(world.store))
-    contents = artifact._contents
-    assert contents is not None
-    building._discard(contents._staging, os.getpid() + 1)
-    assert os.listdir(staging_path(world.store)) == [name]
-    del artifact, contents
+    assert len(os.listdir(staging_path(world.store))) == 1
+    del artifact
     gc.collect()
     assert os.listdir(staging_path(world.store)) == []
+
+
+def test_a_forked_child_has_what_its_parent_added(
+    world: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under names of its own: the parent may go on, log it as well, or drop it."""
+    monkeypatch.setattr(staging, "SMALL_BYTES_MAX", 2)
+    sdk.init()
+    artifact = sdk.Artifact("d")
+    artifact.add_dir(data)
+    contents = artifact._contents
+    assert contents is not None and contents._staging is not None
+    before = contents._staging.path
+    contents._staging._pid = -1  # as a fork leaves it
+    with artifact.new_file("more") as file:
+        file.write("of the child")
+    assert contents._staging.path != before
+    for name in os.listdir(before):
+        os.unlink(os.path.join(before, name))
+    os.rmdir(before)
+    sdk.log_artifact(artifact).wait(20)
+    assert tree(artifact.download(tmp_path / "out")) == {**tree(data), "more": "of the child"}
 
 
 def test_a_store_that_takes_nothing_is_a_note(

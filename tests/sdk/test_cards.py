@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import html.parser
 import math
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from sdk.reader import Store, pictures
+from sdk.reader import Store, cards, pictures
 from sdk.reader.pictures import Curve, Facts, card, chart
 from tests.builders import RunBuilder, make_store
 
@@ -115,6 +116,22 @@ def test_any_numbers_can_be_drawn(values: list[float]) -> None:
             x, y = map(float, place.split(","))
             assert 0 <= x <= pictures.CHART_WIDTH
             assert 0 <= y <= pictures.CHART_HEIGHT
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_chart_of_a_long_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    """As many points as a chart has, first and last among them, with the library that chooses them and without; texts are left out."""
+    path = make_store(tmp_path)
+    run = RunBuilder(path)
+    main = run.stream()
+    for step in range(3000):
+        main.log({"x": math.sin(step), "note": "a"})
+    run.flush()
+    if not installed:
+        monkeypatch.setitem(sys.modules, "tsdownsample", None)
+    (curve,) = cards.chart_curves(Store(path).run(run.id), ["x", "note"], 400)
+    assert 300 <= len(curve.steps) <= 400
+    assert (curve.steps[0], curve.steps[-1]) == (0, 2999)
 
 
 def test_a_series_without_numbers_shows_its_text(tmp_path: Path) -> None:

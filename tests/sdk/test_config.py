@@ -12,7 +12,7 @@ import numpy
 import pytest
 
 import sdk
-from sdk._config import Config, StaticConfig, config_value, filtered, read_config
+from sdk._config import Config, StaticConfig, config_defaults, config_value, filtered, read_config
 from sdk.errors import ConfigError, Error, UsageError
 
 
@@ -218,3 +218,49 @@ def test_static_config_is_read_only() -> None:
         static.lr = 2
     with pytest.raises(AttributeError):
         static.other  # noqa: B018
+
+
+def test_what_is_changed_inside_of_a_nested_value_is_stored_later() -> None:
+    """By the next change or by `persist`: a dict that was given is the config's own, as in W&B."""
+    emitted: list[dict[str, Any]] = []
+    config = Config({"model": {"depth": 1}, "sizes": [1, 2]}, emit=emitted.append)
+    config["model"]["depth"] = 5
+    config.sizes.append(3)
+    assert emitted == []
+    config.lr = 0.1
+    assert emitted == [{"lr": 0.1}, {"model": {"depth": 5}, "sizes": [1, 2, 3]}]
+    config.persist()
+    config["model"]["layers"] = {"first": pathlib.Path("a")}
+    config.persist()
+    assert emitted[2:] == [{"model": {"depth": 5, "layers": {"first": "a"}}}]
+    assert type(config["model"]) is dict
+
+
+def test_nested_namespaces_and_dataclasses_are_nested_values() -> None:
+    """Not their text."""
+    config, _ = _config()
+    config.update({"args": argparse.Namespace(lr=0.5, options=_Options()), "all": [argparse.Namespace(a=1)]})
+    assert (config["args"], config["all"]) == ({"lr": 0.5, "options": {"lr": 0.5}}, [{"a": 1}])
+
+
+def test_a_dotted_option_is_a_key() -> None:
+    """As `--model.depth 3` comes out of argparse."""
+    config, _ = _config()
+    config.update(argparse.Namespace(**{"model.depth": 3}))
+    assert config["model.depth"] == 3
+
+
+def test_defaults_of_the_working_directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's file, or those of its variable; a named one that is not there is an error, the other need not be."""
+    pytest.importorskip("yaml")
+    monkeypatch.chdir(tmp_path)
+    assert config_defaults({}) == {}
+    (tmp_path / "config-defaults.yaml").write_text("lr: {desc: rate, value: 0.1}\nbatch: 3\n")
+    assert config_defaults({}) == {"lr": 0.1, "batch": 3}
+    (tmp_path / "a.json").write_text('{"lr": 1, "a": 2}')
+    (tmp_path / "b.json").write_text('{"lr": 2}')
+    assert config_defaults({"WANDB_CONFIG_PATHS": "a.json, b.json"}) == {"lr": 2, "a": 2}
+    with pytest.raises(UsageError, match=r"none\.json"):
+        config_defaults({"WANDB_CONFIG_PATHS": "none.json"})
+    (tmp_path / "config-defaults.yaml").write_text("- 1\n")
+    assert config_defaults({}) == {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import logging
 import os
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 
 import sdk
 from sdk import _console
+from sdk._tap import Tap
+
+_BEGIN = _console.begin
 
 
 class Screen(io.StringIO):
@@ -37,7 +42,7 @@ class Streams:
 @pytest.fixture
 def streams(world: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Streams]:
     """Streams whose output is captured by runs."""
-    monkeypatch.setenv("STEPD_CONSOLE", "auto")
+    monkeypatch.setattr(_console, "begin", _BEGIN)
     monkeypatch.setenv("STEPD_SILENT", "1")
     yield Streams(monkeypatch)
     for run in list(sdk._globals.state.unfinished.values()):
@@ -66,6 +71,8 @@ def test_what_is_printed_is_stored_and_still_printed(world: Any, streams: Stream
     assert [(row["from"], row["text"], row["at"]) for row in rows(world)] == [
         ("stdout", "one-1", 0), ("stderr", "two", 1), ("stdout", "three", 1), ("stdout", "four", 1),
     ]  # fmt: skip
+    facts = [facts["context"]["console"] for facts in world.opened[0][0].facts if "context" in facts]
+    assert facts == [{"stdout": {"kind": "object"}, "stderr": {"kind": "object"}}]
     assert streams.out.getvalue() == "one-1\nthree\nfourafter\n" and streams.err.getvalue() == "two\n"
 
 
@@ -144,7 +151,7 @@ def test_trouble_of_ours_is_nobodys(world: Any, streams: Streams, monkeypatch: A
     """If nothing can be stored, printing goes on."""
     streams.use()
     run = sdk.init()
-    monkeypatch.setattr(_console.Tap, "drain", lambda tap: 1 / 0)
+    monkeypatch.setattr(Tap, "drain", lambda tap: 1 / 0)
     print("one")
     monkeypatch.undo()
     sys.stdout = streams.out
@@ -155,15 +162,15 @@ def test_trouble_of_ours_is_nobodys(world: Any, streams: Streams, monkeypatch: A
 def test_a_signal_handler_that_prints_inside_ours(world: Any, streams: Streams, monkeypatch: Any) -> None:
     """A print in the middle of our own work waits for nobody, and both lines are stored."""
     streams.use()
-    empty, printed = _console.Tap._empty, []
+    empty, printed = Tap._empty, []
 
-    def interrupted(tap: _console.Tap) -> None:
+    def interrupted(tap: Tap) -> None:
         if not printed:
             printed.append(1)
             print("inner")
         empty(tap)
 
-    monkeypatch.setattr(_console.Tap, "_empty", interrupted)
+    monkeypatch.setattr(Tap, "_empty", interrupted)
     run = sdk.init()
     print("outer")
     run.finish()
@@ -191,6 +198,50 @@ def test_lines_of_threads_stay_whole(world: Any, streams: Streams) -> None:
         mine = [text for text in texts(world) if text.startswith(f"{name} ")]
         assert mine == [f"{name} {number} x" for number in range(300)]
     assert len(texts(world)) == 1200
+
+
+def test_a_bar_of_two_threads_is_one(world: Any, streams: Streams) -> None:
+    """What moves the cursor is one line whoever writes it, and other threads' lines are their own."""
+    streams.use()
+    run = sdk.init()
+    sys.stdout.write("Loading: ")
+    sys.stdout.write("\rLoading: 1 %")
+    drawing = threading.Thread(target=lambda: [sys.stdout.write("\rLoading: 50 %"), print("\x1b[31mred\x1b[0m")])
+    drawing.start()
+    drawing.join()
+    other = threading.Thread(target=print, args=("line",))
+    other.start()
+    other.join()
+    sys.stdout.write("\rLoading: 100 %")
+    sys.stdout.write("\n")
+    print("done")
+    run.finish()
+    assert texts(world) == ["Loading: 50 %red", "line", "Loading: 100 %", "done"]
+
+
+def test_a_notebook(world: Any, streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython puts a function over `write` for each cell and then back what it found: every cell is captured, once."""
+    out, _ = streams.use()
+    before: list[Any] = []
+    shell = types.SimpleNamespace(events=types.SimpleNamespace(
+        register=lambda name, call: before.append(call), unregister=lambda name, call: before.remove(call))
+    )  # fmt: skip
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+
+    def cell(body: Any) -> None:
+        found = out.write
+        out.write = lambda text: found(text)  # type: ignore[method-assign]
+        for call in before:
+            call(None)
+        body()
+        out.write = found  # type: ignore[method-assign]
+
+    cell(lambda: (sdk.init(), print("one")))
+    cell(lambda: print("two"))
+    cell(lambda: (print("three"), sdk.finish()))
+    cell(lambda: print("four"))
+    assert texts(world) == ["one", "two", "three"] and before == []
+    assert out.getvalue() == "one\ntwo\nthree\nfour\n"
 
 
 def test_redirected_output_is_not_the_consoles(world: Any, streams: Streams) -> None:
@@ -255,7 +306,6 @@ def test_both_names_for_one_object(world: Any, streams: Streams) -> None:
 def test_it_can_be_switched_off(world: Any, streams: Streams, monkeypatch: Any, how: str) -> None:
     """`console="off"` touches nothing, and says so in the run's facts."""
     streams.use()
-    monkeypatch.delenv("STEPD_CONSOLE")
     if how != "setting":
         monkeypatch.setenv({"variable": "STEPD_CONSOLE", "wandb": "WANDB_CONSOLE"}[how], "off")
     run = sdk.init(settings={"console": "off"} if how == "setting" else None)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sdk._folding import LINE_CHARACTERS_MAX, ROWS_MAX, Folding
+from sdk._folding import LINE_CHARACTERS_MAX, ROWS_MAX, Folding, moves_cursor
 
 UP = "\x1b[A"
 
@@ -85,7 +85,7 @@ def test_after_a_bar_the_fast_path_is_back() -> None:
     """Plain text behind a finished bar is split at newlines again."""
     folding = Folding()
     folding.feed("\r50%\r100%\n")
-    assert not folding._is_folded and folding.feed("a\nb") == ["a"] and folding.line == "b"
+    assert not folding.is_folded and folding.feed("a\nb") == ["a"] and folding.line == "b"
 
 
 def test_a_line_without_end_is_cut() -> None:
@@ -135,3 +135,9 @@ def test_plain_text_in_any_pieces_gives_the_same_lines() -> None:
     folding = Folding()
     lines = [line for piece in pieces for line in folding.feed(piece)]
     assert [*lines, folding.line] == whole, f"seed {seed}"
+
+
+def test_what_moves_the_cursor() -> None:
+    """Returns, backspaces and escapes that move or erase do; colours, titles and ends of lines do not."""
+    assert all(map(moves_cursor, ["\ra", "a\r", "\b", UP, "\x1b[2K", "\x1b[3D"]))
+    assert not any(map(moves_cursor, ["a\r\n", "\x1b[31ma\x1b[0m", "\x1b]0;t\x07", "a\n", ""]))

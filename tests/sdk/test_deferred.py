@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import signal
 import threading
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -23,8 +26,8 @@ from sdk.record import FLAG_COMMIT, FLAG_LATE, FLAG_MARKED, KIND_BLOB, KIND_GAP,
 from sdk.values import device as device_module
 
 from ..model import StreamModel, merged
-from . import fake_device
-from .test_appender import journal
+from . import fake_device, test_appender
+from .test_appender import Interrupt, journal
 from .test_large import Stream as LargeStream
 
 
@@ -37,6 +40,9 @@ class Fake:
     def on_device(self, data: Any) -> Any:
         """A tensor there."""
         return self.torch.Tensor(data, "cuda")
+
+
+alarm = test_appender.alarm
 
 
 @pytest.fixture
@@ -364,3 +370,56 @@ def test_rows_are_those_of_a_loop_without_a_device(script: list[tuple[str, Any, 
         found = [(step, row) for step, _, row in reader.rows()]
         assert merged(found) == model.rows
         assert [step for step, _ in found] == [step for step, _ in model.calls]
+
+
+def test_it_can_be_switched_off(fake: Fake) -> None:
+    """STEPD_DEFER=0: the call fetches the value, as it does one of a device without streams."""
+    with pytest.raises(AssertionError, match="waited for the device"):
+        journal(defers=False)[0].log({"a": fake.on_device(1)})
+    log_journal, reader = journal()
+    log_journal.log({"a": fake.torch.Tensor(2.5, "mps")})
+    assert reader.rows() == [(0, FLAG_COMMIT, {"a": 2.5})]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.stress
+def test_interrupts_while_records_wait(fake: Fake, alarm: Callable[[Any], None]) -> None:
+    """An exception from a signal handler anywhere: each call is placed once, in order, or (at most those) not at all."""
+    log_journal, reader = journal(MIB)
+
+    def handler(number: int, frame: object) -> None:
+        raise Interrupt
+
+    alarm(handler)
+    chance = random.Random(11)
+    found: list[int] = []
+    unsure: set[int] = set()
+    made = returned = interrupts = 0
+
+    def log_until_interrupted(last: int) -> None:
+        nonlocal made, returned
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00002, 0.0004), 0.1)
+        while made < last:
+            made += 1
+            log_journal.log({"m": made if made % 3 else fake.on_device(made)})
+            returned = made
+            if made % 5 == 0 and fake.stream.work:
+                fake.stream.advance(1)
+        while True:
+            sum(range(100))
+
+    while interrupts < 1500:
+        try:
+            log_until_interrupted(made + 60)
+        except Interrupt:
+            interrupts += 1
+            if returned != made:
+                unsure.add(made)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        fake.stream.advance()
+        assert log_journal.look_waiting()
+        found += [row["m"] for _, _, row in reader.rows()]
+    assert found == sorted(set(found))
+    assert set(range(1, made + 1)) - set(found) <= unsure
+    assert log_journal.refusals().refused == 0 and not log_journal.left_out()
+    assert len(unsure) > 100

@@ -351,3 +351,37 @@ def test_the_kernels_own_short_writes_leave_nothing(tmp_path: Path, room: int) -
     assert (file.size, os.path.getsize(file.path)) == (6, 6)
     assert file.append([b"after"]) == 6
     file.close()
+
+
+def test_a_clone_is_a_new_private_file_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system shares no bytes, or the name is taken, nothing is left; the kernel is asked on both files."""
+    import fcntl
+
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    Path(source).write_bytes(b"abc")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no such thing")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    with pytest.raises(OSError, match="no such thing"):
+        DISK.clone(source, target)
+    assert not os.path.exists(target)
+    monkeypatch.setattr(fcntl, "ioctl", lambda made, number, whole: os.write(made, os.read(whole, 10)))
+    DISK.clone(source, target)
+    assert Path(target).read_bytes() == b"abc"
+    assert os.stat(target).st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        DISK.clone(source, target)
+    assert Path(target).read_bytes() == b"abc"
+
+
+def test_status_follows_links(tmp_path: Path) -> None:
+    """Size, time and identity are those of the file."""
+    (tmp_path / "file").write_bytes(b"abc")
+    os.utime(tmp_path / "file", ns=(5, 7))
+    os.symlink(tmp_path / "file", tmp_path / "link")
+    found = DISK.status(str(tmp_path / "link"))
+    assert found == DISK.status(str(tmp_path / "file"))
+    assert (found.size, found.modified_ns, found.is_regular) == (3, 7, True)
+    assert not DISK.status(str(tmp_path)).is_regular

@@ -123,7 +123,7 @@ def test_the_init_cell_run_again(notebook: Notebook) -> None:
     """The run before is finished and its chart ends; the next one begins."""
     notebook.run("1 / 0")
     notebook.run("!true\n%matplotlib --list\napi_key = 'abcdefgh12345678'")
-    shown = notebook.run("second = sdk.init(id='two'); second.live(seconds=0.05)")
+    shown = notebook.run("second = sdk.init(id='two'); second.log({'x': 1}); second.live(seconds=0.05)")
     if not any("ended" in page for page in pages(shown, "update_display_data")):
         notebook.until(lambda m: m["msg_type"] == "update_display_data" and "ended" in str(m["content"]))
     store = sdk.open_store(notebook.store)
@@ -146,7 +146,7 @@ def test_cells_are_saved_as_code(notebook: Notebook) -> None:
 def test_a_progress_line_in_a_notebook(notebook: Notebook) -> None:
     """One display of bar and text."""
     shown = notebook.run("for _ in sdk.track(range(3), '<b>train'): pass")
-    begin, end = (m for m in shown if m["msg_type"] in ("display_data", "update_display_data"))
+    begin, end = (m for m in shown if "train:" in m["content"].get("data", {}).get("text/plain", ""))
     assert begin["content"]["transient"] == end["content"]["transient"]
     assert "<b>train: 100%" in checked(end["content"]["data"]["text/html"]).text
 

@@ -141,6 +141,21 @@ def test_where_hydra_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hydra" not in _process.describe({})
 
 
+def test_ranks_that_share_a_run_leave_it_to_rank_0(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With runs of their own each tells of itself."""
+    monkeypatch.delenv("STEPD_ENVIRONMENT")
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", "7")):
+        monkeypatch.setenv(name, value)
+
+    def pids(**options: Any) -> list[int]:
+        sdk.init(reinit=True, **options)
+        return [facts["context"]["pid"] for facts in world.stream.facts if "pid" in facts.get("context", ())]
+
+    assert pids(id="one") == [] and pids() == [os.getpid()]
+    monkeypatch.setenv("RANK", "0")
+    assert pids(id="two") == [os.getpid()]
+
+
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [

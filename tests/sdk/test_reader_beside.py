@@ -123,3 +123,12 @@ def test_history_of_the_system(built: RunBuilder) -> None:
     assert set(rows[0]) >= {"_timestamp", "_runtime", "system/gpu.0.utilization"}
     assert list(run.history(stream="system", keys=["system/cpu"]).columns) == ["_step", "system/cpu"]
     assert len(run.history(stream="events", pandas=False)) == 2
+
+
+def test_what_was_used_in_all(built: RunBuilder) -> None:
+    """Sums over hosts, and of peaks the highest; what is no number is left out."""
+    for peak in (5, 9):
+        stream = built.stream("system")
+        stream.meta({"stream": {"summary": {"gpu_hours": 1.5, "memory_rss_max": peak, "odd": "text"}}})
+    built.seal()
+    assert Run(built.directory).system_summary == {"gpu_hours": 3.0, "memory_rss_max": 9}

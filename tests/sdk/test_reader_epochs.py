@@ -9,6 +9,7 @@ import numpy
 import pytest
 
 from sdk.reader import Run, open_store
+from sdk.reader.follow import Follower
 from tests.builders import RunBuilder, compact, make_store
 from tests.sdk.test_reader_metrics import made
 
@@ -183,8 +184,6 @@ def test_rows_that_a_resume_hid_do_not_count(store: str) -> None:
 def test_followers_see_an_epoch_when_it_is_complete(store: str) -> None:
     """The row of its last step comes again, with the value; nothing else does."""
     run, stream, reader = living(store, {"a": MEAN}, [{"a": 1.0, "epoch": 0}, {"a": 3.0, "epoch": 0}])
-    from sdk.reader.follow import Follower
-
     whole, only = Follower(), Follower(frozenset(["a_epoch"]))
     assert [row["_step"] for row in reader.look_for_new(whole)] == [0, 1]
     assert reader.look_for_new(only) == []
@@ -235,3 +234,34 @@ def test_against_a_loop(store: str) -> None:
         assert series.step.tolist() == list(ends.values())
         assert series.value == pytest.approx([total / weight for total, weight in expected.values()])
         compact(run)
+
+
+def test_following_gives_what_reading_gives(store: str) -> None:
+    """Random pieces and looks: the rows that were given last are all rows, whatever was read again."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    run, stream, reader = living(store, {"a": MEAN, "b": {"reduce": "sum", "over": "round"}}, [])
+    whole, only = Follower(), Follower(frozenset(["a_epoch", "b_round"]))
+    rows: dict[int, dict[str, Any]] = {}
+    few: dict[int, dict[str, Any]] = {}
+    epoch = 0
+    for _ in range(120):
+        epoch += rng.random() < 0.15
+        row: dict[str, Any] = {"a": rng.random()} if rng.random() < 0.8 else {}
+        row |= {"b": 1} if rng.random() < 0.5 else {}
+        row |= {"epoch": epoch} if rng.random() < 0.7 else {}
+        row |= {"round": epoch // 3} if rng.random() < 0.3 else {}
+        stream.log(row, step=rng.randrange(stream.step) if stream.step and rng.random() < 0.03 else None)
+        if rng.random() < 0.3:
+            run.flush()
+            rows |= {row["_step"]: row for row in reader.look_for_new(whole)}
+            few |= {row["_step"]: row for row in reader.look_for_new(only)}
+    stream.finish()
+    run.flush()
+    rows |= {row["_step"]: row for row in reader.look_for_new(whole)}
+    few |= {row["_step"]: row for row in reader.look_for_new(only)}
+    assert [rows[step] for step in sorted(rows)] == list(reader.rows())
+    final = {row["_step"]: row for row in reader.rows(["a_epoch", "b_round"])}
+    assert {step: few[step] for step in final} == final
+    run.close()

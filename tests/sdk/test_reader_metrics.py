@@ -10,6 +10,7 @@ import pytest
 from sdk.errors import NotFoundError
 from sdk.reader import Run, open_store
 from sdk.reader.metrics import NOTHING_SAID, Definitions
+from sdk.segment.columns import StoredGroup
 from tests.builders import RunBuilder, compact, make_store
 
 
@@ -173,3 +174,26 @@ def test_hidden_keys_are_kept_but_not_shown(store: str) -> None:
     assert run.keys() == ["b", "debug/a"]
     assert run.shown_keys() == ["b"]
     assert run.metric("debug/a").hidden
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_extremes_of_columns_are_told_by_their_directories(store: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many windows only the first and the last are read; all of them where a late row may have changed one."""
+    run = RunBuilder(store, "a41f")
+    stream = run.stream()
+    stream.meta({"metric": {"a": {"summary": ["min", "max", "first", "last", "best"], "goal": "minimize"}}})
+    for value in range(1000):
+        stream.log({"a": 7.0 if value == 500 else float(abs(value - 600)), "b": 1})
+    run.flush()
+    if late:
+        stream.log({"a": 3.0}, step=600)
+        run.flush()
+    compact(run, window=100)
+    reads: list[str] = []
+    values = StoredGroup.values
+    monkeypatch.setattr(StoredGroup, "values", lambda self, key: (reads.append(key), values(self, key))[1])
+    reader = open_store(store).run("a41f")
+    low = 1.0 if late else 0.0
+    assert reader.summary == {"a": {"min": low, "max": 600.0, "first": 600.0, "last": 399.0, "best": low}, "b": 1}
+    assert (reads.count("a") <= 6) is not late
+    run.close()

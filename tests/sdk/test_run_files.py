@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 import sdk
 from sdk import _files, runfiles
-from sdk._files import Code
+from sdk._files import LIVE_FILE, Code
 from sdk._keeping import jobs, read_job
 from sdk.errors import StoreError
 from sdk.files.failing import FailingFiles
@@ -92,7 +93,10 @@ def test_policies(world: Any, here: Path) -> None:
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("new")
     assert kept(run) == {"ck/a.pt": "a", "ck/sub/b.pt": "b"}
+    told = json.loads(Path(run.sync_dir, LIVE_FILE).read_text())  # for the observer, until the end
+    assert [policy for *_, policy in told["patterns"]] == ["live", "end", "end"]
     run.finish()
+    assert not os.path.exists(os.path.join(run.sync_dir, LIVE_FILE))
     assert kept(run) == {"ck/a.pt": "a", "ck/sub/b.pt": "new", "ck/sub/c.pt": "new", "later/z": "new", "y.txt": "new"}
 
 
@@ -124,12 +128,27 @@ def test_what_is_no_file_is_passed_over(here: Path) -> None:
 def test_files_that_were_written_into_run_dir_are_kept_as_they_are(here: Path) -> None:
     """W&B's scripts save what they wrote there."""
     run = sdk.init()
-    path = Path(run.dir, "model.h5")
+    path = Path(run.dir, "sub", "model.h5")
+    path.parent.mkdir()
     path.write_text("m")
-    assert run.save(str(path)) == [str(path)] and run.save(os.path.join(run.dir, "*.h5"), base_path=run.dir) == [
-        str(path)
-    ]
-    assert kept(run) == {"model.h5": "m"}
+    assert run.save(str(path)) == run.save(os.path.join(run.dir, "sub", "*.h5"), base_path=run.dir) == [str(path)]
+    assert kept(run) == {"sub/model.h5": "m"}
+
+
+def test_in_a_forked_child_every_policy_is_now(here: Path) -> None:
+    """Its parent ends the run, and may do so before the child has a last file."""
+    run = sdk.init()
+    run._pid += 1
+    run.save("ck/a.pt", policy="end")
+    run._pid -= 1
+    assert kept(run) == {"ck/a.pt": "a"} and run._patterns is None
+
+
+def test_a_run_that_was_removed_stays_removed(tmp_path: Path) -> None:
+    """Whoever comes late with a file for it does not make its directory again."""
+    with pytest.raises(FileNotFoundError, match="removed"):
+        runfiles.put_bytes(str(tmp_path / "run" / "files"), "a", b"")
+    assert os.listdir(tmp_path) == []
 
 
 def test_one_call_copies_a_bounded_number(world: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +157,7 @@ def test_one_call_copies_a_bounded_number(world: Any, here: Path, monkeypatch: p
         (here / f"n{number}").write_text("x")
     monkeypatch.setattr(_files, "FILES_MAX", 8)
     run = sdk.init()
-    found = _files._expand(str(here / "n*"), str(here), True)
+    found = _files.expand(str(here / "n*"), str(here), True)
     assert len(found) == 8
     run._keep(found, "now", files_max=5)
     assert len(kept(run)) == 5 and len(waiting(world)) == 3
@@ -172,7 +191,8 @@ def test_log_code(here: Path) -> None:
     (here / "venv" / "pyvenv.cfg").write_text("")
     run = sdk.init(project="p")
     code = run.log_code()
-    assert code == Code("source-p", str(here), [f"{run.dir}/code/a.py", f"{run.dir}/code/p/b.py"])
+    assert code is not None and code == Code("source-p", str(here), [f"{run.dir}/code/a.py", f"{run.dir}/code/p/b.py"])
+    assert code.wait() is code
     assert run.log_code("nowhere") is None
     chosen = run.log_code(
         here,
@@ -219,6 +239,11 @@ def test_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert file.read() == "old"
     with second.restore("ck/a.txt", "one", root=str(tmp_path / "out")) as file:
         assert file.name == str(tmp_path / "out" / "ck" / "a.txt")
+    (again,) = sdk.Api(dir=options["dir"]).run("p/one").files()
+    with again.download(str(tmp_path / "down")) as file:
+        assert (again.name, again.size, file.read()) == ("ck/a.txt", 3, "old")
+    with pytest.raises(ValueError, match="replace=True or exist_ok=True"):
+        again.download(str(tmp_path / "down"))
     with pytest.raises(sdk.Error, match=r"no file 'ck/b.txt'. It has 'ck/a.txt'"):
         second.restore("ck/b.txt", "one")
     with pytest.raises(ValueError, match="expected one below"):

@@ -16,7 +16,7 @@ from sdk.testing import captured
 from sdk.values import reduced
 
 from . import fake_device
-from .test_appender import journal
+from .test_large import Stream
 
 
 class Handle:
@@ -146,20 +146,19 @@ def test_a_model_on_a_device(engine: Autograd) -> None:
     """One copy for all its histograms, without waiting; they stand in the row of their step when they have come."""
     module = Module(a=Parameter([1, 2], "cuda"), b=Parameter([3, 4, 5], "cuda"))
     (stream,) = fake_device.STREAM
-    log_journal, reader = journal(1 << 20)
-    log = lambda data: log_journal.log(data, commit=False)  # noqa: E731
-    watching = _watching.Watching(log, lambda text: pytest.fail(text))
-    with captured():  # where media may stand
+    with contextlib.closing(Stream(None)) as into:
+        watching = _watching.Watching(lambda data: into.log(data, commit=False), lambda text: pytest.fail(text))
         watching.add([module], "gradients", 1, None)
         engine.backward(module)
-    assert len(stream.work) == 2  # a copy and its event
-    log_journal.log({"loss": 1.0})
-    assert not reader.rows()
-    stream.advance()
-    log_journal.look_waiting()
-    (step, _, histograms), (after, _, loss) = reader.rows()
-    assert (step, after, loss) == (0, 0, {"loss": 1.0})
-    assert {key: sum(value["values"]) for key, value in histograms.items()} == {"gradients/a": 2, "gradients/b": 3}
+        assert len(stream.work) == 2  # a copy and its event
+        into.log({"loss": 1.0})
+        assert not into.records()
+        stream.advance()
+        into.journal.look_waiting()
+        assert [record.step for record in into.records()] == [0, 0]
+        assert into.row(1) == {"loss": 1.0}
+        found = {key: sum(value["values"]) for key, value in into.row(0).items()}
+    assert found == {"gradients/a": 2, "gradients/b": 3}
 
 
 def test_errors_of_use(engine: Autograd) -> None:

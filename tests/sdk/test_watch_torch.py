@@ -80,7 +80,7 @@ def odd_numbers() -> Any:
 
 
 TENSORS = {
-    "normal": lambda: torch.randn(300, 1000, generator=torch.Generator().manual_seed(1)),
+    "normal": lambda: torch.randn(300, 400, generator=torch.Generator().manual_seed(1)),
     "double": lambda: torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
     "odd": odd_numbers,
     "equal": lambda: torch.full((50,), 3.0),
@@ -91,6 +91,7 @@ TENSORS = {
     "huge": lambda: torch.tensor([1e38, -3e38, 3e38]),
     "transposed": lambda: torch.arange(12.0).reshape(3, 4).T,
     "whole numbers": lambda: torch.arange(100),
+    "bytes": lambda: torch.arange(100, dtype=torch.uint8),
     "close": lambda: torch.tensor([1.0, 1.0000001]),
 }
 
@@ -99,13 +100,26 @@ TENSORS = {
 def test_histograms_are_numpys(name: str) -> None:
     """Of a CPU, and by the way that asks a device nothing, which a mode of determinism changes, but not its result."""
     tensor = TENSORS[name]()
-    flat = tensor.reshape(-1).float() if tensor.dtype == torch.int64 else tensor.reshape(-1)
+    flat = tensor.reshape(-1) if tensor.is_floating_point() else tensor.reshape(-1).float()
     expected = histogram_of(flat.numpy(), reduced.BINS)
     same(reduced.histogram_from(reduced.reduce_tensor(tensor)).describe(), expected, off=3)
     same(reduced.histogram_from(reduced._of_device(flat, 0).tolist()).describe(), expected, off=3)
     torch.use_deterministic_algorithms(True)
     try:
         same(reduced.histogram_from(reduced._of_device(flat, 0).tolist()).describe(), expected, off=3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_nothing_is_asked_of_a_device(deterministic: bool) -> None:
+    """Tensors without data raise at every question that needs data; there is none."""
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.uint8):
+            found = reduced.reduce_tensor(torch.empty(300, 10, dtype=dtype, device="meta"))
+            assert (tuple(found.shape), found.dtype) == ((reduced.WIDTH,), torch.float64)
+        assert tuple(reduced.reduce_tensor(torch.empty(0, device="meta")).shape) == (reduced.WIDTH,)
     finally:
         torch.use_deterministic_algorithms(False)
 

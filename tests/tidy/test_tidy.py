@@ -114,7 +114,6 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "sdk/reader/kept.py": ("open os.makedirs os.replace os.unlink os.utime", "copies files where its user says"),
     "sdk/_config.py": ("open", "the user's configuration file"),
     "sdk/values/sources.py": ("open", "the user's own files, which are read where they are named"),
-    "sdk/_compat.py": ("open", "/dev/null in the place of a file that is not kept"),
     "sdk/_strangers.py": (
         "os.fstat os.open os.pread os.readlink mmap.mmap",
         "the file that the program's stdout is; memory shared with forked children",
@@ -302,7 +301,7 @@ def test_importing_sdk_loads_nothing() -> None:
 # document -> the modules whose constants it quotes.
 FORMATS = {
     "segment.md": ("sdk.segment.format", "sdk.segment.blobs", "sdk.limits"),
-    "journal.md": ("sdk.journal.format", "sdk.journal.arena", "sdk.limits"),
+    "journal.md": ("sdk.journal.format", "sdk.journal.arena", "sdk.journal.waiting", "sdk.limits"),
     "wire.md": ("sdk.wire.codec", "sdk.wire.messages", "sdk.limits"),
 }
 

@@ -1,0 +1,73 @@
+"""The extremes of a series, its first and its last value, without the values between them: by the directories of columns.
+
+A column tells its smallest and its largest number and how many are NaN. Where a block of columns stands alone, with no other one
+that has a step of it, that is all that is needed; the first, the last and what is not so is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from ..errors import DamageError
+from .columns import Column, collect_entry, join
+from .lanes import Lane
+from .points import Unit, told_apart, unit_of
+from .scan import Scan
+from .summaries import Numbers
+
+
+def read_extremes(scan: Scan, lanes: list[Lane], keys: list[str]) -> dict[str, Numbers]:
+    """What is known of the numbers under some keys, in the first lane that holds each; keys of which nobody holds a number are
+    left out. `Numbers.total` is not known.
+    """  # fmt: skip
+    found = {}
+    for key in keys:
+        for lane in lanes:
+            numbers = _of_lane(scan, lane, key)
+            if numbers is not None:
+                found[key] = numbers
+                break
+    return {key: numbers for key, numbers in found.items() if numbers.count}
+
+
+def _of_lane(scan: Scan, lane: Lane, key: str) -> Numbers | None:
+    """Those of one lane; empty where what it holds are no numbers; None where it does not hold the key."""
+    plan = scan.plan()
+    units = [
+        unit_of(scan, entry, limit, key)
+        for stream, limit in zip(lane.streams, lane.step_limits)
+        for entry in plan.get(stream.id, ())
+        if entry.step_min < limit and entry.holds_rows
+    ]
+    told = told_apart(units)
+    numbers = Numbers()
+    columns: dict[str, dict[int, Column]] = {}
+    for place, unit in enumerate(units):
+        if place not in told or not _add_told(numbers, unit, key):
+            collect_entry(scan, unit.entry, frozenset([key]), unit.limit, False, columns)
+    by_stream = columns.get(key, {})
+    for column in by_stream.values():
+        column.flush()
+    read = join([(n, s.id, by_stream[s.id]) for n, s in enumerate(lane.streams) if s.id in by_stream])
+    if not len(read.step):
+        return numbers if numbers.count else None
+    if read.value.dtype.kind not in "fiub":
+        return Numbers()
+    numbers.add(read.value)
+    numbers.first = read.value[0].item()
+    return numbers
+
+
+def _add_told(numbers: Numbers, unit: Unit, key: str) -> bool:
+    """Adds what the directory tells of an entry; False where it cannot be."""
+    told = []
+    with contextlib.suppress(DamageError):
+        for group in unit.groups:
+            statistics = group.statistics(key)
+            if statistics is None or statistics.minimum is None or statistics.maximum is None:
+                return False
+            told.append((statistics, len(group)))
+        for statistics, rows in told:
+            numbers.add_told(statistics.minimum, statistics.maximum, statistics.nans, rows)
+        return True
+    return False
