@@ -71,8 +71,8 @@ def wait_for_turn(real: Any) -> None:
         raise SystemExit("the benchmark went away")
 
 
-def work_of(seconds: float) -> Callable[[], object]:
-    """Work that takes about so long here: a product of matrices, then bytecode, as a step of training is both."""
+def piece_of_work() -> Callable[[], object]:
+    """A product of matrices, then bytecode, as a step of training is both."""
     import numpy
 
     left = numpy.random.default_rng(2).normal(size=(128, 128))
@@ -83,16 +83,19 @@ def work_of(seconds: float) -> Callable[[], object]:
         numpy.matmul(left, left, out=out)
         python()
 
-    start = time.perf_counter()
-    for _ in range(200):
-        piece()
-    count = max(round(seconds / ((time.perf_counter() - start) / 200)), 1)
+    return piece
 
-    def work() -> None:
-        for _ in range(count):
+
+def case_pieces(arguments: Results) -> Results:
+    """How many pieces of work take about a millisecond here: the same number for all cases."""
+    piece = piece_of_work()
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for _ in range(100):
             piece()
-
-    return work
+        seconds.append((time.perf_counter() - start) / 100)
+    return {"pieces": max(round(STEP_SECONDS / common.median(seconds)), 1)}
 
 
 def case_loop(arguments: Results) -> Results:
@@ -107,7 +110,8 @@ def case_loop(arguments: Results) -> Results:
         logger.setLevel(logging.INFO)
         if arguments["records"]:
             logger.addHandler(sdk.LogHandler())
-        work, log, clock = work_of(STEP_SECONDS), sdk.log, time.perf_counter_ns
+        work, log, clock = piece_of_work(), sdk.log, time.perf_counter_ns
+        pieces = range(arguments["pieces"])
         steps = 0
         samples = array("q")
         blocks: list[float] = []
@@ -116,7 +120,8 @@ def case_loop(arguments: Results) -> Results:
             begun = clock()
             for _ in range(arguments["steps"]):
                 start = clock()
-                work()
+                for _ in pieces:
+                    work()
                 log(dict(zip(names, table[steps & (overhead.TABLE_ROWS - 1)])))
                 steps += 1
                 if not steps % EVERY:
@@ -181,17 +186,17 @@ def case_line(arguments: Results) -> Results:
 
 def case_line_wandb(arguments: Results) -> Results:
     """The same lines with wandb's capture."""
-    wandb = media_values.import_wandb(arguments["directory"])
     count = arguments["count"]
     seconds = []
     with printing_into(arguments["output"]):
+        wandb = media_values.import_wandb(arguments["directory"])  # patches what is stdout then
         for _ in range(arguments["blocks"]):
             run = wandb.init(project="bench", dir=arguments["directory"], mode="offline")
             start = time.perf_counter()
             for _ in range(count):
                 print(LINE)
             seconds.append((time.perf_counter() - start) / count * 1e6)
-            run.finish(quiet=True)
+            run.finish()
     return {"captured": round(common.median(seconds), 2)}
 
 
@@ -254,7 +259,7 @@ def _open_watched(arguments: Results, model: Any) -> tuple[Callable[[dict[str, A
         wandb = media_values.import_wandb(arguments["directory"])
         run = wandb.init(project="bench", dir=arguments["directory"], mode="offline")
         run.watch(model, log="all", log_freq=100)
-        return run.log, lambda: run.finish(quiet=True)
+        return run.log, lambda: run.finish()
     import sdk
 
     mine = sdk.init(project="bench")
@@ -308,13 +313,14 @@ def compared(found: dict[str, Results], base: str) -> list[Results]:
 
 def measure_loop(options: argparse.Namespace) -> list[Results]:
     """All features beside each other, each with a store and a daemon of its own."""
+    pieces = common.run_case("pieces", {}, common.environment(""))["pieces"]
     with contextlib.ExitStack() as stack:
         cases = {}
         for feature in FEATURES:
             store = stack.enter_context(common.fresh_store())
             common.start_daemon(store)
             arguments = {
-                "blocks": options.blocks, "steps": options.steps, "records": feature in WITH_RECORDS,
+                "blocks": options.blocks, "steps": options.steps, "pieces": pieces, "records": feature in WITH_RECORDS,
                 "output": os.path.join(os.path.dirname(store), "output.txt"),
             }  # fmt: skip
             cases[feature] = common.Case("loop", arguments, environment_of(store, feature))
@@ -450,7 +456,7 @@ PARTS = {
 def main() -> None:
     """Measures what was asked for, prints it, and writes it."""
     cases = {
-        "loop": case_loop, "init": case_init, "line": case_line, "line_wandb": case_line_wandb, "track": case_track,
+        "pieces": case_pieces, "loop": case_loop, "init": case_init, "line": case_line, "line_wandb": case_line_wandb, "track": case_track,
         "watch": case_watch, "alive": case_alive,
     }  # fmt: skip
     if common.serve_case(cases):

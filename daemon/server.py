@@ -90,7 +90,13 @@ class Server:
         )
         self._rewriter = Worker("daemon.rewriter", [store.path], _log.warning)
         self._keeper = Keeper(store.path, _log.warning)
-        self._observer = Observer(store.path, self._ingest.table, _log.warning, is_allowed=settings.observe)
+        self._observer = Observer(
+            store.path,
+            self._ingest.table,
+            _log.warning,
+            is_allowed=settings.observe,
+            shared_memory_dir=settings.shared_memory_dir,
+        )
         self._rewritten: dict[str, Any] = {}
         self._rewrite_at = float("inf")
         self._is_store_known = False
@@ -184,7 +190,7 @@ class Server:
         self._leaving.note(now, living_trainers=self._living or working)
 
     def _look_after_observer(self, now: float) -> None:
-        self._observer.look(now)
+        self._observer.look(now, living=self._living)
         if self._observer.take_sealed():
             self._rewrite_at = min(self._rewrite_at, now + _REWRITE_PAUSE_SECONDS)
         if self._observer.failed and self._mending is None:

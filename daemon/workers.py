@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from daemon.ingest.streams import Streams
-from sdk._keeping import jobs
+from sdk import clock
+from sdk._keeping import jobs, keeping_path
+from sdk.files import DISK
 from sdk.ids import hex_u64
 
 # After one that ended, before the next of its kind: work that came meanwhile is done together.
@@ -30,6 +32,8 @@ _WELL_SECONDS = 3600.0
 _OBSERVER_TROUBLE_SECONDS = 1.0
 # What it tells, and `stepd status` shows.
 _OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
+# No file system's times are coarser.
+_GRAIN_NS = 2 * 10**9
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # As in sdk._spawn: nothing of the working directory is found, and what is found is what we were loaded from.
@@ -133,14 +137,28 @@ class Keeper(Worker):
     def __init__(self, store: str, say: Callable[[str], None]) -> None:
         super().__init__("daemon.keeper", [store], say, _KEEPER_TROUBLE_SECONDS)
         self._store = store
+        self._seen_ns = 0
         self.trouble = ""
 
     def look(self, now: float) -> None:
-        # Limit: one listing of a directory that is empty whenever none runs, some 10 µs.
         if not self.is_running and not self.wanted:
             with contextlib.suppress(OSError):  # the next look may find it well
-                self.wanted = bool(jobs(self._store))
+                self.wanted = self._has_job()
         super().look(now)
+
+    def _has_job(self) -> bool:
+        # Limit: one stat at each look; a listing, of jobs that may be another machine's, only when the directory changed.
+        try:
+            changed_ns = DISK.status(keeping_path(self._store)).modified_ns
+        except FileNotFoundError:
+            return False
+        if changed_ns == self._seen_ns:
+            return False
+        if jobs(self._store):
+            return True
+        # Race: what comes within the grain of the time stamp would not change it.
+        self._seen_ns = changed_ns if changed_ns < clock.wall_ns() - _GRAIN_NS else 0
+        return False
 
     def status(self) -> dict[str, object]:
         """What `stepd status` shows."""
@@ -157,8 +175,16 @@ class Observer(Worker):
         runs: Those that it observes, as it said last.
     """
 
-    def __init__(self, store: str, streams: Streams, say: Callable[[str], None], *, is_allowed: bool = True) -> None:
-        super().__init__("daemon.observer", [store], say, _OBSERVER_TROUBLE_SECONDS)
+    def __init__(
+        self,
+        store: str,
+        streams: Streams,
+        say: Callable[[str], None],
+        *,
+        is_allowed: bool = True,
+        shared_memory_dir: str = "",
+    ) -> None:
+        super().__init__("daemon.observer", [store, shared_memory_dir], say, _OBSERVER_TROUBLE_SECONDS)
         self._streams = streams
         self._is_allowed = is_allowed
         self._told: dict[str, Any] = {}
@@ -172,11 +198,12 @@ class Observer(Worker):
         made = self._streams.made
         return self._process is None and self._is_allowed and bool(made) and made[-1][0] > self._called_at
 
-    def look(self, now: float) -> None:
+    def look(self, now: float, *, living: bool = False) -> None:
+        """As of every worker; `living`: a trainer lives, whether it has logged or not."""
         if self._is_allowed and not self.is_running:
             made = self._streams.made
             self._called_at = made[-1][0] if made else 0
-            self.wanted = self._called_at > self._met or any(s.lives for s in self._streams.by_id.values())
+            self.wanted = living or self._called_at > self._met
         super().look(now)
 
     def answer(self, told: Mapping[str, Any]) -> dict[str, Any]:

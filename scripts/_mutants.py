@@ -373,15 +373,15 @@ MUTANTS = (
     Mutant(
         "the fast path passes calls that wait for a device",
         "sdk/journal/appender.py",
-        "                limit = 0  # first: from here on nobody passes it\n",
+        "            limit = 0  # first: from here on nobody passes it\n",
         "",
         ("tests/sdk/test_deferred.py",),
     ),
     Mutant(
         "a call that waits for a device gets its step later",
-        "sdk/journal/appender.py",
-        "                refuse(row, REFUSED_DEVICE)\n            mark = (mark[0], mark[1], after)\n",
-        "                refuse(row, REFUSED_DEVICE)\n",
+        "sdk/journal/waiting.py",
+        "        self.after = waiting.after\n",
+        "",
         ("tests/sdk/test_deferred.py",),
     ),
     Mutant(

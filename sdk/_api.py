@@ -131,6 +131,10 @@ def init(
         },
         settings,
     )  # fmt: skip
+    if logging is not False:
+        from ._handler import check_level
+
+        check_level(0 if logging is True else logging)
     launch = find_launch()
     active = _active_run(reinit, chosen)
     if active is not None:

@@ -58,7 +58,8 @@ def _tap(source: str, stream: Any, run: Run, console: Lines) -> dict[str, Any]:
     if (file := file_of(stream)) is not None and file in run._watched_outside:
         return {"kind": "file"}  # whoever began the run looks at this file
     tap = _taps.get(source)
-    consoles = tap.consoles if tap is not None else ()
+    # In a forked child that begins a run of its own, what it prints is not its parent's any more.
+    consoles = tuple(other for other in tap.consoles if other.pid == os.getpid()) if tap is not None else ()
     if tap is not None and tap.stream is not stream:
         # Another object since the run before began (a test's, a notebook's): runs that are there follow to it.
         tap.settle()

@@ -168,6 +168,7 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Stores one record, whatever the filters say."""
         _thread.depth += 1
+        lines: Lines | None = None
         try:
             now = time.time()
             run = self._target()
@@ -181,8 +182,9 @@ class LogHandler(logging.Handler):
                 _print_last(record)
         except Exception:
             # Why silent: the base class prints a traceback for each record, and this is the training's stderr. What
-            # cannot be formatted is stored all the same (`rows_of`), and what finds no room is counted.
-            pass
+            # cannot be formatted is stored all the same (`rows_of`), so hardly anything comes here; the end says how much.
+            if lines is not None:
+                lines.failed += 1
         finally:
             _thread.depth -= 1
 
@@ -201,11 +203,17 @@ class LogHandler(logging.Handler):
             _thread.begin(record, {})
         answers = _thread.answers
         if id(self) not in answers:
-            found: Any = self.filter(record)
+            found: Any = self._filtered(record)
             if _thread.asked() is not record:  # a filter that logs
                 _thread.begin(record, answers)
             answers[id(self)] = found if isinstance(found, logging.LogRecord) and found is not record else bool(found)
         return answers[id(self)]
+
+    def _filtered(self, record: logging.LogRecord) -> Any:
+        try:
+            return self.filter(record)
+        except Exception:  # a filter's bug ends no training, and what it would have said nobody knows: it passes
+            return True
 
     def _store(self, now: float, rows: list[dict[str, Any]], run: Run | None, lines: Lines | None) -> None:
         if run is not None and lines is not None:
@@ -261,12 +269,19 @@ def begin(run: Run) -> None:
                 lines.put(row)
 
 
+def check_level(level: Any) -> None:
+    """Raises what `LogHandler` would raise for a level: TypeError, ValueError."""
+    logging.Handler(level)
+
+
 def attach_root(run: Run, level: int | str = logging.NOTSET) -> None:
     """Has the root logger's records from `level` on stored until the run ends, unless a handler of the program does it already.
 
     Warnings of a program that set up no logging are printed on stderr as before.
     """
     root = logging.getLogger()
+    if run.disabled:
+        return
     if any(isinstance(handler, LogHandler) and handler._run in (None, run) for handler in root.handlers):
         return
     handler = LogHandler(level, run)

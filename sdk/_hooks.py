@@ -84,7 +84,9 @@ _watch = _Watch()
 
 
 def begin(run: Run) -> None:
-    """Watches for the end of the process until this run has ended."""
+    """Watches for the end of the process until this run has ended (`Settings.watch_exit`)."""
+    if not run.settings.watch_exit:
+        return
     if not _watch.runs:
         _watch.frame, _watch.old_error, _watch.said = _script_frame(), last_error(), None
         _wrap()
@@ -207,7 +209,9 @@ def end_of(error: BaseException | None) -> Ending:
     if isinstance(error, SystemExit):
         code = error.code
         number = code if isinstance(code, int) else 0 if code is None else 1
-        return Ending("failed" if number else "finished", int(number), error if isinstance(code, str) else None)
+        # What an int of C cannot hold Python makes -1, as it does here.
+        number = int(number) if -(1 << 31) <= number < 1 << 31 else -1
+        return Ending("failed" if number else "finished", number, error if isinstance(code, str) else None)
     return Ending("failed", 1, error)
 
 

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 from . import clock
 from .errors import DamageError
-from .files import DISK, Files, read_whole
+from .files import DISK, DRAFT_SUFFIX, Files, read_whole
 from .ids import hex_u64, random_u64
-from .location import StoreIdentity
+from .location import StoreIdentity, check_store
 from .platform import HeldLock, hold_lock, machine_id
 from .segment.naming import KEEPING, machine_tag
 
+JOB_SUFFIX = ".json"
 BAD_SUFFIX = ".bad"
 # Limit: 100 000 files of an artifact at 300 bytes each are 30 MB.
 JOB_BYTES_MAX = 256 << 20
@@ -68,6 +69,8 @@ def put_job(store: StoreIdentity, kind: str, body: Mapping[str, Any], files: Fil
     data = json.dumps(body, separators=(",", ":")).encode("ascii")
     if len(data) > JOB_BYTES_MAX:
         raise OSError(errno.EFBIG, f"a job of {len(data)} bytes, at most {JOB_BYTES_MAX}", path)
+    # Invariant: nothing is made on the bare mount point of a store that is away.
+    check_store(store, files)
     files.make_directory(os.path.dirname(path))
     _write(files, path, data)
     return path
@@ -75,7 +78,7 @@ def put_job(store: StoreIdentity, kind: str, body: Mapping[str, Any], files: Fil
 
 def _write(files: Files, path: str, data: bytes) -> None:
     # Why not `write_whole`: it forces the file to the disk, which takes milliseconds of a training.
-    draft = f"{path}.tmp"
+    draft = path + DRAFT_SUFFIX
     try:
         file = files.create(draft)
         try:

@@ -88,6 +88,11 @@ class Lines:
         ring = self._settings.secondary_ring_bytes if self._is_of_child() else self._settings.console_ring_bytes
         return min(TEXT_BYTES_MAX, ring // _TEXT_SHARE)
 
+    @property
+    def pid(self) -> int:
+        """The process that began the run, or joined it."""
+        return self._run._pid
+
     def is_crowded(self) -> bool:
         """Whether half the ring waits to be stored: what need not be put at once can wait until the sender has looked."""
         journal = getattr(self._stream, "journal", None)

@@ -364,11 +364,13 @@ class Sender:
 
     def _take_back(self) -> None:
         """Nobody else reads the ring from now on."""
-        if self._lending.is_offered:
-            self._lending.take_back()
-            taken = self._journal.look()
-            if taken is not None:
-                self._note_taken(taken)
+        was_offered = self._lending.is_offered
+        self._lending.take_back()
+        taken = self._journal.look()
+        # Race: 1. it was taken back, 2. the daemon writes what it had read and says so, 3. it is offered again, and log() lets go of
+        # that, 4. the answer to an older Hello says that nobody reads. What log() let go of is noted, or we would spool what is there now.
+        if taken is not None and (was_offered or taken.position > self._outbox.stored[0]):
+            self._note_taken(taken)
 
     def _disconnect(self) -> None:
         self._take_back()
@@ -401,6 +403,8 @@ class Sender:
                     return
             self._outbox.open(message.credit)
             self._lending.answered(message.reads, now)
+            if not self._lending.is_offered:
+                self._take_back()
             self._held = False  # one batch tells whether it still is
             self._credit_limit = min(BATCH_BYTES_MAX, message.limits.get("batch_bytes_max", BATCH_BYTES_MAX))
             self._state = _LIVE

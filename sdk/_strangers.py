@@ -27,6 +27,8 @@ _EXPECTED_MAX = 100_000
 # Limit: lines of forked children that are known, each 8 bytes; when they are forgotten, a line is stored twice.
 _CHILDREN_LINES = 64 * KIB
 _PARTIAL_MAX = 4096
+# Bytes of forked children are counted by pid; two of one place at the same time are only compared more often.
+_CHILDREN = 256
 
 
 def kind_of(descriptor: int) -> str:
@@ -62,9 +64,9 @@ class Strangers:
         self._said: deque[int] = deque()
         self._expected: Counter[int] = Counter()
         self._folding = Folding()
-        self._memory = mmap.mmap(-1, _CHILDREN_LINES * 8)
+        self._memory = mmap.mmap(-1, (_CHILDREN_LINES + _CHILDREN) * 8)
         self._children = memoryview(self._memory).cast("q")
-        self._is_child = False
+        self._place = 0  # in a forked child, where it counts
 
     @property
     def path(self) -> str:
@@ -78,11 +80,15 @@ class Strangers:
 
     def wrote(self, source: str, text: str) -> None:
         """We wrote this. `source` is the tap's, as each counts for itself."""
-        self._wrote[source] += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        if self._place:
+            self._children[self._place] += size
+        else:
+            self._wrote[source] += size
 
     def said(self, lines: list[str]) -> None:
         """These lines are ours."""
-        if self._is_child:
+        if self._place:
             for line in lines:
                 number = hash(line)
                 self._children[number % _CHILDREN_LINES] = number
@@ -91,11 +97,11 @@ class Strangers:
 
     def become_child(self) -> None:
         """In a forked child: the parent looks, and is told what is ours."""
-        self._is_child = True
+        self._place = _CHILDREN_LINES + os.getpid() % _CHILDREN
 
     def look(self, *, is_last: bool = False) -> list[str]:
         """Lines of others that came since the last look. Never raises for trouble with the file: then there are none."""
-        if self._is_child:
+        if self._place:
             return []
         try:
             return self._look(is_last)
@@ -106,7 +112,7 @@ class Strangers:
         size = os.fstat(self._descriptor).st_size
         if size < self._at:
             self._begin_again(size)
-        ours = self.begin + self._strange + sum(self._wrote.values())
+        ours = self.begin + self._strange + sum(self._wrote.values()) + sum(self._children[_CHILDREN_LINES:])
         if size == ours:
             if size != self._at:
                 self._pass_over(size)
@@ -128,7 +134,7 @@ class Strangers:
     def _begin_again(self, size: int) -> None:
         """Somebody made the file shorter: a log rotation."""
         self.begin = self._at = size
-        self._strange = 0
+        self._strange = -sum(self._children[_CHILDREN_LINES:])
         self._wrote.clear()
         self._pass_over(size)
 

@@ -162,7 +162,7 @@ class Stream:
 
     def step(self) -> int:
         """The open step: what the next `log` without a step belongs to."""
-        return self.journal.mark()[2]
+        return self.journal.open_step()
 
     def append_meta(self, facts: Mapping[str, Any]) -> None:
         """Adds facts to the stream. Never waits and never raises for operating trouble."""

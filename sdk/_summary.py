@@ -137,6 +137,7 @@ class Summary(MutableMapping[str, Any]):
         plain = {str(key): summary_value(value, key) for key, value in values.items()}
         if not plain:
             return
+        stored = self._shared.read() if self._path and self._path[0] not in self._shared.explicit else {}
         with self._shared.lock:
             if not self._path:
                 self._shared.emit({"summary": plain})
@@ -144,7 +145,8 @@ class Summary(MutableMapping[str, Any]):
                 self._shared.removed.difference_update(plain)
                 return
             top = self._path[0]
-            whole = _copied(self._shared.explicit.get(top, {}))
+            # What an earlier attempt set, or what `define_metric` worked out, stays beside it.
+            whole = _copied(self._shared.explicit.get(top, stored.get(top)))
             _inside(whole, self._path[1:]).update(plain)
             self._shared.emit({"summary": {top: whole}})
             self._shared.explicit[top] = whole

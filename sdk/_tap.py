@@ -35,6 +35,8 @@ _INBOX_STUCK = 20_000
 _THREADS_MAX = 64
 # Stands for all threads together; no thread has this number.
 _TERMINAL = 0
+# Stands for the thread of a text that is stored as a log record.
+_ELSEWHERE = -1
 # Shorter lines need not be cut for any ring.
 _SHORT_MAX = 512
 # How far from a write the `emit` of a logging handler is looked for.
@@ -151,12 +153,12 @@ class Tap:
             if self._written is write:
                 try:
                     text = args[0]
-                    if not (handler in modules and _is_stored_otherwise()):
-                        self._inbox.append((identify(), text))
-                        if self._is_behind:
-                            self._held += len(text)
-                        if "\n" in text or len(self._inbox) > _INBOX_MAX:
-                            self.drain()
+                    is_elsewhere = handler in modules and _is_stored_otherwise()
+                    self._inbox.append((_ELSEWHERE if is_elsewhere else identify(), text))
+                    if self._is_behind:
+                        self._held += len(text)
+                    if "\n" in text or len(self._inbox) > _INBOX_MAX:
+                        self.drain()
                 except Exception:  # the program printed, and that is all it wanted
                     pass
             return result
@@ -194,6 +196,10 @@ class Tap:
             self._held -= len(text) if self._is_behind else 0
             if self.strangers is not None:
                 self.strangers.wrote(self.source, text)
+            if thread == _ELSEWHERE:
+                if self.strangers is not None:
+                    self.strangers.said(Folding().feed(text))
+                continue
             if "\r" in text or "\x1b" in text or "\b" in text or thread == self._mover:
                 thread, text = self._follow_cursor(thread, text)
             live = threads.get(thread)

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -90,7 +91,12 @@ def put_bytes(directory: str, name: str, data: bytes, files: Files = DISK) -> st
 
 
 def copy_in(
-    source: str, directory: str, name: str, files: Files = DISK, is_wanted: Callable[[], bool] = lambda: True
+    source: str,
+    directory: str,
+    name: str,
+    files: Files = DISK,
+    is_wanted: Callable[[], bool] = lambda: True,
+    drafter: str = "",
 ) -> int:
     """Makes or replaces a file by a copy of another, which keeps its time of change; the bytes that were copied.
 
@@ -99,6 +105,8 @@ def copy_in(
 
     Args:
         is_wanted: Asked for every buffer.
+        drafter: Who copies, where nobody else of that name can be copying this file: what it left half done when it was
+            killed is then found and removed. Without one a draft of the killed stays.
 
     Raises:
         InterruptedError: It is not wanted any more. Nothing was replaced.
@@ -109,7 +117,7 @@ def copy_in(
     if not status.is_regular:
         raise OSError(errno.EINVAL, "is not a regular file", source)
     path = place_of(directory, name, files)
-    with _draft_of(path, files) as draft:
+    with _draft_of(path, files, drafter) as draft:
         modified_ns = status.modified_ns if _shared(source, draft, files) else _copy(source, draft, files, is_wanted)
         files.set_modified(draft, modified_ns / 1e9)
     return status.size
@@ -163,9 +171,16 @@ def _copy(source: str, draft: str, files: Files, is_wanted: Callable[[], bool]) 
 
 
 @contextlib.contextmanager
-def _draft_of(path: str, files: Files) -> Iterator[str]:
+def _draft_of(path: str, files: Files, drafter: str = "") -> Iterator[str]:
     """A name to write to; it becomes `path` when the block ends, and goes when it fails."""
-    draft = os.path.join(os.path.dirname(path), f".{hex_u64(random_u64())}.draft")
+    above, name = os.path.split(path)
+    tag = hex_u64(random_u64())
+    if drafter:
+        tag = f"{zlib.crc32(drafter.encode()):08x}{zlib.crc32(os.fsencode(name)):08x}"
+    draft = os.path.join(above, f".{tag}.draft")
+    if drafter:
+        with contextlib.suppress(OSError):
+            files.remove(draft)
     try:
         yield draft
         files.rename(draft, path)

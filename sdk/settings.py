@@ -218,6 +218,10 @@ class Settings:
     """Store what the run ran in: command line, selected variables (what looks like a secret masked), Python, packages, git
     (docs/context.md). Default: true, as half of all questions about an old run are these. STEPD_ENVIRONMENT."""
 
+    watch_exit: bool = _setting(True, _boolean)
+    """While the run is unfinished, have `sys.exit` note how it is left (docs/lifecycle.md). Default: true; with false the run
+    of a script that ends by ``sys.exit(3)`` has finished. STEPD_WATCH_EXIT."""
+
     save_code: bool = _setting(True, _boolean)
     """Keep a copy of the main script or notebook with the run. Default: true, unlike W&B: nothing leaves this machine.
     STEPD_SAVE_CODE, else WANDB_SAVE_CODE."""

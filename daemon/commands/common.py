@@ -22,6 +22,7 @@ from sdk.reader import MediaItem, Run, Store
 from sdk.reader.media import items_in
 from sdk.reader.names import list_names, nearest
 from sdk.reader.plain import as_json, with_text_keys
+from sdk.reader.run import SYSTEM_PREFIX
 from sdk.reader.times import ago
 
 _LATEST = re.compile(r"latest(~[0-9]+)?")
@@ -127,6 +128,12 @@ def can_unicode() -> bool:
     return encoding.startswith("utf")
 
 
+def keys_for(run: Run, words: Sequence[str]) -> list[str]:
+    """The keys of a run among which some words are looked for: what was observed too, where a word is below ``system/``."""
+    observed = run.keys(kind="system") if any(word.startswith(SYSTEM_PREFIX) for word in words) else []
+    return [*run.keys(), *observed]
+
+
 def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str]]:
     """Words of a command line as runs and keys: what names a run is one, the rest are keys; no run means the latest.
 
@@ -149,7 +156,7 @@ def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str
         else:
             rest.append((word, run))
     where = runs or [store.run("latest")]
-    known: set[str] = set().union(*map(Run.keys, where)) if rest else set()
+    known: set[str] = set().union(*(keys_for(run, [word for word, _ in rest]) for run in where)) if rest else set()
     keys: list[str] = []
     for word, found in rest:
         if word in known:

@@ -27,7 +27,7 @@ _ENTRY = re.compile(r"([0-9]{9,12})-.+")
 @directory_option
 @click.pass_context
 def command(ctx: click.Context, runs: tuple[str, ...], force: bool, directory: str | None) -> None:
-    """Move runs to the trash, and empty it of what has been there for more than seven days."""
+    """Move runs to the trash, and empty it of what has been there for more than seven days. Artifacts stay."""
     store = open_store_of(ctx, directory)
     if not read_store(store.path).writable:
         raise StoreError(

@@ -215,7 +215,11 @@ def _artifacts_of(run: Run) -> dict[str, list[str]]:
     found = {"logged": run.logged_artifacts(), "used": run.used_artifacts()}
     names = {how: [artifact.name for artifact in artifacts] for how, artifacts in found.items()}
     for said in facts.values():
-        if isinstance(said, dict) and (how := str(said.get("how"))) in names and isinstance(name := said.get("name"), str):
+        if (
+            isinstance(said, dict)
+            and (how := str(said.get("how"))) in names
+            and isinstance(name := said.get("name"), str)
+        ):
             if not any(known.partition(":")[0] == name for known in names[how]):
                 names[how].append(name)
     return names

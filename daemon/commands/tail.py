@@ -10,6 +10,7 @@ import click
 
 from daemon.commands.common import json_option, one_run, open_store_of, to_json, value_text
 from daemon.commands.service import clean, directory_option
+from sdk.reader.run import SYSTEM_PREFIX
 
 
 @click.command("tail")
@@ -24,6 +25,8 @@ def command(
 ) -> None:
     """The last rows of a run; with --json one JSON object a line."""
     run, keys = one_run(open_store_of(ctx, directory), words, lambda text: click.UsageError(text, ctx))
+    if keys and all(key.startswith(SYSTEM_PREFIX) for key in keys):
+        run = run.of_kind("system")
     rows: Iterable[dict[str, Any]]
     rows = run.follow(keys=keys or None, last=count) if follow else run.tail(count, keys or None)
     try:

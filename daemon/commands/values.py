@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from daemon.commands.common import print_json, value_text, write_table
+from daemon.commands.common import keys_for, print_json, value_text, write_table
 from daemon.commands.service import clean, size
 from sdk.errors import Error, NotFoundError
 from sdk.reader import MediaItem, Run
@@ -27,7 +27,7 @@ _STDOUT = "-"
 
 def matching(run: Run, word: str) -> list[str]:
     """The keys that a word means: one, or those that match a pattern."""
-    names = run.keys()
+    names = keys_for(run, [word])
     return [word] if word in names else fnmatch.filter(names, word)
 
 

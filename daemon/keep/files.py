@@ -18,6 +18,7 @@ from sdk.errors import StoreError
 from sdk.files import DISK, Files
 from sdk.limits import FREE_BYTES_MIN
 from sdk.location import StoreIdentity
+from sdk.platform import machine_id
 from sdk.segment.naming import run_path
 
 # What a source says that will not come back; anything else may be the disk of the store.
@@ -51,7 +52,8 @@ def _keep(directory: str, source: str, name: str, files: Files, is_wanted: Wante
         # Logging never takes the last bytes that a checkpoint needs.
         raise OSError(errno.ENOSPC, f"{status.size} bytes do not fit", path)
     try:
-        runfiles.copy_in(source, directory, name, files, is_wanted)
+        # One keeper of a machine does a job (`sdk._keeping.claim`).
+        runfiles.copy_in(source, directory, name, files, is_wanted, drafter=f"keeper of {machine_id()}")
     except InterruptedError:
         raise Abandoned from None
     except StoreError:

@@ -7,6 +7,7 @@ while a job waits, and no object that is younger than a day.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from sdk import clock
 from sdk._keeping import keeping_path
@@ -18,6 +19,8 @@ from sdk.segment.naming import ARTIFACTS
 
 # Why: a keeper that stores a version, on this machine or another, has objects before it has a manifest.
 YOUNG_SECONDS = 86_400.0
+# A file that nobody logged for so long is read again.
+KNOWN_SECONDS = 90 * 86_400.0
 
 
 def prune(files: Files, store: str, young_seconds: float = YOUNG_SECONDS) -> tuple[int, int]:
@@ -38,7 +41,16 @@ def prune(files: Files, store: str, young_seconds: float = YOUNG_SECONDS) -> tup
             if name not in needed and now - modified > young_seconds:
                 files.remove(os.path.join(root, directory, name))
                 count, freed = count + 1, freed + size
+    for path, modified in _remembered(files, os.path.join(store, ARTIFACTS, "known")):
+        if now - modified > KNOWN_SECONDS:
+            files.remove(path)
     return count, freed
+
+
+def _remembered(files: Files, root: str) -> Iterator[tuple[str, float]]:
+    for directory, _, _ in files.entries(root):
+        for name, _, modified in files.entries(os.path.join(root, directory)):
+            yield os.path.join(root, directory, name), modified
 
 
 def _needed(shelf: Shelf) -> set[str]:

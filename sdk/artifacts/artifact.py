@@ -28,6 +28,7 @@ from ..platform import boot_id
 from .building import OBJECTS_MAX, Contents
 from .fetching import read_bytes
 from .format import (
+    HEAD_BYTES_MAX,
     LATEST,
     Entry,
     Head,
@@ -390,6 +391,7 @@ class Artifact(ArtifactFiles):
             "description": self.description, "metadata": _plain(self.metadata), "aliases": self.aliases, "tags": self.tags,
             "ttl_seconds": _seconds(self.ttl), **about, "boot_id": boot_id(), "staging": contents.flush(), "files": contents.job_files(),
         }  # fmt: skip
+        _check_head({**body, "files": None})
         path = put_job(store, "artifact", body)
         contents.hand_over()
         self._finalized = True
@@ -438,6 +440,7 @@ class Artifact(ArtifactFiles):
             said["metadata"] = _plain(self.metadata)
         if _seconds(self.ttl) != head.ttl_seconds:
             said["ttl_seconds"] = _seconds(self.ttl)
+        _check_head(said)
         if said:
             self._say_of_it(said)
 
@@ -537,6 +540,16 @@ def _seconds(ttl: Any) -> float | None:
     if not hasattr(ttl, "total_seconds") or ttl.total_seconds() <= 0:
         raise ValueError(f"ttl is {ttl!r}, expected a positive datetime.timedelta, ArtifactTTL.INHERIT or None")
     return float(ttl.total_seconds())
+
+
+def _check_head(said: Mapping[str, Any]) -> None:
+    """Raises ValueError for more than a reader would look at."""
+    size = len(json.dumps(said))
+    if size > HEAD_BYTES_MAX // 2:
+        raise ValueError(
+            f"description, metadata, aliases and tags of an artifact have {size} bytes, at most {HEAD_BYTES_MAX // 2}; "
+            "put what is larger into a file of it"
+        )
 
 
 def _check_policy(policy: str | None) -> None:

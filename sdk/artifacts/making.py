@@ -119,9 +119,7 @@ class _Maker:
         self._pack: File | None = None
         self._directories: set[str] = set()
         files.make_directory(drafts_path(store))
-        for name, _, _ in files.entries(drafts_path(store)):
-            if name.startswith(f"{job}-"):  # of one that was killed
-                files.remove(os.path.join(drafts_path(store), name))
+        self._tidy()  # after one that was killed
 
     def entry(self, given: Mapping[str, Any]) -> Entry:
         """Stores one file. One that is gone is an entry that says so."""
@@ -324,6 +322,16 @@ class _Maker:
     def close(self) -> None:
         if self._pack is not None:
             self._pack.close()
+        # Half a large file would fill the disk that the job waits for.
+        with contextlib.suppress(OSError):
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes the drafts of this job."""
+        directory = drafts_path(self._store)
+        for name, _, _ in self._files.entries(directory):
+            if name.startswith(f"{self._job}-"):
+                self._files.remove(os.path.join(directory, name))
 
 
 # -- publishing ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from .. import clock
 from ..files import DISK, File, Files, Status, read_whole
 from ..ids import hex_u64, random_u64
 from ..platform import machine_id
+from ..segment.naming import STORE_FILE
 from .format import known_path, object_path, staging_path
 
 # Limit: read and written in about a millisecond.
@@ -150,6 +151,8 @@ class Staging:
         if not self.path or os.getpid() != self._pid:
             inherited, self._pid = self.path, os.getpid()
             path = os.path.join(staging_path(self._store), f"{clock.wall_ns():020d}-{hex_u64(random_u64())}")
+            # Invariant: nothing is made on the bare mount point of a store that is away.
+            self._files.owner(os.path.join(self._store, STORE_FILE))
             self._files.make_directory(path)
             self._device = self._files.status(path).device
             self.path = path

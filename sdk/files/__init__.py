@@ -26,6 +26,8 @@ _IOV_MAX = 512
 # linux/fs.h: _IOW(0x94, 9, int), and fcntl has no name for it before Python 3.14.
 _FICLONE = 0x40049409
 _NAMES_PER_PORTION = 16
+# What the name of a file ends with that has not got its own yet; one that is old was left by a killed process.
+DRAFT_SUFFIX = ".tmp"
 # How often a directory is listed whose names go while we look at them.
 _LISTINGS_MAX = 4
 # What `link` says on a file system that has no hard links.
@@ -179,7 +181,7 @@ class Drafting:
 
 def _draft(files: Files, path: str, data: bytes) -> str:
     """A file beside `path` that holds `data` and was forced to the disk; its name."""
-    draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}{DRAFT_SUFFIX}"
     file = files.create(draft)
     try:
         try:

@@ -52,7 +52,7 @@ from .page import Mark, Refusals, Taken
 from .preparing import Preparing
 from .ring import Ring, reserved_bytes
 from .steps import StepError, check_step
-from .waiting import Line, Waiting
+from .waiting import PLACED_MAX, Line, Waiting
 
 # Limit: at least every so many bytes the appender notes where a record ends, so that a batch can end there.
 _BOUNDARY_BYTES = MIB // 2
@@ -194,7 +194,7 @@ def open_journal(
         step, call = preparing.permitted_step(step, call)
         while True:
             if waiting:
-                look_waiting()
+                look_waiting(PLACED_MAX)
             try:
                 with lock:
                     append_row(call, step, commit)
@@ -205,7 +205,7 @@ def open_journal(
                 release_leaked()
                 raise
         if call.awaited is not None:  # jax may have it already
-            look_waiting()
+            look_waiting(PLACED_MAX)
 
     def prepare(data_: Any) -> Prepared:
         """Without the lock. In a forked child its own ring comes first: the parent's arena is not for its large values."""
@@ -263,7 +263,7 @@ def open_journal(
         if on_first_log is not None:
             callback, on_first_log = on_first_log, None
             callback()
-        open_step = mark[2]
+        open_step = mark[2] if mark[2] > line.after else line.after
         row = (
             open_step
             if step is None
@@ -286,16 +286,15 @@ def open_journal(
         else:
             after = row
         if awaited is not None or waiting:
-            joining = Waiting(call, row, flags, after)
-            if line.has_room(joining):
-                limit = 0  # first: from here on nobody passes it
-                line.join(joining)
-            elif on_full == "block":
-                raise Full
-            else:
+            limit = 0  # first: from here on nobody passes it
+            if not line.join(Waiting(call, row, flags, after)):
+                if on_full == "block":
+                    raise Full
                 refuse(row, REFUSED_DEVICE)
-            mark = (mark[0], mark[1], after)
+                line.after = after
             return
+        if line.after > mark[2]:  # the last that waited were refused
+            mark = (mark[0], mark[1], line.after)
         put_row(call, row, flags, after)
         if deferred and deferred[0][0] is not call:
             append_deferred()
@@ -317,12 +316,12 @@ def open_journal(
             note_boundary(mark[0])
         place(KIND_ROW, flags, payloads[-1], row, after, piece=not flags & FLAG_COMMIT or bool(flags & FLAG_LATE))
 
-    def look_waiting() -> bool:
+    def look_waiting(count_max: int | None = None) -> bool:
         """Places what has come of what waits for a device; whether nothing waits any more. Any thread."""
         if owned():
             return not waiting
         try:
-            return line.look(lock, lambda call: preparing.complete(call, large, record_max, capacity))
+            return line.look(lock, lambda call: preparing.complete(call, large, record_max, capacity), count_max)
         except BaseException:
             release_leaked()
             raise
@@ -563,7 +562,7 @@ def open_journal(
         nonlocal child_ring, data, words, capacity, mask, record_max, reserved, mark, piece_end, meta_end, last_boundary
         nonlocal on_first_log, released, refusals, refusing, large, blob_end
         assert child_ring is not None
-        open_step = mark[2]
+        open_step = line.open_step()
         ring, large, facts, first_log = child_ring(open_step)
         payload = encode_map(dict(facts))
         # Invariant: what leaves this function early (Ctrl-C, no memory) leaves `child_ring`, so that the next call comes
@@ -594,6 +593,6 @@ def open_journal(
     journal.hold, journal.let_go = hold, lambda: lock.__exit__(None, None, None)
     journal.is_inside, journal.is_unbound = lambda: owned(), lambda: child_ring is not None
     journal.late_dropped, journal.left_out = lambda: dropped_late, lambda: dict(preparing.misused)
-    journal.waiting, journal.look_waiting = waiting, look_waiting
+    journal.waiting, journal.look_waiting, journal.open_step = waiting, look_waiting, line.open_step
     journal.give_up_waiting = lambda: line.give_up(lock)
     return journal

@@ -30,8 +30,9 @@ class Journal:
             quarter of the ring waits for it. `look`: what it has stored so far. `open_gate`: blobs of private memory were stored.
             The sender's business.
         large: The blobs that are on their way; None: there may be none.
-        waiting: The calls that wait for values from a device. `look_waiting` places those that have come, and says whether
-            none waits any more; `give_up_waiting` refuses the rest.
+        waiting: The calls that wait for values from a device. `look_waiting` places those that have come (about as many as it
+            is given), and says whether none waits any more; `give_up_waiting` refuses the rest. `open_step`: that of the next call,
+            which the mark has only when nothing waits.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Journal:
         "mark",
         "meta_end",
         "open_gate",
+        "open_step",
         "piece_end",
         "refusals",
         "release",
@@ -79,6 +81,7 @@ class Journal:
     lend: Callable[[int, Callable[[], None]], None]
     look: Callable[[], Taken | None]
     open_gate: Callable[[], None]
+    open_step: Callable[[], int]
     set_reason: Callable[[int], None]
     append_meta: Callable[[Mapping[str, Any]], int]
     drain_deferred: Callable[[], None]
@@ -95,5 +98,5 @@ class Journal:
     boundaries: deque[Mark]
     deferred: deque[Any]
     waiting: deque[Waiting]
-    look_waiting: Callable[[], bool]
+    look_waiting: Callable[..., bool]
     give_up_waiting: Callable[[], None]

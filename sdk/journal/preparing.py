@@ -79,10 +79,10 @@ class Preparing:
         room = record_max - HEADER_SIZE
         if len(payloads[0]) > room:
             payloads = split(flatten(plain), room, capacity, call.put if call else None, bad.__setitem__)
-        if not is_lenient and not self._is_lenient:
-            for text in bad.values():
-                raise ValueError(text)
-        self._note_all(bad)
+        if bad:
+            if not is_lenient and not self._is_lenient:
+                raise ValueError(next(iter(bad.values())))
+            self._note_all(bad)
         is_marked = bad or (call is not None and call.dropped)
         return Prepared(payloads, FLAG_MARKED if is_marked else 0, call)
 

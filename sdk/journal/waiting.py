@@ -21,6 +21,9 @@ from .page import Mark
 WAITING_RECORDS_MAX = 16 * KIB
 # Limit: pinned memory is taken from everybody on the machine; one value may be larger, when nothing else waits.
 WAITING_BYTES_MAX = 64 * MIB
+# Limit: so many are placed while the lock is held, at 3 µs each; a call of log() places no more, since it only looks beside
+# what it was called for.
+PLACED_MAX = 64
 
 # What a forked child inherited: kept for ever, since freeing pinned memory there would ask a device that it may not use.
 _inherited: list[object] = []
@@ -56,6 +59,10 @@ class Line:
 
     Attributes:
         calls: They. The journal looks at it in every call that it does not take the fast way.
+        after: The open step behind the last call that joined or found no place here. Never less than before.
+
+    Invariant: the journal's mark says nothing of them, its open step neither: what is read from the ring is believed to have
+    no step below the one that the mark had before (docs/segment.md#blocks).
     """
 
     def __init__(
@@ -65,19 +72,28 @@ class Line:
         self._refuse = refuse
         self._mark = mark
         self.calls: deque[Waiting] = deque()
+        self.after = 0
         self._bytes = 0
 
-    def has_room(self, waiting: Waiting) -> bool:
-        """Whether one more may wait."""
+    def open_step(self) -> int:
+        """That of the next call."""
+        return max(self._mark()[2], self.after)
+
+    def join(self, waiting: Waiting) -> bool:
+        """Takes the last place; False: no more may wait. Under the journal's lock."""
         calls = self.calls
-        return not calls or (len(calls) < WAITING_RECORDS_MAX and self._bytes + waiting.size <= WAITING_BYTES_MAX)
+        size = self._bytes + waiting.size if calls else waiting.size
+        if calls and (len(calls) >= WAITING_RECORDS_MAX or size > WAITING_BYTES_MAX):
+            return False
+        self._bytes = size
+        # In this order: an interrupt in between leaves a step without a call, never two rows with one step.
+        self.after = waiting.after
+        calls.append(waiting)
+        return True
 
-    def join(self, waiting: Waiting) -> None:
-        """Takes the last place. Under the journal's lock."""
-        self._bytes = self._bytes + waiting.size if self.calls else waiting.size
-        self.calls.append(waiting)
-
-    def look(self, lock: AbstractContextManager[Any], complete: Callable[[Prepared], Prepared]) -> bool:
+    def look(
+        self, lock: AbstractContextManager[Any], complete: Callable[[Prepared], Prepared], count_max: int | None
+    ) -> bool:
         """Places those that have come, in order; whether none waits any more. Any thread that does not hold `lock`.
 
         Two threads may complete the same call; the first one counts.
@@ -85,9 +101,11 @@ class Line:
         Args:
             lock: The journal's.
             complete: Makes payloads of a call whose values have come; without the lock.
+            count_max: Place about so many at most; None: all that have come.
         """
         calls = self.calls
-        while calls:
+        placed = 0
+        while calls and (count_max is None or placed < count_max):
             try:
                 first = calls[0]
             except IndexError:  # another thread placed it
@@ -101,15 +119,17 @@ class Line:
                     if first.call is call:
                         first.call = ready
             with lock:
-                has_room = self._place_ready()
+                count, has_room = self._place_ready()
+            placed += count
             if not has_room:
                 return False
-        return True
+        return not calls
 
-    def _place_ready(self) -> bool:
-        """Places everything up to the first that has not come; False: there is no room, and they wait for that too."""
+    def _place_ready(self) -> tuple[int, bool]:
+        """Places some up to the first that has not come: how many, and whether there was room; else they wait for that too."""
         calls = self.calls
-        while calls and calls[0].call.awaited is None:
+        count = 0
+        while count < PLACED_MAX and calls and calls[0].call.awaited is None:
             first = calls[0]
             before = self._mark()
             try:
@@ -118,7 +138,7 @@ class Line:
                         first.call, first.row, first.flags | first.call.flags, max(first.after, self._mark()[2])
                     )
             except Full:
-                return False
+                return count, False
             except BaseException:
                 # Race: Python 3.10 looks for signals after the call as well, when the record is there already.
                 if self._mark() is not before:
@@ -128,7 +148,8 @@ class Line:
             # looks for signals at calls and jumps back, and here is neither.
             del calls[0]
             self._bytes -= first.size
-        return True
+            count += 1
+        return count, True
 
     def give_up(self, lock: AbstractContextManager[Any]) -> None:
         """The stream ends: refuses, and counts, what has not come."""

@@ -14,8 +14,9 @@ show, and its cache); `direct` and `columns` (values by key), `whole` and `join`
 
 from .about import StreamInfo
 from .gaps import Gap
+from .logs import LogLine
 from .media import MediaItem
 from .run import Run
 from .store import Store, open_store
 
-__all__ = ["Gap", "MediaItem", "Run", "Store", "StreamInfo", "open_store"]
+__all__ = ["Gap", "LogLine", "MediaItem", "Run", "Store", "StreamInfo", "open_store"]

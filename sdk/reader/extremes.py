@@ -66,8 +66,8 @@ def _add_told(numbers: Numbers, unit: Unit, key: str) -> bool:
             statistics = group.statistics(key)
             if statistics is None or statistics.minimum is None or statistics.maximum is None:
                 return False
-            told.append((statistics, len(group)))
-        for statistics, rows in told:
-            numbers.add_told(statistics.minimum, statistics.maximum, statistics.nans, rows)
+            told.append((statistics.minimum, statistics.maximum, statistics.nans, len(group)))
+        for one in told:
+            numbers.add_told(*one)
         return True
     return False

@@ -9,6 +9,7 @@ is also what `follow` goes on from, and what begins again where a segment was re
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import re
 from bisect import bisect_right
@@ -23,7 +24,7 @@ from .facts import StreamFacts
 from .follow import united
 from .gaps import Gap
 from .lanes import Lane
-from .parts import Part, column_of, listed, seconds, steps_in_rows, times_us, values_of
+from .parts import Part, column_of, listed, steps_in_rows, times_us, values_of
 from .scan import Gone, Scan
 
 if TYPE_CHECKING:
@@ -240,6 +241,9 @@ class Place:
         self._given[stream] = united([*self._given.get(stream, ()), (first, last)])
 
 
+_NONE: list[Gap] = []
+
+
 class Console:
     """The streams of one look at a run's console, and what is known to be missing of them.
 
@@ -265,10 +269,11 @@ class Console:
         known = len(self.scan.unreadable)
         if known != self._known:
             self._known, self._gaps = known, {}
+            over = {facts.hex for facts in self.streams if self.is_over(facts)}
             for gap in self._ask():
-                self._gaps.setdefault(gap.stream, []).append(gap)
-        found = self._gaps.get(facts.hex, [])
-        return found if self.is_over(facts) else [gap for gap in found if gap.reason != "missing"]
+                if gap.stream in over or gap.reason != "missing":
+                    self._gaps.setdefault(gap.stream, []).append(gap)
+        return self._gaps.get(facts.hex, _NONE)
 
     def merged(self, place: Place, wanted: Wanted) -> Iterator[LogLine]:
         """The wanted lines that were not given yet, by time.
@@ -308,6 +313,8 @@ class Reading:
     def __init__(self, console: Console, facts: StreamFacts, wanted: Wanted, place: Place) -> None:
         self._console, self._facts, self._wanted, self._place = console, facts, wanted, place
         self._about = (facts.number("rank"), facts.text("host"), facts.hex)
+        self._gaps: list[Gap] | None = None
+        self._left: list[Gap] = []
 
     def lines(self) -> Iterator[tuple[float, LogLine]]:
         """Each line with what it is merged by: its time, but never less than that of the line before.
@@ -370,41 +377,46 @@ class Reading:
 
     def _numbered(self, entry: Entry) -> Iterator[tuple[At, LogLine, int]]:
         """Everything in an entry, in order of sequences; with each line which other one it ends, or 0."""
-        found: dict[int, tuple[int, int, dict[str, Any]]] = {}
-        for part in self._console.scan.parts(entry):
-            for sequence, number, time_ns, values in self._rows(entry, part):
-                # Of columns, a row's keys may stand in several groups; after damage, rows may come twice.
-                found.setdefault(sequence, (number, time_ns, {}))[2].update(values)
-        for sequence in sorted(found):
-            number, time_ns, values = found[sequence]
-            line = line_of(values, seconds(time_ns), number, *self._about)
-            yield At(sequence, number), line, _integer(values, "ends") or 0
+        parts = [_Part(part) for part in self._console.scan.parts(entry)]
+        places = sorted((sequence, which, row) for which, part in enumerate(parts) for row, sequence in part.rows())
+        # Of columns, a row's keys may stand in several groups; after damage, rows may come twice.
+        for sequence, same in itertools.groupby(places, key=_first):
+            values: dict[str, Any] = {}
+            number, time_us = -1, 0
+            for _, which, row in same:
+                try:
+                    number, time_us, held = parts[which].row(row)
+                except DamageError as error:
+                    self._console.scan.note(entry.source, entry.blocks[0], error.message)
+                else:
+                    values.update(held)
+            if number >= 0:
+                line = line_of(values, time_us / 1e6, number, *self._about)
+                yield At(sequence, number), line, _integer(values, "ends") or 0
 
-    def _rows(self, entry: Entry, part: Part) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
-        if isinstance(part, Record):
-            try:
-                yield part.sequence, part.step, part.time_ns, values_of(part)
-            except DamageError as error:
-                self._console.scan.note(entry.source, entry.blocks[0], error.message)
-            return
-        columns = [listed(column_of(part, key)) for key in part.keys]
-        heads = (array.tolist() for array in (part.sequences(), steps_in_rows(part), times_us(part)))
-        for sequence, number, time_us, *values in zip(*heads, *columns):
-            yield sequence, number, time_us * 1000, dict(zip(part.keys, values))
+    def _open_gaps(self) -> list[Gap]:
+        """What is missing and was not said yet, the first one first."""
+        gaps = self._console.gaps(self._facts)
+        if gaps is not self._gaps:
+            self._gaps = gaps
+            self._left = sorted((gap for gap in gaps if gap not in self._place.said), key=lambda gap: gap.step_min)
+        return self._left
 
     def _between(self, one: At | None, other: At | None, time: float) -> list[LogLine]:
         """What is missing between two lines; before the first (`one` is None), after the last one."""
-        gaps = self._console.gaps(self._facts)
-        if not gaps and (one is None or other is None or other.number <= one.number + 1):
-            return []
-        said = self._place.said
-        found = [gap for gap in gaps if gap not in said and _lies_between(gap, one, other)]
-        said.update(found)
+        left = self._open_gaps()
+        if one is not None and other is not None and other.number <= one.number + 1:
+            # Where no number is missing, only a refused call can be, and the first one tells whether it is here.
+            if not left or left[0].step_min > other.number:
+                return []
+        found = [gap for gap in left if _lies_between(gap, one, other)]
+        self._place.said.update(found)
+        self._left = [gap for gap in left if gap not in found] if found else left
         refused = [gap for gap in found if gap.first is None]
         lost = [gap for gap in found if gap.first is not None]
         if one is not None and other is not None:
-            # Of what had a number, numbers tell how much is missing.
-            count = other.number - one.number - 1
+            # Of what had a number, numbers tell how much is missing; a refused line has one too.
+            count = other.number - one.number - 1 - sum(gap.count for gap in refused)
             if count > 0 and (lost or self._console.is_over(self._facts)):
                 refused.append(self._gap(count, lost[0].reason if lost else "missing", one.number + 1))
         else:
@@ -444,8 +456,36 @@ def _is_in(ranges: list[tuple[int, int]], sequence: int) -> bool:
     return at >= 0 and sequence <= ranges[at][1]
 
 
-def _first(numbers: tuple[int, int]) -> int:
+def _first(numbers: tuple[int, ...]) -> int:
     return numbers[0]
+
+
+class _Part:
+    """Rows that were stored together, one by one: of columns memory holds the values, of each row nothing."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        if not isinstance(part, Record):
+            self._columns = {key: listed(column_of(part, key)) for key in part.keys}
+            self._numbers, self._times = steps_in_rows(part).tolist(), times_us(part).tolist()
+
+    def rows(self) -> Iterable[tuple[int, int]]:
+        """The place and the sequence of each row."""
+        return enumerate([self._part.sequence] if isinstance(self._part, Record) else self._part.sequences().tolist())
+
+    def row(self, place: int) -> tuple[int, int, dict[str, Any]]:
+        """Number, time in whole microseconds and values.
+
+        Raises:
+            DamageError: It is no row.
+        """
+        if isinstance(self._part, Record):
+            return self._part.step, self._part.time_ns // 1000, values_of(self._part)
+        return (
+            self._numbers[place],
+            self._times[place],
+            {key: column[place] for key, column in self._columns.items()},
+        )
 
 
 # The keys of a row (docs/console.md#rows): of which type, and the field of `LogLine`.
@@ -484,16 +524,19 @@ def _integer(values: dict[str, Any], key: str) -> int | None:
 def read(run: ConsoleReading, wanted: Wanted, place: Place) -> Iterator[LogLine]:
     """The lines that were not given yet, whatever is replaced meanwhile."""
     tries = 0
-    while True:
-        try:
-            for line in run._console(wanted.rank).merged(place, wanted):
-                tries = 0
-                yield line
-            return
-        except Gone:
-            tries += 1
-            if tries == TRIES_MAX:
-                raise
+    try:
+        while True:
+            try:
+                for line in run._console(wanted.rank).merged(place, wanted):
+                    tries = 0
+                    yield line
+                return
+            except Gone:
+                tries += 1
+                if tries == TRIES_MAX:
+                    raise
+    finally:
+        run._scan.close()
 
 
 def follow(

@@ -1,7 +1,8 @@
 """A living stream's own look at its run: what its ring holds, joined with what the store holds, without waiting for anybody.
 
-The first look reads what is stored, and what is in the ring and may not be stored yet. Every later one takes from the ring what was
-logged since (`Tally`); only when `log()` has overwritten that by now, or has changed a settled row, everything is read again.
+The first look reads what is stored, and what is in the ring and may not be stored yet. Every later one takes what was logged since
+(`Tally`): from the ring, or from the store as far as `log()` has overwritten it by now. Only when a settled row was changed everything
+is read again.
 What other streams logged is looked at once a second at most.
 """
 
@@ -19,7 +20,8 @@ from ..limits import STEP_MAX
 from ..segment import format as segment
 from ..segment.format import Block
 from . import looks
-from .columns import collect, join
+from .columns import Column, collect, collect_entry, join
+from .direct import Chunk
 from .entries import Source
 from .facts import StreamFacts
 from .lanes import Lane
@@ -84,17 +86,41 @@ class Recent:
     def _advance(self, tally: Tally) -> bool:
         """Takes what was logged since; False where that cannot be."""
         new = self._take(self._end)
-        if new is None:
-            return False
-        if new.end == self._end:
+        if new is not None and new.end == self._end:
             return True
+        if new is not None:
+            columns = self._in_ring(new)
+        else:
+            new = self._take(None)
+            if new is None:
+                return False
+            columns = self._in_store(new)
+        self._end = new.end
+        tally.is_over = new.end == OVER
+        return tally.take(columns, new.end[2])
+
+    def _in_ring(self, new: Snapshot) -> dict[str, Column]:
         scan = Scan(self._run._scan.files, self._run.directory)
         scan.blobs = self._run._scan.blobs
-        scan.hold([_memory(self._stream, new)])
-        lane = Lane([StreamFacts(self._stream)], [STEP_MAX + 1])
-        columns = collect(scan, scan.plan(), lane, None) if new.records else {}
-        self._end = new.end
-        return tally.take({key: by_stream[self._stream] for key, by_stream in columns.items()}, new.end[2])
+        scan.hold([_memory(self._stream, new)] if new.records else [])
+        return self._columns(scan, 0)
+
+    def _in_store(self, new: Snapshot) -> dict[str, Column]:
+        """What was logged since the last look, of which a part is not in the ring any more: it is stored."""
+        scan, since = self._run._scan, self._end[1]
+        scan.hold([_memory(self._stream, new)] if new.records else [])
+        try:
+            return self._run._reading(lambda: self._columns(scan, since))
+        finally:
+            scan.hold([])
+
+    def _columns(self, scan: Scan, since: int) -> dict[str, Column]:
+        """The values of this stream's records from sequence `since` on."""
+        columns: dict[str, dict[int, Column]] = {}
+        for entry in scan.plan().get(self._stream, ()):
+            if entry.last >= since and entry.holds_rows:
+                collect_entry(scan, entry, None, STEP_MAX + 1, False, columns)
+        return {key: _since(by_stream[self._stream], since) for key, by_stream in columns.items()}
 
     def _begin(self) -> Tally:
         """Reads everything: the ring first, so that nothing is missed that is stored meanwhile."""
@@ -140,6 +166,25 @@ class Recent:
             shown = {key: value for key, value in last.items() if key[:1] != "_" and key not in run._facts.removed}
             self._others = summary_of(shown, definitions, run._read_all, run._extremes)
         self._looked = clock.monotonic()
+
+
+def _since(column: Column, since: int) -> Column:
+    """The values of records from a sequence on."""
+    import numpy
+
+    column.flush()
+    for place, chunk in enumerate(column.chunks):
+        assert chunk.sequence is not None  # as entries were not said to stand alone
+        if len(chunk.sequence) and int(chunk.sequence.min()) < since:
+            kept = numpy.flatnonzero(chunk.sequence >= since)
+            values = chunk.values
+            column.chunks[place] = Chunk(
+                chunk.sequence[kept],
+                chunk.step[kept],
+                chunk.time_us[kept],
+                [values[n] for n in kept.tolist()] if isinstance(values, list) else values[kept],
+            )
+    return column
 
 
 def _memory(stream: int, new: Snapshot) -> Source:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _QUICK_BLOCKS_MAX = 8
 _PATTERN = re.compile(r"[*?\[]")
 # The kind of the streams that hold what was observed, and what their keys begin with (docs/system.md).
-_SYSTEM, _SYSTEM_PREFIX = "system", "system/"
+_SYSTEM, SYSTEM_PREFIX = "system", "system/"
 
 
 class Run(ConsoleReading):
@@ -560,4 +560,4 @@ class Run(ConsoleReading):
 
 
 def _is_system(key: str) -> bool:
-    return key.startswith(_SYSTEM_PREFIX)
+    return key.startswith(SYSTEM_PREFIX)

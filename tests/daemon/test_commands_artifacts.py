@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.commands import status
 from daemon.keep import artifacts as kept
 from daemon.keep.pruning import prune
 from sdk._keeping import jobs, put_job
@@ -123,7 +124,7 @@ def test_nothing_is_pruned_that_a_damaged_manifest_may_need(library: StoreIdenti
 
 
 def test_what_was_staged_and_forgotten_is_swept(library: StoreIdentity) -> None:
-    """After a week, unless a job names it, or one waits that cannot be read from here."""
+    """After a week, unless a job names it, or one waits that cannot be read from here; drafts of that age as well."""
     now = time.time()
     old, young, named = (
         os.path.join(staging_path(library.path), f"{int((now - age) * 1e9):020d}-{'0' * 16}") for age in (8 * 86400, 60, 9 * 86400)
@@ -132,12 +133,18 @@ def test_what_was_staged_and_forgotten_is_swept(library: StoreIdentity) -> None:
         os.makedirs(path)
     put_job(library, "artifact", {"staging": named})
     aside = Path(library.path, "keeping", "somebody-else.json")
-    aside.write_text("")
+    drafts = [Path(name_path(library.path, "digits"), "v3.jsonl.1.2.tmp"), Path(library.path, "keeping", "x.json.tmp")]
+    for path in (aside, *drafts):
+        path.write_text("")
     kept.sweep(DISK, library.path, now)
     assert os.path.isdir(old)
-    aside.unlink()
+    assert all(path.exists() for path in drafts)
+    aside.rename(aside.with_suffix(".json.bad"))
+    for path in drafts:
+        os.utime(path, (0, 0))
     kept.sweep(DISK, library.path, now)
     assert [os.path.isdir(path) for path in (old, young, named)] == [False, True, True]
+    assert not any(path.exists() for path in drafts)
 
 
 def test_every_stored_byte_is_read(library: StoreIdentity) -> None:
@@ -182,3 +189,19 @@ def test_show_names_them(library: StoreIdentity) -> None:
     assert "logged    digits:v0" in text
     assert "used      net:v0, new" in text
     assert json.loads(run_command(library, "show", "r1", "--json").output)["artifacts"]["used"] == ["net:v0", "new"]
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ({}, ""),
+        ({"running": False, "waiting": 0, "trouble": ""}, ""),
+        ({"running": True, "waiting": 1, "trouble": ""}, "running; 1 job of files waits"),
+        ({"running": False, "waiting": 2, "trouble": "no\x1b room"}, "2 jobs of files wait; trouble: no"),
+    ],
+)
+def test_status_says_what_waits(told: dict[str, object], text: str) -> None:
+    """And what for; nothing where there is nothing."""
+    found = status._keeping(told)
+    assert found == text or (text and found.startswith(text))
+    assert "\x1b" not in found

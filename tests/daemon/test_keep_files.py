@@ -115,6 +115,19 @@ def test_a_job_that_is_given_up_leaves_nothing_half(kept: Kept) -> None:
     assert kept.texts == {"ck/a.bin": "0123456789", "ck/b.bin": "b"}
 
 
+def test_what_a_killed_keeper_left_is_removed(kept: Kept) -> None:
+    """A draft that nobody could remove is found by whoever does the job again: half a checkpoint may be large."""
+    body = kept.job(a="0123456789")
+    disk = FailingFiles()
+    disk.refuse("remove")
+    left = [True, True]
+    with pytest.raises(Abandoned):
+        kept.do(body, lambda: bool(left and left.pop()), files=disk)
+    assert len(os.listdir(os.path.join(kept.directory, "ck"))) == 1
+    kept.do(body)
+    assert os.listdir(os.path.join(kept.directory, "ck")) == ["a.bin"]
+
+
 @pytest.mark.parametrize("operation", ["create", "append", "rename", "close", "make_directory", "free_bytes"])
 def test_a_disk_that_refuses_makes_the_job_wait(kept: Kept, operation: str) -> None:
     """The error reaches the keeper, no half file stands anywhere, and it is done when the disk takes it."""

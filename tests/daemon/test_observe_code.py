@@ -193,3 +193,16 @@ def test_what_a_console_script_calls(project: Path) -> None:
     context = context_of(project)
     context["program"].update(kind="console script", name="fit-it")
     assert code.describe(context, str(project / "files"))["packages"]["entry_point"] == "fit.cli:main"
+
+
+def test_commits_that_nobody_else_has_are_a_patch_too(project: Path, tmp_path: Path) -> None:
+    """Whoever has the upstream gets to the run's state with one file."""
+    clone = tmp_path / "clone"
+    run_git(tmp_path, "clone", "-q", str(project / "work"), str(clone))
+    base = run_git(clone, "rev-parse", "HEAD")
+    (clone / "src" / "train.py").write_text("a = 5\n")
+    run_git(clone, "commit", "-qam", "mine")
+    context = {**context_of(project, code=False), "cwd": str(clone), "program": {}}
+    facts = code.describe(context, str(project / "files"))["git"]
+    assert (facts["dirty"], facts["upstream"], facts["files"]) == (False, base, [f"diff_{base}.patch"])
+    assert "+a = 5" in (project / "files" / f"diff_{base}.patch").read_text()

@@ -203,3 +203,14 @@ def test_nothing_is_written_into_the_repository(repository: Path) -> None:
     assert found.changes(found.commit).patch == b""
     found.untracked()
     assert {path: path.stat().st_mtime_ns for path in (repository / ".git").rglob("*")} == before
+
+
+def test_a_repository_that_takes_too_long_says_so(repository: Path) -> None:
+    """Whatever is asked after the time is over is not answered, and the facts say why."""
+    assert describe(str(repository), seconds=0) == ({"why": "git did not answer in time"}, None)
+    found = Git(str(repository))
+    found._deadline = git.time.monotonic()
+    with pytest.raises(GitError, match="in time"):
+        found.changes(None)
+    with pytest.raises(GitError, match="in time"):
+        _ = found.branch

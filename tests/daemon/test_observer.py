@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 import sdk
-from daemon.commands.status import _observing as _observing_text
 from daemon.observe.gpu import Gpus
 from daemon.observe.writing import SEGMENT_BYTES, SystemStream
 from daemon.observer import LOOK_SECONDS, Observer
 from daemon.store.recovery import Judge, mend_runs
 from daemon.workers import Observer as Worker
-from sdk import platform
+from sdk import clock, platform
 from sdk.budget import Budget
 from sdk.files import DISK
 from sdk.files.failing import FailingFiles
@@ -53,8 +52,14 @@ class Scene:
         self.told: list[Mapping[str, Any]] = []
         self.asked_code: list[tuple[Mapping[str, Any], str]] = []
         self.code: Any = {}
-        self.observer = Observer(files, self.store, self.ask, self.describe, Gpus(module="no_such_module_of_nvidia"))
+        self.files = files
         self.now = NOW
+        self.restart()
+
+    def restart(self) -> None:
+        """An observer that knows nothing of what was."""
+        gpus = Gpus(module="no_such_module_of_nvidia")
+        self.observer = Observer(self.files, self.store, self.ask, self.describe, gpus)
 
     def ask(self, told: Mapping[str, Any]) -> Mapping[str, Any]:
         self.told.append(told)
@@ -70,11 +75,11 @@ class Scene:
 
     def begin(self, run: str = "a41f", kind: str = "main", **about: Any) -> RunBuilder:
         """A run that this very process logs to."""
-        about = {"pid": os.getpid(), "started_ns": 2 * 10**18, "system_metrics_seconds": 10.0, **about}
+        about = {"pid": os.getpid(), "started_ns": clock.wall_ns(), "system_metrics_seconds": 10.0, **about}
         built = RunBuilder(self.store.path, run)
         stream = built.stream(kind, **about)
         stream.log({"loss": 0.5})
-        stream.meta({"context": {"argv": ["train.py"]}})
+        stream.meta({"context": {"command": ["train.py"]}})
         built.flush()
         self.living.append([run, stream.hex, "", about["pid"]])
         return built
@@ -104,7 +109,7 @@ def test_a_run_is_sampled_while_it_lives(scene: Scene) -> None:
     run = scene.run()
     assert 6 <= len(run.series("system/processes")) <= 8
     assert (run.keys(), len(list(run.rows())), run.last_step) == (["loss"], 1, 0)
-    assert run.context["argv"] == ["train.py"]
+    assert run.context["command"] == ["train.py"]
     assert run.context["cpu_threads"] == os.cpu_count()
     assert run.streams[-1].kind == "system"
     assert run.streams[-1].state == "running"
@@ -135,7 +140,38 @@ def test_a_run_that_was_over_before_we_came_gets_its_context(scene: Scene) -> No
     run = scene.run()
     assert run.context["git_commit"] == "abc"
     assert run.keys(kind="system") == []
-    assert scene.asked_code == [({"argv": ["train.py"]}, os.path.join(run.directory, "files"))]
+    assert scene.asked_code == [({"command": ["train.py"]}, os.path.join(run.directory, "files"))]
+
+
+def test_code_is_described_once_for_each_process(scene: Scene) -> None:
+    """Not again by an observer that goes on, when the code may be another one; but again for the process that resumes."""
+    scene.code = {"git": {"commit": "abc"}}
+    built = scene.begin()
+    scene.pass_time()
+    until(lambda: scene.observer.step(scene.now) and "git" in scene.run().context)
+    scene.observer.close()
+    scene.restart()
+    scene.pass_time(5)
+    assert len(scene.asked_code) == 1
+    second = built.stream(pid=os.getpid(), started_ns=clock.wall_ns(), attempt=2)
+    scene.living.append(["a41f", second.hex, "", os.getpid()])
+    built.flush()
+    scene.pass_time(5)
+    assert len(scene.asked_code) == 2
+
+
+def test_what_the_trainer_says_of_itself_is_waited_for(scene: Scene) -> None:
+    """The description of the code is made of it; it may come a moment after the stream's first record, or never."""
+    built = RunBuilder(scene.store.path)
+    stream = built.stream(pid=os.getpid(), started_ns=clock.wall_ns())
+    built.flush()
+    scene.living.append(["a41f", stream.hex, "", os.getpid()])
+    scene.pass_time(1)
+    assert scene.run().keys(kind="system")
+    stream.meta({"context": {"command": ["train.py"]}})
+    built.flush()
+    scene.pass_time(1)
+    assert scene.asked_code[0][0]["command"] == ["train.py"]
 
 
 def test_trouble_with_the_code_is_said_and_ends_nothing(scene: Scene) -> None:
@@ -150,7 +186,7 @@ def test_trouble_with_the_code_is_said_and_ends_nothing(scene: Scene) -> None:
 def test_facts_that_are_still_on_their_way_are_waited_for(scene: Scene) -> None:
     """A stream of which nothing is stored yet is met at a later look, and looked for sooner than else."""
     built = RunBuilder(scene.store.path)
-    stream = built.stream(pid=os.getpid(), started_ns=2 * 10**18)
+    stream = built.stream(pid=os.getpid(), started_ns=clock.wall_ns())
     scene.living.append(["a41f", stream.hex, "", os.getpid()])
     scene.pass_time(1)
     assert scene.run().streams == []
@@ -183,7 +219,7 @@ def test_ranks_of_one_host_are_one_stream(scene: Scene) -> None:
     scene.begin(rank=3)
     built = RunBuilder(scene.store.path)
     for rank in (2, 5):
-        stream = built.stream(pid=os.getpid(), started_ns=2 * 10**18, rank=rank)
+        stream = built.stream(pid=os.getpid(), started_ns=clock.wall_ns(), rank=rank)
         scene.living.append(["a41f", stream.hex, "", os.getpid()])
     built.flush()
     scene.pass_time(5)
@@ -206,11 +242,9 @@ def test_another_observer_goes_on(scene: Scene) -> None:
     scene.begin()
     scene.pass_time(25)
     scene.observer.close()
-    second = Scene.__new__(Scene)
-    second.__dict__.update(scene.__dict__)
-    second.observer = Observer(DISK, scene.store, scene.ask, scene.describe, Gpus(module="no_such_module_of_nvidia"))
-    second.pass_time(25)
-    second.observer.close()
+    scene.restart()
+    scene.pass_time(25)
+    scene.observer.close()
     run = scene.run()
     assert len(run._side_lanes("system")) == 1
     found = run.series("system/threads")
@@ -343,13 +377,6 @@ def test_the_daemon_tells_who_began_until_that_was_heard() -> None:
     assert not worker.take_sealed()
 
 
-def test_what_status_shows() -> None:
-    """One line, or none where nobody observes."""
-    assert _observing_text({"pid": None}) == ""
-    told = {"pid": 7, "runs": ["a41f"], "samples": 1234, "skipped": 2, "error": "disk full", "gpu_note": ""}
-    assert _observing_text(told) == "pid 7, 1 run, 1,234 samples; 2 skipped; disk full"
-
-
 def test_periods_are_bounded(scene: Scene) -> None:
     """Whatever a record says."""
     for number, seconds in enumerate((1e300, float("inf"), float("nan"), "10", -1, 1e-9)):
@@ -372,18 +399,23 @@ def test_a_real_training_is_observed_through_kills(monkeypatch: pytest.MonkeyPat
             command = [sys.executable, "-S", "-c", "input()"]  # ends with us, however we end
             with subprocess.Popen(command, stdin=subprocess.PIPE):
                 run = sdk.init(dir=store.path, id="a41f", settings={"silent": True, "console": "off"})
+                signal.sigwait([signal.SIGUSR1])
                 while signal.sigtimedwait([signal.SIGTERM], 0.02) is None:
                     run.log({"loss": 0.5})
             run.finish()
 
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
         try:
             trainer = Trainer(body)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
         try:
+            until(lambda: _observing(store).get("runs") == ["a41f"])
+            os.kill(trainer.pid, signal.SIGUSR1)
             until(lambda: _samples(store) >= 2)
-            assert sdk.open_store(store.path).run("a41f").series("system/processes").value[-1] >= 2
+            run = sdk.open_store(store.path).run("a41f")
+            assert run.series("system/threads").time[0] < run.series("loss").time[0], "it was seen before it logged"
+            assert run.series("system/processes").value[-1] >= 2
             first = _observing(store)
             os.kill(first["pid"], 9)
             until(lambda: (_observing(store).get("pid") or first["pid"]) != first["pid"])

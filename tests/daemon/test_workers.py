@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -9,7 +10,9 @@ import psutil
 import pytest
 
 from daemon import workers
-from daemon.workers import Worker
+from daemon.workers import Keeper, Worker
+from sdk._keeping import end_job, jobs, keeping_path, put_job
+from tests.serving import temporary_store
 
 SLEEPS = ("timeit", ["-n", "1", "__import__('time').sleep(600)"])
 
@@ -117,3 +120,51 @@ def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scene.worker.wanted
     assert not scene.worker.is_running
     assert "cannot be started" in scene.said[0]
+
+
+def test_a_keeper_is_wanted_while_a_job_waits() -> None:
+    """It is started for the first one, tried again soon after it was killed, and the job says so in its status."""
+    with temporary_store() as store:
+        said: list[str] = []
+        keeper = Keeper(store.path, said.append)
+        keeper._module, keeper._arguments = SLEEPS
+        keeper.look(0.0)
+        assert not keeper.is_running
+        put_job(store, "files", {})
+        keeper.trouble = "no room"
+        keeper.look(1.0)
+        assert keeper.status() == {"running": True, "waiting": 1, "trouble": "no room"}
+        process = keeper._process
+        assert process is not None
+        process.kill()
+        process.wait()
+        keeper.look(2.0)
+        assert "again in 5 s" in said[0]
+        keeper.look(6.9)
+        assert not keeper.is_running
+        keeper.look(7.0)
+        assert keeper.is_running
+        keeper.end()
+        end_job(jobs(store.path)[0])
+        assert keeper.status() == {"running": False, "waiting": 0, "trouble": ""}
+
+
+def test_a_keeper_lists_jobs_only_when_there_may_be_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other machines cost one look each time that the directory changed."""
+    looks: list[str] = []
+    monkeypatch.setattr(workers, "jobs", lambda store: looks.append(store) or [])
+    with temporary_store() as store:
+        keeper = Keeper(store.path, print)
+        keeper.look(0.0)
+        assert looks == []
+        put_job(store, "files", {})
+        keeper.look(1.0)
+        keeper.look(2.0)
+        assert len(looks) == 2, "its time may not tell of another change"
+        os.utime(keeping_path(store.path), ns=(7, 7))
+        for now in range(3, 6):
+            keeper.look(float(now))
+        assert len(looks) == 3
+        put_job(store, "files", {})
+        keeper.look(6.0)
+        assert len(looks) == 4

@@ -66,14 +66,15 @@ def test_lines_across_a_daemon_that_is_killed(store: Path, tmp_path: Path, monke
     monkeypatch.setenv("STEPD_RESTART_SECONDS", "0.2")
 
     def body(run: sdk.Run, count: Callable[[int], None]) -> None:
+        killed = [0]
         for number in range(LINES):
             if number == LINES // 4:
                 until(lambda: daemon_of(store) > 0)
-                first = daemon_of(store)
             if number == LINES // 2:
-                os.kill(first, signal.SIGKILL)
+                killed.append(daemon_of(store))
+                os.kill(killed[1], signal.SIGKILL)
             if number == LINES * 3 // 4:
-                until(lambda: daemon_of(store) not in (0, first))
+                until(lambda: daemon_of(store) not in killed)
             print("line", number)
 
     trainer = printing(tmp_path / "out", body)
@@ -149,6 +150,28 @@ raise ValueError("the end")
     errors = texts("stderr")
     assert errors[0].startswith("Traceback") and errors[-1] == "ValueError: the end"
     assert texts("stdout").index("at exit") > texts("stdout").index("last")
+
+
+def test_log_records_in_a_file_that_is_looked_at(store: Path, tmp_path: Path) -> None:
+    """A record that a `LogHandler` stores is neither stored again as a line nor found as a stranger's."""
+    with open(tmp_path / "out", "w", encoding="utf-8") as file:
+        program(
+            """
+import logging, subprocess
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, handlers=None)
+logging.getLogger().addHandler(sdk.LogHandler())
+for number in range(3):
+    logging.info("record %d", number)
+    subprocess.run(["echo", f"child {number}"])
+    print("line", number, flush=True)
+""",
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        )
+    found = lines()
+    assert [line.text for line in found if line.source == "log"] == ["record 0", "record 1", "record 2"]
+    assert [line.text for line in found if line.by] == ["child 0", "child 1", "child 2"]
+    assert [line.text for line in found if line.source != "log" and not line.by] == ["line 0", "line 1", "line 2"]
 
 
 @pytest.mark.parametrize("end", ["", "\\n"])

@@ -16,10 +16,11 @@ from tests.end_to_end.world import Trainer, settle, steps, until, until_drained
 from tests.sdk import fake_device
 
 
-def test_flush_and_finish_wait_for_the_device(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both return when what was logged has come and is stored, in order, and nothing is refused."""
+@pytest.mark.parametrize("autostart", [True, False])
+def test_flush_and_finish_wait_for_the_device(store: Path, monkeypatch: pytest.MonkeyPatch, autostart: bool) -> None:
+    """Both return when what was logged has come and is stored, by a daemon or in the spool, in order; nothing is refused."""
     torch, stream = fake_device.install(monkeypatch)
-    run: Any = sdk.init(id="r")
+    run: Any = sdk.init(id="r", settings={"autostart": autostart})
     pause = clock.pause
 
     def pause_and_advance(seconds: float) -> None:

@@ -71,13 +71,13 @@ open({path!r}, "w").write(repr(found))
         (
             signal.SIGTERM,
             "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); time.sleep(60)",
-            "finished",
+            "failed",
         ),
     ],
     ids=["Ctrl-C", "hang-up", "segmentation fault", "terminated", "handler that exits"],
 )
 def test_a_signal_to_a_script(store: Path, number: int, end: str, state: str) -> None:
-    """The run's state tells how it ended, and the open row is kept. A `sys.exit` is an end like any other."""
+    """The run's state tells how it ended, and the open row is kept. A handler's `sys.exit(1)` is a failure like any other."""
     code = SCRIPT.format(root=str(ROOT), end=end)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -18,7 +18,6 @@ from sdk._stream import Stream
 from sdk.reader import metrics
 from tests.end_to_end.world import Trainer, start_daemon, steps, until, until_drained
 
-
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 

@@ -41,6 +41,8 @@ _ENDS = [
     ("sys.exit()", "finished 0 1.5"),
     ("sys.exit(0)", "finished 0 1.5"),
     ("sys.exit(7)", "failed 7 1.5"),
+    ("sys.exit(1 << 70)", "failed -1 1.5"),
+    ("sys.exit(True)", "failed 1 1.5"),
     ("def main():\n    sys.exit(5)\nmain()", "failed 5 1.5"),
     ("sys.exit('no data')", "failed 1 1.5 SystemExit"),
     ("import argparse; argparse.ArgumentParser().error('x')", "failed 2 1.5"),
@@ -129,6 +131,13 @@ def test_init_leaves_hooks_and_handlers_alone(tmp_path: Path) -> None:
     )
     lines = _script(tmp_path, code).stdout.splitlines()
     assert [line for line in lines if "finished" not in line] == ["True True True", "True"]
+
+
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    """With `watch_exit=False` nothing is put anywhere; an exception is found all the same."""
+    start = _START + "leave = sys.exit\nsdk.init(settings={'watch_exit': False, 'exit_seconds_max': 1.5})\n"
+    done = _script(tmp_path, start + "print(sys.exit is leave, flush=True)\nif os.fork():\n    os.wait()\n    1 / 0\nsys.exit(3)")
+    assert done.stdout.splitlines() == ["True", "failed 1 1.5 ZeroDivisionError"]
 
 
 def test_any_exit_can_be_wrapped(tmp_path: Path) -> None:

@@ -92,11 +92,12 @@ def test_allow_without_a_run_is_a_new_run(world: Any) -> None:
     assert (run.id, run.resumed, run.step, world.opened[0][1]["attempt"]) == ("i", False, 0, 1)
 
 
-def test_auto_without_an_id_takes_the_newest_broken_run_of_the_project(world: Any) -> None:
+@pytest.mark.parametrize("state", ["crashed", "interrupted", "preempted"])
+def test_auto_without_an_id_takes_the_newest_broken_run_of_the_project(world: Any, state: str) -> None:
     """A finished one is no candidate; without any, a new run."""
     world.add(_stored("done", state="finished"))
     world.add(_stored("other", project="q"))
-    world.add(_stored("broken", state="interrupted"))
+    world.add(_stored("broken", state=state))
     assert sdk.init(project="p", resume="auto").id == "broken"
     world.stored.clear()
     fresh = sdk.init(project="p", resume=True, reinit=True)

@@ -144,13 +144,27 @@ def test_define_metric(world: Any) -> None:
     [
         {"name": ""}, {"name": 3}, {"name": "a*b"}, {"name": "*a"}, {"name": "a**"}, {"name": "a", "step_metric": 3},
         {"name": "a", "step_metric": "x*"}, {"name": "a", "summary": "average"}, {"name": "a", "summary": ["min"]},
-        {"name": "a", "hidden": 1}, {"name": "a", "step_sync": "yes"}, {"name": "a", "goal": "up"},
+        {"name": "a", "hidden": 1}, {"name": "a", "step_sync": "yes"}, {"name": "a", "goal": "up"}, {"name": "a", "goal": 3},
+        {"name": "a", "summary": "best"}, {"name": "a", "reduce": "median"}, {"name": "a", "reduce": "mean", "over": ""},
+        {"name": "a", "reduce": "mean", "weight": "w*"}, {"name": "a", "reduce": "sum", "weight": "w"},
+        {"name": "a", "over": "epoch"}, {"name": "a", "weight": "w"}, {"name": "epoch", "reduce": "mean"},
     ],
 )  # fmt: skip
 def test_define_metric_refuses(world: Any, options: dict[str, Any]) -> None:
     """W&B's rules, as `sdk.Error`."""
     with pytest.raises(sdk.Error, match="define_metric"):
         sdk.init().define_metric(**options)
+
+
+def test_what_is_said_of_a_metric_adds_up(world: Any) -> None:
+    """The best of what is said in two calls has its goal from the first; W&B's short names of goals are understood."""
+    run = sdk.init()
+    run.define_metric("loss", goal="Min", reduce="mean", over=run.define_metric("round"))
+    metric = run.define_metric("loss", summary="best", weight="n")
+    assert metric.facts() == {"goal": "minimize", "reduce": "mean", "over": "round", "summary": ["best"], "weight": "n"}
+    with pytest.raises(sdk.Error, match="goal="):
+        run.define_metric("loss", summary="best", overwrite=True)
+    assert world.stream.facts[-1] == {"metric": {"loss": metric.facts()}}
 
 
 def test_alert(world: Any, capsys: pytest.CaptureFixture[str]) -> None:

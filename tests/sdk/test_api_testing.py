@@ -168,3 +168,16 @@ def test_times_of_rows_come_from_the_clock(world: Any) -> None:
         sdk.init()
         sdk.log({"a": 1})
         assert rows[0].time == 1.0
+
+
+def test_summaries_and_epochs() -> None:
+    """As in a store: what was defined, and the last complete epoch."""
+    with captured() as rows:
+        run = sdk.init()
+        run.define_metric("loss", summary="min,mean", reduce="mean")
+        for step in range(6):
+            sdk.log({"loss": float(step), "epoch": step // 2})
+        assert run.summary["loss"].as_dict() == {"min": 0.0, "mean": 2.5}
+        assert (run.latest("loss_epoch"), run.latest("loss_epoch", partial=True), run.latest("none")) == (2.5, 4.5, None)
+        sdk.finish()
+    assert rows.runs[0].latest("loss_epoch") == 4.5

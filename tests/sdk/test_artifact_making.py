@@ -27,6 +27,8 @@ from sdk.location import StoreIdentity, make_store
 from tests.crash import Fate, build, by_chance, names_only, nothing, safe_from, torn, write_tree, zeros
 
 SEED = 20261121
+# Some hundred small trees: a disk that others force meanwhile would take its time.
+MEMORY = "/dev/shm"
 # What counts as large here.
 SMALL, LARGE = 64, 1000
 
@@ -187,6 +189,33 @@ def test_a_large_file_that_changed_in_place_is_said(scene: Scene) -> None:
     assert head.troubles == 1
 
 
+def test_what_changed_is_never_the_same_version(scene: Scene) -> None:
+    """Equal bytes of which nobody knows whether they were what was added make a version of their own, which says so."""
+    data = os.urandom(LARGE)
+    make(scene.store.path, scene.job({"large": data}))
+    body = scene.job({"large": data})
+    os.utime(scene.root / "source/large", (1, 1))
+    body["files"][0].update(how="source", modified_ns=5)
+    assert make(scene.store.path, body) == making.Made("data", 1, True)
+    assert make(scene.store.path, scene.job({"large": data})).number == 2, (
+        "the one with trouble is nothing to be equal to"
+    )
+
+
+def test_a_file_that_took_anothers_name_is_another(scene: Scene) -> None:
+    """The digest that is remembered is that of the file that was read, not of what has its name now."""
+    source = scene.root / "source/large"
+    body = scene.job({"large": os.urandom(LARGE)})
+    if body["files"][0]["how"] != "linked":
+        pytest.skip("this file system clones")
+    other = scene.write("source/other", os.urandom(LARGE))
+    os.utime(other, (1e9, 1e9))
+    os.replace(other, source)
+    make(scene.store.path, body)
+    scene.check(scene.store.path, 0)
+    assert staging.known_digest(DISK, scene.store.path, str(source), DISK.status(str(source))) == ""
+
+
 def test_a_file_that_is_gone_is_said(scene: Scene) -> None:
     """The other files of the version are there all the same."""
     body = scene.job({"a": b"1"})
@@ -243,6 +272,7 @@ def test_one_that_is_to_end_leaves_nothing_half(scene: Scene) -> None:
     wanted = iter([True] * 4)
     with pytest.raises(Abandoned):
         make(scene.store.path, body, lambda: next(wanted, False))
+    assert os.listdir(drafts_path(scene.store.path)) == []
     assert Shelf(scene.store.path).numbers("data") == []
     make(scene.store.path, body)
     scene.check(scene.store.path, 0)
@@ -295,11 +325,12 @@ class Recorded:
     def look(self, end: int, power: bool, fate: Fate, what: str) -> None:
         """The state after a crash: no version, or a whole one; and after the job was done again there is one."""
         unsafe = [power and self.safe[index] > end for index in range(end)]
-        with tempfile.TemporaryDirectory() as root:
+        with tempfile.TemporaryDirectory(dir=MEMORY) as root:
             write_tree(build(self.operations[:end], unsafe, fate), root)
             body = {**self.body, "staging": self.body["staging"].replace(self.scene.store.path, root)}
             numbers = Shelf(root).numbers("data")
             assert numbers in ([], [0]), what
+            assert numbers or end < len(self.operations), f"{what}: done, the job is removed, and there is no version"
             if numbers:
                 self.scene.check(root, 0)
             else:

@@ -284,6 +284,7 @@ def test_before_there_is_a_version(world: Any, data: Path) -> None:
         (lambda d: sdk.run.log_artifact(d, name="d", aliases=["v1"]), ValueError),
         (lambda d: sdk.run.log_artifact(d, name="d", aliases=["a:b"]), ValueError),
         (lambda d: sdk.run.log_artifact(d, name="d", tags=["a/b"]), ValueError),
+        (lambda d: sdk.run.log_artifact(sdk.Artifact("d", metadata={"a": "x" * (3 << 20)})), ValueError),
         (lambda d: sdk.run.upsert_artifact(d, name="d", distributed_id="x"), sdk.UnsupportedError),
         (lambda d: sdk.run.use_artifact("none"), sdk.errors.NotFoundError),
         (lambda d: sdk.run.use_artifact("a b"), ValueError),

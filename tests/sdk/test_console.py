@@ -418,6 +418,27 @@ def test_a_forked_child_has_lines_of_its_own(world: Any, streams: Streams) -> No
     assert texts(world) == ["line", "half a line"]
 
 
+def test_a_forked_child_that_begins_a_run(world: Any, streams: Streams) -> None:
+    """What it prints from then on is that run's only."""
+    streams.use()
+    run = sdk.init()
+    print("parent")
+    child = os.fork()
+    if not child:
+        own = sdk.init()
+        print("child")
+        own.finish()
+        stored = [
+            [row["text"] for row in stream.rows()]
+            for stream, options, _ in world.opened
+            if options.get("kind") == "console"
+        ]
+        os._exit(0 if own.id != run.id and stored == [["parent"], ["child"]] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    run.finish()
+    assert texts(world) == ["parent"]
+
+
 def test_write_logs(world: Any, streams: Streams) -> None:
     """Text is added to the console without being printed."""
     streams.use()

@@ -58,7 +58,7 @@ def test_the_order_of_calls_is_the_order_of_the_ring(fake: Fake) -> None:
     log_journal.log({"b": 2})
     log_journal.log({"c": 3}, step=7)
     assert [step for step, _, _ in reader.rows()] == [0]
-    assert log_journal.mark()[2] == 7
+    assert log_journal.open_step() == 7
     fake.stream.advance()
     assert log_journal.look_waiting()
     assert reader.rows() == [
@@ -102,7 +102,7 @@ def test_steps_are_taken_at_the_call(fake: Fake) -> None:
     log_journal.log({"b": 2})
     log_journal.log({"c": fake.on_device(3)}, step=5, commit=True)
     log_journal.log({"d": 4}, step=2)
-    assert log_journal.mark()[2] == 6
+    assert log_journal.open_step() == 6
     fake.stream.advance()
     log_journal.look_waiting()
     assert reader.rows() == [
@@ -358,7 +358,7 @@ def test_rows_are_those_of_a_loop_without_a_device(script: list[tuple[str, Any, 
                 data = {f"k{number % 3}": number}
                 log_journal.log({k: fake.on_device(v) for k, v in data.items()} if first else data, step, commit)
                 model.log(data, step, commit)
-                assert log_journal.mark()[2] == model.open_step
+                assert log_journal.open_step() == model.open_step
             elif what == "fire":
                 for _ in range(min(first, sum(1 for w in log_journal.waiting if w.call.awaited is not None))):
                     if fake.stream.work:
@@ -393,6 +393,7 @@ def test_interrupts_while_records_wait(fake: Fake, alarm: Callable[[Any], None])
     alarm(handler)
     chance = random.Random(11)
     found: list[int] = []
+    steps: list[int] = []
     unsure: set[int] = set()
     made = returned = interrupts = 0
 
@@ -418,8 +419,24 @@ def test_interrupts_while_records_wait(fake: Fake, alarm: Callable[[Any], None])
         signal.setitimer(signal.ITIMER_REAL, 0)
         fake.stream.advance()
         assert log_journal.look_waiting()
-        found += [row["m"] for _, _, row in reader.rows()]
-    assert found == sorted(set(found))
+        rows = reader.rows()
+        found += [row["m"] for _, _, row in rows]
+        steps += [step for step, _, _ in rows]
+    assert found == sorted(set(found)) and steps == sorted(set(steps))
     assert set(range(1, made + 1)) - set(found) <= unsure
     assert log_journal.refusals().refused == 0 and not log_journal.left_out()
     assert len(unsure) > 100
+
+
+def test_a_call_places_some_of_many(fake: Fake) -> None:
+    """A loop is not held by hundreds that come at once: a call places a part, the sender the rest, in order."""
+    log_journal, reader = journal(MIB)
+    for n in range(3 * waiting.PLACED_MAX):
+        log_journal.log({"n": n or fake.on_device(0)})
+    fake.stream.advance()
+    log_journal.log({"n": 3 * waiting.PLACED_MAX})
+    found = [row["n"] for _, _, row in reader.rows()]
+    assert waiting.PLACED_MAX <= len(found) <= waiting.PLACED_MAX + 1
+    assert log_journal.look_waiting()
+    found += [row["n"] for _, _, row in reader.rows()]
+    assert found == list(range(3 * waiting.PLACED_MAX + 1))

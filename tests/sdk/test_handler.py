@@ -343,8 +343,8 @@ def test_takes_knows_what_a_handler_stores(rows: Any, logger: logging.Logger, or
     assert texts(rows) == ["no run", "stored"]
 
 
-def test_takes_without_any_handler(logger: logging.Logger) -> None:
-    """A record whose logger nobody knows, a filter that fails: no, and nothing is raised."""
+def test_takes_without_any_handler(rows: Any, logger: logging.Logger) -> None:
+    """A record whose logger nobody knows: no; a filter that fails is nobody's no, and raises nothing."""
     record = logging.LogRecord("nobody", 20, "f.py", 1, "x", None, None)
     assert takes(record) is False
     handler = sdk.LogHandler()
@@ -355,6 +355,10 @@ def test_takes_without_any_handler(logger: logging.Logger) -> None:
     handler.addFilter(fails)
     logger.addHandler(handler)
     assert takes(logging.LogRecord("train.test", 20, "f.py", 1, "x", None, None)) is False
+    run = sdk.init()
+    logger.info("stored")
+    run.finish()
+    assert texts(rows) == ["stored"]
 
 
 def test_attach_root(rows: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +378,9 @@ def test_attach_root(rows: Any, capsys: pytest.CaptureFixture[str], monkeypatch:
     logging.getLogger("any").warning("once")
     run.finish()
     assert texts(rows) == ["seen", "once"] and len(root.handlers) == 1
+    with pytest.raises(ValueError, match="LOUD"):
+        sdk.init(logging="LOUD")
+    assert sdk.run is None
 
 
 def test_the_set_up_of_a_training_script(rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,3 +433,12 @@ def test_limits_fit_into_the_smallest_ring() -> None:
     found = _records.rows_of(record, None, record.created + 1)
     assert len(found) == _records.PARTS_MAX or len(found) == _records.PARTS_MAX + 1
     assert max(len(encode_map(row)) for row in found) < 256 * 1024 // 8 - 1024
+
+
+def test_the_page_says_the_limits() -> None:
+    """docs/logging.md has the numbers of the code."""
+    page = " ".join((Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8").split())
+    assert f"The last {_handler.WAITING_ROWS_MAX} are kept" in page and _handler.WAITING_CHARACTERS_MAX == 1 << 20
+    assert f"at most {_records.PARTS_MAX} of them" in page and _records.TEXT_BYTES_MIN == 8 * 1024
+    assert f"at most {_records.EXTRA_CHARACTERS_MAX} characters, a list {_records.EXTRA_ITEMS_MAX} items, four" in page
+    assert _records.EXTRA_LEVELS_MAX == 4 and _handler.FLUSH_SECONDS_MAX == 2

@@ -14,13 +14,14 @@ from sdk import _lending, _sender, platform
 from sdk.journal.appender import open_journal
 from sdk.journal.arena import Arena
 from sdk.journal.drain import drain
-from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, WORD_GATE, WORD_SESSION
+from sdk.journal.format import CAPACITY_MIN, HEADER_BYTES, TAKEN_COPIES, WORD_GATE, WORD_SESSION
 from sdk.journal.large import Large
 from sdk.journal.lent import LentRing
+from sdk.journal.page import Taken, pack_taken, read_released
 from sdk.journal.ring import Ring
 from sdk.limits import REFUSED_DISK_FULL
 from sdk.settings import Settings
-from sdk.wire.messages import Batch, Flush, Hello
+from sdk.wire.messages import Batch, Flush, Hello, Welcome
 from tests.ingest_rig import STREAM
 from tests.sdk.test_sender import World
 from tests.serving import RUN, temporary_store
@@ -391,3 +392,22 @@ def test_a_cut_ring_is_not_read(world: Lent) -> None:
                 opened = False
             assert opened is fits
         os.truncate(file.fileno(), HEADER_BYTES + world.ring.capacity)
+
+
+def test_what_is_told_of_a_ring_that_was_taken_back_is_noted(world: Lent) -> None:
+    """A daemon writes what it had read, and says so late; `log()` lets go of it when the ring is offered again, and the answer to
+    an older Hello is that nobody reads. What is spooled then begins behind it: the bytes before it may be others by now.
+    """
+    serve(world)
+    world.until(lambda: world.stored == 10, "stored", 0.05)
+    sender = world.sender
+    sender._take_back()
+    world.log(20)
+    mark = world.journal.mark()
+    for word in TAKEN_COPIES:
+        packed = pack_taken(Taken(*mark, 0, 0))
+        world.ring.page[word * 8 : word * 8 + len(packed)] = packed
+    sender._lending.offer(allowed=True)
+    sender._handle(Welcome(1, STREAM, 0, 0, 1 << 20, 1, "daemon", {}), world.now)
+    assert read_released(bytes(world.ring.page)) == mark
+    assert sender._outbox.stored == mark

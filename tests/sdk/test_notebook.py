@@ -52,8 +52,10 @@ class Notebook:
 
     def run(self, code: str) -> list[Message]:
         """What a cell shows until it is done."""
-        self._client.execute(code)
-        return self.until(lambda message: message["content"].get("execution_state") == "idle")
+        cell = self._client.execute(code)
+        return self.until(
+            lambda m: m["parent_header"].get("msg_id") == cell and m["content"].get("execution_state") == "idle"
+        )
 
     def until(self, condition: Callable[[Message], bool]) -> list[Message]:
         """What is shown until a message of a kind comes, which is the last one."""

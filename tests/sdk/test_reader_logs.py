@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 
 from sdk.errors import NotFoundError
-from sdk.reader import Run, Store
+from sdk.reader import LogLine, Run, Store, logs
 from sdk.reader.facts import StreamFacts
-from sdk.reader.logs import LogLine, level_of
+from sdk.reader.logs import level_of
 from sdk.segment.format import BLOCK_HEADER_SIZE
 from tests.builders import START_NS, RunBuilder, StreamBuilder, compact, make_store
 
@@ -75,6 +76,18 @@ def test_streams_are_merged_by_time(run: RunBuilder) -> None:
     assert shown(opened(run).logs(rank=1)) == ["b0", "b1", "b2"]
     with pytest.raises(NotFoundError, match="no console of rank 7"):
         opened(run).logs(rank=7)
+
+
+def test_the_pages_tell_every_key() -> None:
+    """docs/console.md and docs/logging.md list the keys that are read, and `extra` and `ends` besides."""
+    listed: set[str] = set()
+    for page in ("console", "logging"):
+        text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        table = text.partition("\n## Rows\n")[2].partition("\n## ")[0]
+        for line in table.splitlines():
+            if line.startswith("| `"):
+                listed.update(re.findall(r"`(\w+)`", line.split("|")[1]))
+    assert listed == {*logs._KEYS, "extra", "ends"}
 
 
 def test_training_rows_are_not_lines_and_lines_are_no_rows(run: RunBuilder) -> None:
@@ -186,6 +199,20 @@ def test_refused_lines_are_a_mark(run: RunBuilder) -> None:
     assert shown(opened(run).logs()) == ["a", "b", (12, "ring full"), "c", "d"]
     assert shown(opened(run).follow_logs()) == ["a", "b", (12, "ring full"), "c", "d"]
     assert shown(opened(run).logs(last=3)) == [(12, "ring full"), "c", "d"]
+
+
+def test_refused_lines_have_numbers(run: RunBuilder) -> None:
+    """They are counted once; what is missing beside them is another mark."""
+    console = run.stream("console")
+    said(console, "a")
+    console.step += 5
+    console.gap(episode=1, count=5, step_min=1, step_max=5, start_ns=START_NS, end_ns=START_NS, reason="ring full")
+    said(console, "b")
+    console.step += 5
+    said(console, "c")
+    console.finish()
+    for lines in (opened(run).logs(), opened(run).logs(last=9)):
+        assert shown(lines) == ["a", (5, "ring full"), "b", (5, "missing"), "c"]
 
 
 def test_a_mark_of_the_writer_is_given(run: RunBuilder) -> None:

@@ -177,7 +177,9 @@ def test_hidden_keys_are_kept_but_not_shown(store: str) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_extremes_of_columns_are_told_by_their_directories(store: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extremes_of_columns_are_told_by_their_directories(
+    store: str, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of many windows only the first and the last are read; all of them where a late row may have changed one."""
     run = RunBuilder(store, "a41f")
     stream = run.stream()

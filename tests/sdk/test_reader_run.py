@@ -210,6 +210,21 @@ def test_elsewhere_the_age_of_the_data_decides(store: str, age: float, expected:
     assert opened(store, now_ns=lambda: now_ns).state == expected
 
 
+def test_an_observer_keeps_a_run_alive_elsewhere(store: str) -> None:
+    """A run that logs nothing for hours is running as long as what its host measures is written beside it."""
+    run = make_run(store, "a41f", [{"loss": 1.0}], state=None)
+    changed = os.stat(run.daemon.paths[0]).st_mtime
+    os.utime(run.daemon.paths[0], (changed - 3 * QUIET_SECONDS_MAX,) * 2)
+    assert opened(store, now_ns=lambda: int(changed * 1e9)).state == "crashed"
+    system = run.stream("system")
+    system.log({"system/cpu": 1.0})
+    observer = Writer(run, "observer")
+    observer.rows(system)
+    observer.close()
+    assert opened(store, now_ns=lambda: int(changed * 1e9)).state == "running"
+    assert opened(store, alive=dead).state == "crashed"
+
+
 def here(run: RunBuilder, ring: str) -> StreamBuilder:
     return run.stream(host=platform.host_name(), boot_id=platform.boot_id(), ring=ring, stream_id=0x77)
 

@@ -146,3 +146,21 @@ def test_what_cannot_be_stored_is_an_error_of_use() -> None:
     """It names the key."""
     with pytest.raises(TypeError, match="'k'"):
         _Run().summary["k"] = object()
+
+
+def test_a_nested_write_keeps_what_is_stored_beside_it() -> None:
+    """What an earlier attempt set as a whole."""
+    run = _Run(best={"acc": 1, "loss": {"min": 2}})
+    run.summary["best"]["acc"] = 3
+    run.summary["best"]["loss"]["max"] = 4
+    assert run.facts[-1] == {"summary": {"best": {"acc": 3, "loss": {"min": 2, "max": 4}}}}
+    assert run.summary["best"].as_dict() == {"acc": 3, "loss": {"min": 2, "max": 4}}
+
+
+def test_a_logged_key_that_was_deleted_stays_away() -> None:
+    """Until it is set again."""
+    run = _Run(loss=0.5)
+    del run.summary["loss"]
+    assert ("loss" in run.summary, dict(run.summary)) == (False, {})
+    run.summary["loss"] = 2
+    assert run.summary["loss"] == 2

@@ -114,6 +114,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "sdk/reader/kept.py": ("open os.makedirs os.replace os.unlink os.utime", "copies files where its user says"),
     "sdk/_config.py": ("open", "the user's configuration file"),
     "sdk/values/sources.py": ("open", "the user's own files, which are read where they are named"),
+    "sdk/_tap.py": ("io.TextIOWrapper", "asks whether a stream has a descriptor of its own"),
     "sdk/_strangers.py": (
         "os.fstat os.open os.pread os.readlink mmap.mmap",
         "the file that the program's stdout is; memory shared with forked children",
