@@ -732,4 +732,26 @@ MUTANTS = (
         '    return platform.process_lives(stream.number("pid") or 0)\n',
         ("tests/sdk/test_reader_run.py", "tests/end_to_end/test_lives.py"),
     ),
+    # -- log records -------------------------------------------------------------------------------------------------
+    Mutant(
+        "a log record is held, and with its traceback the model",
+        "sdk/_handler.py",
+        "weakref.ref(record)",
+        "(lambda: record)",
+        ("tests/sdk/test_handler.py::test_it_holds_no_record",),
+    ),
+    Mutant(
+        "what a LogHandler will refuse is taken for stored",
+        "sdk/_handler.py",
+        "            and handler._passed(record) is not False\n",
+        "",
+        ("tests/sdk/test_handler.py::test_takes_knows_what_a_handler_stores",),
+    ),
+    Mutant(
+        "lines that a spool may still bring are told as missing",
+        "sdk/reader/logs.py",
+        'if gap.stream in over or gap.reason != "missing":',
+        "if True:",
+        ("tests/sdk/test_reader_logs.py::test_a_line_that_is_stored_late_is_given_late",),
+    ),
 )

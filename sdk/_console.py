@@ -83,7 +83,8 @@ def _end(console: Lines) -> None:
     """What is printed from now on is not this run's; with the last run the streams are as they were."""
     taps = [(source, tap) for source, tap in _taps.items() if console in tap.consoles]
     for _, tap in taps:
-        tap.settle()
+        with contextlib.suppress(Exception):  # the streams are given back whatever happens
+            tap.settle()
     for source, tap in taps:
         with contextlib.suppress(Exception):
             tap.settle_strangers(is_last=len(tap.consoles) == 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import _greeting, clock
 from ._about import RunAbout
+from ._disabled import RunStream
 from ._hooks import in_notebook
 from ._metric import Metric
 
@@ -36,7 +37,7 @@ class RunDisplay(RunAbout):
     _metrics: dict[str, Metric]
     _pid: int
     _read: Callable[[str, str], Any]
-    _stream: Any
+    _stream: RunStream | None
 
     @property
     def step(self) -> int:

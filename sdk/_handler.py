@@ -217,7 +217,7 @@ class LogHandler(logging.Handler):
 
     def _store(self, now: float, rows: list[dict[str, Any]], run: Run | None, lines: Lines | None) -> None:
         if run is not None and lines is not None:
-            if _waiting.rows or _waiting.dropped:
+            if self._run is None and _waiting.rows:
                 begin(run)
             for row in rows:
                 lines.put(row)

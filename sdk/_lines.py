@@ -38,6 +38,9 @@ _EARLY_MAX = 10_000
 # Why not for ever: an interrupt at the wrong instruction may leave the lock held, and printing must not stop then.
 _LOCK_SECONDS_MAX = 0.01
 
+_HERE = os.path.dirname(__file__) + os.sep
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
+
 _all: weakref.WeakSet[Lines] = weakref.WeakSet()
 
 
@@ -126,8 +129,10 @@ class Lines:
                 return
             self._left = left
             self._log(row)
-        except Exception:  # printing must not end a training
+        except Exception as error:  # printing must not end a training
             self.failed += 1
+            if is_of_a_signal(error):
+                raise
 
     def expect(self) -> None:
         """Something is printed that is no row yet: opens the stream, so that its sender looks and the end comes here."""
@@ -143,8 +148,10 @@ class Lines:
                     finally:
                         self._lock.release()
                     self.flush(0.0)
-            except Exception:  # as in `put`
+            except Exception as error:  # as in `put`
                 self.failed += 1
+                if is_of_a_signal(error):
+                    raise
 
     def flush(self, timeout: float) -> bool:
         """Waits until every row so far is stored, at most `timeout` seconds; whether it is."""
@@ -316,6 +323,20 @@ def lines_of(run: Run) -> Lines:
         found = run.__dict__.setdefault("_lines", Lines(run))
         run._at_end(found.end_with_run)
     return found
+
+
+def is_of_a_signal(error: Exception) -> bool:
+    """Whether a handler of the program's raised it while we were at work (a time limit by SIGALRM): it is not ours to keep.
+
+    A handler's function is the innermost frame, and neither of this package nor of the standard library.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    file = trace.tb_frame.f_code.co_filename
+    return "site-packages" in file or not file.startswith((_HERE, _LIBRARY, "<frozen"))
 
 
 def _nothing() -> None:

@@ -22,6 +22,8 @@ from .limits import KIB, MIB
 # Limit: what is read of the file in one look, and in the last one.
 LOOK_BYTES_MAX = MIB
 LAST_BYTES_MAX = 8 * MIB
+# How long the file has held more than we know of before it is read.
+SUSPECT_SECONDS = 0.5
 # Limit: our own lines that are not seen in the file yet; with more of them the file is read in any case.
 _EXPECTED_MAX = 100_000
 # Limit: lines of forked children that are known, each 8 bytes; when they are forgotten, a line is stored twice.
@@ -58,7 +60,7 @@ class Strangers:
         self.file = found.st_dev, found.st_ino
         self.begin = self._at = found.st_size
         self.missed = 0
-        self._suspect = 0  # how large the file was at the last look, if it held too much then
+        self._suspect, self._suspected = 0, 0.0  # how large the file was when it held too much, and when that was
         self._wrote: Counter[str] = Counter()
         self._strange = 0
         self._said: deque[int] = deque()
@@ -99,16 +101,16 @@ class Strangers:
         """In a forked child: the parent looks, and is told what is ours."""
         self._place = _CHILDREN_LINES + os.getpid() % _CHILDREN
 
-    def look(self, *, is_last: bool = False) -> list[str]:
-        """Lines of others that came since the last look. Never raises for trouble with the file: then there are none."""
+    def look(self, now: float, *, is_last: bool = False) -> list[str]:
+        """Lines of others that are there since a while. Never raises for trouble with the file: then there are none."""
         if self._place:
             return []
         try:
-            return self._look(is_last)
+            return self._look(now, is_last)
         except (OSError, ValueError):
             return []
 
-    def _look(self, is_last: bool) -> list[str]:
+    def _look(self, now: float, is_last: bool) -> list[str]:
         size = os.fstat(self._descriptor).st_size
         if size < self._at:
             self._begin_again(size)
@@ -117,13 +119,17 @@ class Strangers:
             if size != self._at:
                 self._pass_over(size)
             return []
+        if size < ours:
+            self._suspect = 0
         if size < ours and not is_last and len(self._said) + len(self._expected) < _EXPECTED_MAX:
             return []  # some of ours is in the stream's buffer: whether others wrote cannot be said yet
         if not is_last:
-            # Race: a thread that has written and not told us yet does so before the next look.
-            size, self._suspect = self._suspect, size
-            if size <= self._at:
+            # Race: a thread that has written and not told us yet does so meanwhile.
+            if not self._suspect:
+                self._suspect, self._suspected = size, now
+            if now - self._suspected < SUSPECT_SECONDS:
                 return []
+            size, self._suspect = self._suspect, 0
         limit = LAST_BYTES_MAX if is_last else LOOK_BYTES_MAX
         if size - self._at > limit:
             self.missed += size - self._at - limit

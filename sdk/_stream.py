@@ -377,7 +377,8 @@ def open_stream(
     Raises:
         OSError: The run's directory cannot be made.
     """
-    DISK.make_directory(run_path(store.path, run_id))
+    if kind != CONSOLE:  # whose run is there; if the store was moved away meanwhile it must not come to be again
+        DISK.make_directory(run_path(store.path, run_id))
     facts = {
         "kind": kind,
         "parent": parent,

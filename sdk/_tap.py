@@ -17,7 +17,7 @@ from typing import Any
 
 from . import clock
 from ._folding import Folding, moves_cursor
-from ._lines import Lines
+from ._lines import Lines, is_of_a_signal
 from ._strangers import Strangers, descriptor_of, kind_of
 
 # A line that is not ended is stored as it looks after so long, and then at these intervals, each longer than the one before.
@@ -159,8 +159,9 @@ class Tap:
                         self._held += len(text)
                     if "\n" in text or len(self._inbox) > _INBOX_MAX:
                         self.drain()
-                except Exception:  # the program printed, and that is all it wanted
-                    pass
+                except Exception as error:  # the program printed, and that is all it wanted
+                    if is_of_a_signal(error):
+                        raise
             return result
 
         return write
@@ -190,6 +191,9 @@ class Tap:
             if (self._is_behind or len(inbox[0][1]) > _PIECE) and self._waits():
                 return False
             thread, text = inbox.popleft()
+            # A print is several writes.
+            while inbox and inbox[0][0] == thread and len(text) < _PIECE:
+                text += inbox.popleft()[1]
             if len(text) > _PIECE:
                 inbox.appendleft((thread, text[_PIECE:]))
                 text = text[:_PIECE]
@@ -265,7 +269,7 @@ class Tap:
         if self._lock.acquire(blocking=False):
             try:
                 self._show_live(now)
-                self._take_strangers(is_last=False)
+                self._take_strangers(now, is_last=False)
             finally:
                 self._lock.release()
             self.drain()
@@ -318,16 +322,16 @@ class Tap:
         if self._looks and self._lock.acquire(timeout=0.1):
             try:
                 self.stream.flush()
-                self._take_strangers(is_last=is_last)
+                self._take_strangers(clock.monotonic(), is_last=is_last)
             finally:
                 self._lock.release()
 
-    def _take_strangers(self, *, is_last: bool) -> None:
+    def _take_strangers(self, now: float, *, is_last: bool) -> None:
         if not self._looks or self.strangers is None or self._inbox:
             return
         if is_last:
             self.facts["until"] = self.strangers.size
-        for line in self.strangers.look(is_last=is_last):
+        for line in self.strangers.look(now, is_last=is_last):
             for console in self.consoles:
                 put_long(console, self.source, line, {"by": "child"})
         if self.strangers.missed:

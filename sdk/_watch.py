@@ -47,7 +47,8 @@ class RunWatch:
             criterion: Does nothing.
             log: "gradients" (those of one pass, before they are added up), "parameters", "all" or None.
             log_freq: Of how many backward passes one is logged.
-            idx: Number of the first model. From 1 on keys are ``gradients/graph_1…``; default: how many were watched before.
+            idx: Number of the first model. From 1 on keys are ``gradients/graph_1…``; default: how many were watched before
+                in this run; a model that is watched again keeps its number.
             log_graph: Does nothing yet, and says so.
 
         Raises:

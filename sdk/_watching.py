@@ -53,6 +53,7 @@ class Watching:
     def __init__(self, log: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
         self._log = log
         self._say = say
+        self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._total = 0
         self._watches: weakref.WeakKeyDictionary[Any, _Watch] = weakref.WeakKeyDictionary()
 
@@ -67,9 +68,11 @@ class Watching:
                 raise ValueError(
                     f"watch() is given a {type(module).__name__} that is watched already. Try: run.unwatch(model) first"
                 )
-        first = self._total if index is None else index
-        for number, module in enumerate(modules, first):
-            self._total += 1
+        for place, module in enumerate(modules):
+            # One that was watched before goes on with its keys.
+            number = self._numbers.get(module, self._total) if index is None else index + place
+            self._total += module not in self._numbers
+            self._numbers[module] = number
             watch = _Watch(f"graph_{number}" if number > 0 else "", log_freq, self._log, self._say)
             if what is not None:
                 watch.begin(module, gradients=what != "parameters", parameters=what != "gradients")

@@ -342,6 +342,7 @@ _OTHER_NAMES = {
     "run_job_type": "job_type",
     "root_dir": "dir",
     "finish_timeout": "finish_seconds_max",
+    "x_stats_sampling_interval": "system_metrics_seconds",
 }
 _WANDB_VARIABLES = {
     "project": "WANDB_PROJECT",

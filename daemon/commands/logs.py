@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 import click
 
 from daemon.commands.common import json_option, open_store_of, to_json
-from daemon.commands.service import clean, directory_option
+from daemon.commands.service import clean, directory_option, size
 from sdk import clock
+from sdk.files import DISK
 from sdk.reader import Run
 from sdk.reader.logs import SOURCES, LogLine, level_of
 
@@ -95,6 +97,8 @@ def command(
         _print(run, lines, with_time, as_json)
     except KeyboardInterrupt:
         ctx.exit(0)  # how one leaves `logs -f`
+    for text in _printed_later(run):
+        click.echo(f"stepd: {text}", err=True)
 
 
 def _why_none(run: Run) -> str:
@@ -102,6 +106,18 @@ def _why_none(run: Run) -> str:
     if isinstance(console, dict) and console.get("off"):
         return f"run {clean(run.id)} has no console: it was switched off (console='off'), and no LogHandler stored a record"
     return f"run {clean(run.id)} has no console: nothing was printed or logged"
+
+
+def _printed_later(run: Run) -> Iterator[str]:
+    """What the files into which the run printed hold beyond its end (docs/console.md#children), as far as they are here."""
+    console = run.context.get("console")
+    for facts in console.values() if isinstance(console, dict) else ():
+        path, until = (facts.get("path"), facts.get("until")) if isinstance(facts, dict) else (None, None)
+        if isinstance(path, str) and type(until) is int:
+            with contextlib.suppress(OSError, ValueError):
+                found = DISK.status(path)
+                if found.is_regular and found.size > until:
+                    yield f"{size(found.size - until)} came into {clean(path)} after the run had ended, and are not here"
 
 
 def _print(run: Run, lines: Iterable[LogLine], with_time: bool, as_json: bool) -> None:

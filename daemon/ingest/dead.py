@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from daemon.ingest.quiet import Quiet
 from daemon.ingest.rings import is_at, watch
 from daemon.ingest.streams import Streams, StreamState, next_record
 from daemon.ingest.writing import Writing
@@ -52,6 +53,7 @@ class Dead:
         self._refused: set[str] = set()
         # Once: the store's directory may be away later, and trainers of this host die all the same.
         self._digest = platform.store_digest(store.path)
+        self._quiet = Quiet(streams, store.id, _batches, self.watch)
 
     def look(self, now: float) -> bool:
         """Drains rings whose owner died; returns whether a living trainer of this store was seen."""
@@ -62,6 +64,7 @@ class Dead:
         paths = set(ring_paths(self._settings.shared_memory_dir, digest))
         # A trainer may have been told of another shared memory than we were.
         paths.update(state.ring for state in self._streams.by_id.values() if is_ring_path(state.ring, digest))
+        locked = set()
         for path in sorted(paths):
             try:
                 lock = platform.open_shared(path)
@@ -69,6 +72,7 @@ class Dead:
                 self._tell(path, error)
                 continue
             if lock is None:
+                locked.add(path)
                 living = living or os.path.exists(path)
                 continue
             try:
@@ -76,6 +80,7 @@ class Dead:
             finally:
                 lock.release()
         self._refused &= paths
+        self._quiet.look(locked, now)
         for stream, state in list(self._streams.by_id.items()):
             watched = state.watched
             if watched is not None and watched.is_unlinked():

@@ -122,6 +122,7 @@ class Sessions:
         state.ring, state.pid, state.heard = hello.ring, hello.pid, now
         state.finishing = state.asked = None
         state.is_dead = state.owes_hello = False
+        state.has_spoken = True
         self._budget.limit_run(hello.run, hello.limits.get("run_bytes_max", 0))
         self.greeted(state)
         reads = self.reads(hello, state)

@@ -37,7 +37,7 @@ class StreamState:
     """What the daemon knows of one stream."""
 
     __slots__ = (
-        "arena", "asked", "base", "blob_offset", "blobs_until", "finishing", "heard", "held_until", "identity", "inbox",
+        "arena", "asked", "base", "blob_offset", "blobs_until", "finishing", "has_spoken", "heard", "held_until", "identity", "inbox",
         "is_dead", "known_blobs", "last_trouble", "owes_hello", "pid", "policy", "reader", "ring", "run", "silent", "stores_itself",
         "trouble",
         "waiting", "waiting_bytes", "watched",
@@ -59,6 +59,8 @@ class StreamState:
         self.finishing: int | None = None
         self.asked: int | None = None
         self.silent = True
+        # Its trainer said Hello, or died; else we looked into its ring by ourselves (`quiet`).
+        self.has_spoken = True
         # Its trainer died: what it had accepted is all that will ever come.
         self.is_dead = False
         # Why nothing of it is written now, an index into REFUSED_REASONS (last_trouble: or was, when it last was not 0), and

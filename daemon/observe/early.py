@@ -12,10 +12,15 @@ from collections.abc import Container
 from typing import Any, NamedTuple
 
 from sdk import platform
+from sdk.errors import DamageError
 from sdk.ids import hex_u64
-from sdk.journal.drain import drain, ring_paths, ring_stream
+from sdk.journal.drain import read_header, ring_paths, ring_stream
+from sdk.journal.salvage import Window
 from sdk.reader.facts import StreamFacts
 from sdk.record import KIND_META, decode_map, walk
+
+# Limit: what is read of a ring. Facts stand at its beginning; a config of megabytes may keep the context behind it from us.
+_BYTES_MAX = 1 << 20
 
 
 class Early(NamedTuple):
@@ -48,22 +53,23 @@ def early_streams(shared_memory_dir: str, store: str, store_id: bytes, known: Co
 
 
 def _read(path: str, store_id: bytes) -> Early | None:
+    """What a ring holds of its trainer's facts; None: it is another store's, or something of it is stored already."""
     descriptor = platform.open_regular(path, os.O_RDONLY)
     try:
-        drained = drain(path, descriptor)
+        header = read_header(path, descriptor)
+        if header.identity.get("store") != store_id or header.released is None or header.released[1] > 1:
+            return None
+        records = Window(descriptor, header.capacity).read(0, min(header.head, _BYTES_MAX))
     finally:
         os.close(descriptor)
-    identity, stream = drained.header.identity, StreamFacts(drained.header.stream)
-    if identity.get("store") != store_id or drained.stored:
-        return None
-    context: dict[str, Any] = {}
-    for piece in drained.pieces:
-        for record in walk(piece.records):
+    stream, context = StreamFacts(header.stream), {}
+    with contextlib.suppress(DamageError):  # the end may be cut
+        for record in walk(records):
             if record.kind == KIND_META:
                 told = decode_map(record.payload)
                 stream.about.update(_map(told.get("stream")))
                 context.update(_map(told.get("context")))
-    return Early(str(identity["run"]), path, stream, context) if stream.about else None
+    return Early(str(header.identity["run"]), path, stream, context) if stream.about else None
 
 
 def _map(value: Any) -> dict[str, Any]:

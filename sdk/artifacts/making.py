@@ -265,7 +265,18 @@ class _Maker:
         return self._read(path, lambda data: None)
 
     def _copy(self, source: str, target: str) -> tuple[str, int]:
-        """(digest, size) of what was copied and forced to the disk; the bytes are read once for both."""
+        """(digest, size) of what was cloned or copied and forced to the disk; the bytes are read once for both."""
+        try:
+            self._files.clone(source, target)
+        except OSError:
+            pass  # most file systems cannot; what else is wrong, the copy meets too
+        else:
+            clone = self._files.open(target, write=True)
+            try:
+                clone.sync()
+            finally:
+                clone.close()
+            return self._hashed(target)
         file = self._files.create(target)
         try:
             found = self._read(source, lambda data: file.append([data]))

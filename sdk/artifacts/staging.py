@@ -1,8 +1,8 @@
 """Taking files in the training's process, so that what happens to them afterwards does not matter.
 
 A small file is read at once, into one pack for all small files of an artifact: a file of its own for each would take twice as
-long. A large one is cloned where the file system can (nothing is copied, and the clone never changes), else given a second name
-by a hard link: that keeps the bytes when the file is deleted or another is renamed over it, as checkpoints are rotated; a file
+long. A large one that is older than a minute is cloned where the file system can (nothing is copied, and the clone never
+changes); a clone of a younger one would wait until all of it is on the disk. Else it is given a second name by a hard link: that keeps the bytes when the file is deleted or another is renamed over it, as checkpoints are rotated; a file
 that is overwritten in place changes under the link as well, which the keeper sees and says. Where neither can be, the keeper
 reads the file from where it lies.
 
@@ -31,6 +31,8 @@ SMALL_BYTES_MAX = 1 << 20
 _KNOWN_BYTES_MAX = 4096
 # A file that changed so shortly before it was looked at may change again without a new time.
 _SETTLED_NS = 2 * 10**9
+# What was written longer ago is on the disk: the kernel sees to that after 30 s (vm.dirty_expire_centisecs), every 5 s.
+_WRITTEN_BACK_NS = 60 * 10**9
 _DIRECTORY = re.compile(r"[0-9]{20}-[0-9a-f]{16}", re.ASCII)
 
 _NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
@@ -78,7 +80,9 @@ class Staging:
             digest = known_digest(self._files, self._store, source, status)
             if digest and has_object(self._files, self._store, digest, status.size):
                 return {"how": "object", "digest": digest, **found}
-            for how, operation in (("staged", self._files.clone), ("linked", self._files.link)):
+            is_dirty = status.modified_ns > clock.wall_ns() - _WRITTEN_BACK_NS
+            ways = (("staged", self._files.clone), ("linked", self._files.link))
+            for how, operation in ways[is_dirty:]:
                 target = self._share(status, how, operation, source)
                 if target is not None:
                     return {"how": how, "staged": os.path.basename(target), **found}

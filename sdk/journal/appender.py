@@ -407,7 +407,7 @@ def open_journal(
         """Counts a call that found no room: in the header page, which survives kill -9."""
         nonlocal refusing, refusals
         if refusals.is_told:
-            what = "too much waits for a device" if why else "the journal is full"
+            what = "a device was not ready" if why else "the journal is full"
             on_notice("refused", f"{what}: records from step {row} on are refused and counted")
         refusing = True
         refusals = refusals.counted(row, now(), why or reason)

@@ -106,18 +106,21 @@ class Run(ConsoleReading):
 
     def all_keys(self, *, quick: bool = False) -> list[str]:
         """All keys, sorted, with those that begin with an underscore."""
-        blocks_max = _QUICK_BLOCKS_MAX if quick else None
-        found = self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max))
+        found = self._logged_keys(quick)
         return sorted(found.union(self._definitions().made_of(found)))
+
+    def _logged_keys(self, quick: bool) -> set[str]:
+        blocks_max = _QUICK_BLOCKS_MAX if quick else None
+        return self._reading(lambda: looks.keys_of(self._scan, self._lanes, blocks_max))
 
     def shown_keys(self, *, quick: bool = False) -> list[str]:
         """As `keys`, without those that `define_metric(hidden=True)` leaves out of lists, and without the second name that
         values have beside those of their epochs.
         """
+        logged = self._logged_keys(quick)
         said = self._definitions()
-        keys = self.keys(quick=quick)
-        made = said.made_of(keys)  # those that were logged under such a name stay
-        return [key for key in keys if not said.of(key).hidden and (key not in made or made[key].by_epoch)]
+        made = {key for key, one in said.made_of(logged).items() if one.by_epoch}
+        return sorted(key for key in logged | made if key[:1] != "_" and not said.of(key).hidden)
 
     def metric(self, key: str) -> Definition:
         """What `define_metric` said that holds for a key: of itself, or of the longest prefix."""
@@ -445,18 +448,19 @@ class Run(ConsoleReading):
 
         wanted = sorted(self.check_keys(keys) or ())
         self._open()
-        said = self._definitions()
-        logged = sorted({key if (made := said.made(key)) is None or made.by_epoch else made.base for key in wanted})
+        makes = {key: made for key in wanted if (made := self._definitions().made(key)) is not None}
+        logged = sorted({*wanted, *(made.base for made in makes.values())})
         found = self._reading(lambda: sample(self._scan, self._lanes, logged, points))
-        # What was made of others: a second name, or the values of epochs, which are few.
-        rest = [key for key in wanted if not len(found.get(key, ((),))[0]) and said.made(key) is not None]
-        epochs = self._read_several([key for key in rest if said.logged(key) not in found], None) if rest else {}
-        for key in rest:
+        makes = {
+            key: made for key, made in makes.items() if not len(found[key][0])
+        }  # others were logged under that name
+        epochs = self._read_all([key for key, made in makes.items() if made.by_epoch])
+        for key, made in makes.items():
             if key in epochs:
                 found[key] = spread(epochs[key].step, epochs[key].value, points)
-            elif said.logged(key) in found:
-                found[key] = found[said.logged(key)]
-        return {key: found[key] for key in wanted if key in found}
+            elif not made.by_epoch:
+                found[key] = found[made.base]
+        return {key: found[key] for key in wanted}
 
     def to_pandas(self, keys: Iterable[str] | None = None, *, kind: str | None = None) -> Any:
         """A pandas.DataFrame, one row per step (the index), one column per key, joined as in `rows`.

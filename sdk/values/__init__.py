@@ -22,7 +22,7 @@ imports numpy, torch or jax that the user did not import.
 | pathlib.Path | str |
 | UUID, numpy datetime64 | str |
 | function, class | its dotted name |
-| the same on a device (CUDA, XPU), or not computed yet (jax) | the same, when it has come; `log` does not wait (docs/journal.md#deferred-records) |
+| the same on a CUDA or XPU device, or not computed yet (jax) | the same, once it has come (docs/journal.md#deferred-records) |
 | larger array | tensor, stored apart, an item when read; beyond its key's budget its statistics (docs/media.md#tensors) |
 | array of texts | list |
 | PIL image, matplotlib figure, axes, pyplot | `Image` |

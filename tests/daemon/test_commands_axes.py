@@ -76,7 +76,7 @@ def test_hidden_keys_are_not_drawn_or_listed_unless_asked_for(store: str) -> Non
 
 def test_show_says_the_axes(store: str) -> None:
     """For people and for programs."""
-    assert "epoch:  acc, loss, loss_epoch" in said(store, "show")
+    assert "epoch:  acc, loss, loss_epoch\n" in said(store, "show")
     assert json.loads(said(store, "show", "--json"))["axes"]["loss"] == "epoch"
 
 

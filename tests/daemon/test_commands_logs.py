@@ -121,6 +121,19 @@ def test_a_run_without_console_says_why(store: str) -> None:
     assert "switched off (console='off')" in stepd(store, "logs", "b7c2").stderr
 
 
+def test_what_was_printed_after_the_end_is_said(store: str, run: RunBuilder, tmp_path: Path) -> None:
+    """Where stdout was a file that has grown since; a file that is gone, or facts that are none, say nothing."""
+    file = tmp_path / "out\x07.log"
+    file.write_text("x" * 100)
+    gone, odd = {"path": str(tmp_path / "gone"), "until": 5}, {"path": 7, "until": "x"}
+    for facts in ({"stdout": {"path": str(file), "until": 58}, "stderr": gone}, {"stdout": odd, "stderr": 3}, 9):
+        run.stream("main").meta({"context": {"console": facts}})
+        run.flush()
+        expected = isinstance(facts, dict) and facts["stderr"] is gone
+        assert ("42 B came into " in stepd(store, "logs").stderr) == expected
+    assert "\x07" not in stepd(store, "logs").output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -86,6 +86,36 @@ def test_the_ring_of_a_dead_trainer_is_drained(rig: Rig) -> None:
     assert rig.stats.drained == 1
 
 
+def test_one_that_has_said_nothing_yet_is_read(rig: Rig) -> None:
+    """What a living trainer appended before its first `log()` starts its sender is stored; its Hello goes on behind it, and
+    what it sends again falls.
+    """
+
+    def body(ring: Ring) -> None:
+        open_journal(ring).append_meta({"stream": {"kind": "main"}})
+
+    pid, path = trainer_with_ring(rig.store, body)
+    try:
+        assert rig.look() and rig.held.records == []
+        rig.now += 1.0  # its sender, if it had started, would have said Hello by now
+        assert rig.look()
+        rig.tick(2.0)
+        assert rig.held.sequences(STREAM) == [1]
+        state = rig.ingest.streams[STREAM]
+        assert (state.run, state.pid, state.ring, state.has_spoken) == (RUN, pid, path, False)
+        rig.now += 1.0
+        assert rig.look()
+        rig.tick(2.0)
+        assert rig.held.sequences(STREAM) == [1], "nothing new, nothing written"
+        assert rig.client().hello(ring=path, pid=pid).written == 1
+        assert rig.ingest.streams[STREAM].has_spoken
+    finally:
+        kill(pid)
+    rig.look()
+    assert rig.held.sequences(STREAM) == [1]
+    assert not os.path.exists(path)
+
+
 def test_a_drain_goes_on_where_the_session_was(rig: Rig) -> None:
     """Some records written, some waiting here, some only in the ring: each is stored once."""
     pid, path = trainer_with_ring(rig.store, log_rows(40))

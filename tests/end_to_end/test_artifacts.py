@@ -15,11 +15,13 @@ import sdk
 from sdk._keeping import jobs
 from sdk.artifacts.format import drafts_path, object_path, staging_path
 from sdk.artifacts.shelf import Shelf
+from sdk.files import DISK
 from sdk.transport import request
 from tests.end_to_end.world import Trainer, kill_daemon, start_daemon, until
 
 SMALL_FILES = 100
-LARGE_BYTES = 32 << 20
+# Takes a keeper some hundredths of a second, so that it can be met at work.
+LARGE_BYTES = 24 << 20
 
 
 def keepers(store: Path) -> list[psutil.Process]:
@@ -96,20 +98,17 @@ def test_a_job_waits_for_the_next_daemon(store: Path, tmp_path: Path, monkeypatc
 
 def test_keeper_and_daemon_killed_in_the_middle(store: Path, tmp_path: Path) -> None:
     """Half a file is nobody's; the next keeper begins again, and there is one version."""
-    data = os.urandom(1 << 20) * (LARGE_BYTES >> 20)
-    (tmp_path / "large").write_bytes(data)
+    data = os.urandom(1 << 20) + bytes(LARGE_BYTES)
+    with open(tmp_path / "large", "wb") as file:
+        file.write(data[: 1 << 20])
+        file.truncate(len(data))
     start_daemon(store)
     run = sdk.init(id="r")
     run.log_artifact(tmp_path / "large", name="data")
-    until(
-        lambda: any(
-            os.path.getsize(os.path.join(root, name))
-            for root, _, names in os.walk(drafts_path(str(store)))
-            for name in names
-        )
-    )
-    for process in keepers(store):
-        process.kill()
+    until(lambda: bool(keepers(store)))
+    (keeper,) = keepers(store)
+    until(lambda: half_done(store))
+    keeper.kill()
     kill_daemon(store)
     assert numbers(store, "data") == []
     start_daemon(store)
@@ -118,8 +117,10 @@ def test_keeper_and_daemon_killed_in_the_middle(store: Path, tmp_path: Path) -> 
     until(lambda: not jobs(str(store)))
     assert os.listdir(drafts_path(str(store))) == []
     run.finish()
-    for process in keepers(store):
-        process.kill()
+
+
+def half_done(store: Path) -> bool:
+    return any(size for _, size, _ in DISK.entries(drafts_path(str(store))))
 
 
 def test_many_log_one_name_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,8 @@ def test_a_large_file_however_it_was_taken(scene: Scene, how: str, monkeypatch: 
     """Cloned, linked, or read from where it lies: the object shares no inode with the file of the user."""
     data = os.urandom(LARGE)
     source = scene.write("large", data)
+    if how == "staged":
+        os.utime(source, (1e9, 1e9))
     artifact = Artifact("data")
     contents = artifact._building("")
     assert contents._staging is not None
@@ -171,6 +173,25 @@ def test_a_large_file_however_it_was_taken(scene: Scene, how: str, monkeypatch: 
     scene.check(scene.store.path, 0)
     (entry,) = Shelf(scene.store.path).entries(Shelf(scene.store.path).find("data"))
     assert os.stat(object_path(scene.store.path, entry.digest)).st_nlink == 1
+
+
+def test_the_keeper_clones_what_it_can(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file too young to be cloned in the call; what is cloned is hashed where nobody can change it any more."""
+    data = os.urandom(LARGE)
+    body = scene.job({"large": data})
+    assert body["files"][0]["how"] == "linked"
+    disk = FailingFiles()
+    cloned: list[str] = []
+
+    def clone(source: str, target: str) -> None:
+        cloned.append(source)
+        Path(target).write_bytes(Path(source).read_bytes())
+
+    monkeypatch.setattr(disk, "clone", clone)
+    make(scene.store.path, body, files=disk)
+    assert cloned == [os.path.join(body["staging"], body["files"][0]["staged"])]
+    assert disk.synced
+    scene.check(scene.store.path, 0)
 
 
 def test_a_large_file_that_changed_in_place_is_said(scene: Scene) -> None:

@@ -151,12 +151,33 @@ def test_trouble_of_ours_is_nobodys(world: Any, streams: Streams, monkeypatch: A
     """If nothing can be stored, printing goes on."""
     streams.use()
     run = sdk.init()
-    monkeypatch.setattr(Tap, "drain", lambda tap: 1 / 0)
+    _console._taps["stdout"]._inbox = None  # type: ignore[assignment]
     print("one")
-    monkeypatch.undo()
-    sys.stdout = streams.out
     run.finish()
     assert streams.out.getvalue() == "one\n"
+
+
+def test_what_a_signal_handler_raises_is_the_programs(
+    world: Any, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit by SIGALRM that ends a print while we are at work is not kept back, and the text is there."""
+
+    class TooLong(Exception):
+        pass
+
+    def handler() -> None:
+        raise TooLong
+
+    streams.use()
+    run = sdk.init()
+    empty = Tap._empty
+    monkeypatch.setattr(Tap, "_empty", lambda tap: handler())
+    with pytest.raises(TooLong):
+        print("one")
+    monkeypatch.setattr(Tap, "_empty", empty)
+    print("two")
+    run.finish()
+    assert texts(world) == ["one", "two"]
 
 
 def test_a_signal_handler_that_prints_inside_ours(world: Any, streams: Streams, monkeypatch: Any) -> None:

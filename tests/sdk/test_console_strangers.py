@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdk._strangers import LAST_BYTES_MAX, LOOK_BYTES_MAX, Strangers, descriptor_of, kind_of
+from sdk._strangers import LAST_BYTES_MAX, LOOK_BYTES_MAX, SUSPECT_SECONDS, Strangers, descriptor_of, kind_of
 
 
 class File:
@@ -18,6 +18,7 @@ class File:
         self.descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.write(self.descriptor, b"before us\n")
         self.strangers = Strangers(self.descriptor)
+        self.now = 0.0
 
     def ours(self, *lines: str) -> None:
         for line in lines:
@@ -30,7 +31,11 @@ class File:
 
     def looks(self) -> list[str]:
         """What two looks find, as the first one only suspects."""
-        return self.strangers.look() + self.strangers.look()
+        return self.look() + self.look()
+
+    def look(self, *, is_last: bool = False) -> list[str]:
+        self.now += SUSPECT_SECONDS
+        return self.strangers.look(self.now, is_last=is_last)
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_our_own_lines_are_none_of_theirs(file: File) -> None:
     file.ours("one", "two")
     assert file.looks() == []
     file.ours("three")
-    assert file.strangers.look(is_last=True) == []
+    assert file.look(is_last=True) == []
 
 
 def test_lines_of_others_are_found(file: File) -> None:
@@ -58,7 +63,7 @@ def test_lines_of_others_are_found(file: File) -> None:
     file.ours("three")
     assert file.looks() == ["y"]
     file.ours("four")
-    assert file.looks() == [] and file.strangers.look(is_last=True) == []
+    assert file.looks() == [] and file.look(is_last=True) == []
 
 
 def test_a_line_is_stored_when_it_is_whole(file: File) -> None:
@@ -67,13 +72,13 @@ def test_a_line_is_stored_when_it_is_whole(file: File) -> None:
     assert file.looks() == []
     file.theirs("f\nrest")
     assert file.looks() == ["half"]
-    assert file.strangers.look(is_last=True) == ["rest"]
+    assert file.look(is_last=True) == ["rest"]
 
 
 def test_a_thread_that_has_not_told_us_yet(file: File) -> None:
     """What is in the file at one look and ours at the next is ours."""
     os.write(file.descriptor, b"mine\n")
-    assert file.strangers.look() == []
+    assert file.look() == []
     file.strangers.wrote("stdout", "mine\n")
     file.strangers.said(["mine"])
     assert file.looks() == []
@@ -102,7 +107,7 @@ def test_lines_of_forked_children(file: File) -> None:
         file.strangers.become_child()
         file.ours("of the child")
         file.theirs("of its child\n")
-        os._exit(0 if file.strangers.look(is_last=True) == [] else 1)
+        os._exit(0 if file.look(is_last=True) == [] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert file.looks() == ["of its child"]
 
@@ -123,7 +128,7 @@ def test_too_much_is_counted(file: File, is_last: bool, limit: int) -> None:
     """What is more than a look reads is passed over, and its bytes are told."""
     line = "x" * 999 + "\n"
     file.theirs(line * (limit // 1000 + 100))
-    found = file.looks() if not is_last else file.strangers.look(is_last=True)
+    found = file.looks() if not is_last else file.look(is_last=True)
     assert found.count(line[:-1]) == limit // 1000
     assert file.strangers.missed == (limit // 1000 + 100) * 1000 - limit
 

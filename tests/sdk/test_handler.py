@@ -104,6 +104,18 @@ def test_records_before_init_wait_for_it(rows: Any, logger: logging.Logger) -> N
     assert texts(rows) == ["early", "in", "between"]
 
 
+def test_a_record_that_found_no_run_a_moment_ago(rows: Any, logger: logging.Logger) -> None:
+    """A thread that logs while `init` is at it leaves its record to the next one of a handler of the current run."""
+    run = sdk.init()
+    _handler._waiting.keep(1.0, {"from": "log", "text": "just before"})
+    logger.addHandler(sdk.LogHandler(run=run))
+    logger.info("for this run")
+    logger.handlers[:] = [sdk.LogHandler()]
+    logger.info("next")
+    run.finish()
+    assert texts(rows) == ["for this run", "just before", "next"]
+
+
 def test_what_waits_is_bounded(rows: Any, logger: logging.Logger) -> None:
     """The last ones are kept, and a mark says how many are not; by number and by size."""
     logger.addHandler(sdk.LogHandler())
@@ -341,6 +353,22 @@ def test_takes_knows_what_a_handler_stores(rows: Any, logger: logging.Logger, or
     run.finish()
     assert answers == [False, True, False, False, False] and once.seen == ["no run", "stored", "stored"]
     assert texts(rows) == ["no run", "stored"]
+
+
+def test_takes_knows_what_was_stored_out_of_the_way(rows: Any, logger: logging.Logger) -> None:
+    """Of two handlers behind a queue, which are not on the logger's way, the second one's line is known to be stored."""
+    answers: list[bool] = []
+    asking = logging.StreamHandler(io.StringIO())
+    asking.emit = lambda record: answers.append(takes(record))  # type: ignore[method-assign]
+    run = sdk.init()
+    waiting: queue.Queue[Any] = queue.Queue()
+    logger.addHandler(logging.handlers.QueueHandler(waiting))
+    listener = logging.handlers.QueueListener(waiting, sdk.LogHandler(), asking)
+    logger.info("x")
+    listener.start()
+    listener.stop()
+    run.finish()
+    assert answers == [True] and texts(rows) == ["x"]
 
 
 def test_takes_without_any_handler(rows: Any, logger: logging.Logger) -> None:

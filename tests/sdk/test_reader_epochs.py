@@ -39,6 +39,7 @@ def test_weighted_mean_of_each_epoch(store: str, columns: bool) -> None:
     rows = [{"train/loss": v, "epoch": e, "batch_size": n} for v, e, n in [(1.0, 0, 3), (5.0, 0, 1), (7.0, 1, 2)]]
     run = made(store, metrics, rows, columns=columns)
     assert run.keys() == ["batch_size", "epoch", "train/loss", "train/loss_epoch", "train/loss_step"]
+    assert run.shown_keys() == ["batch_size", "epoch", "train/loss", "train/loss_epoch"]
     series = run.series("train/loss_epoch")
     assert (series.step.tolist(), series.value.tolist()) == ([1, 2], [2.0, 7.0])
     assert series.time.tolist() == run.series("train/loss").time[1:].tolist()
@@ -131,6 +132,7 @@ def test_what_was_logged_under_such_a_name_stays(store: str) -> None:
     """A program that logs the pair itself is not overruled, and no pair of a pair is made."""
     run = made(store, {"a*": MEAN}, [{"a": 1.0, "a_epoch": 7.0, "a_step": 5.0, "epoch": 0}, {"a": 2.0, "epoch": 1}])
     assert run.keys() == ["a", "a_epoch", "a_step", "epoch"]
+    assert run.shown_keys() == run.keys()
     assert run.series("a_epoch").value.tolist() == [7.0]
     assert [row.get("a_epoch") for row in run.rows()] == [7.0, None]
 
@@ -265,3 +267,17 @@ def test_following_gives_what_reading_gives(store: str) -> None:
     final = {row["_step"]: row for row in reader.rows(["a_epoch", "b_round"])}
     assert {step: few[step] for step in final} == final
     run.close()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_in_few_points_and_as_a_sample(store: str, columns: bool) -> None:
+    """What is made of others is thinned as what was logged."""
+    pytest.importorskip("tsdownsample")
+    rows = [{"a": float(step), "epoch": step // 10} for step in range(3000)]
+    run = made(store, {"a": MEAN}, rows, columns=columns)
+    for key, count in (("a", 3000), ("a_step", 3000), ("a_epoch", 300)):
+        series = run.series(key, points=20)
+        assert (len(series) <= 20, series.sample_of) == (True, count)
+    sampled = run.sample(["a", "a_step", "a_epoch"], 20)
+    assert {key: len(found[0]) for key, found in sampled.items()} == {"a": 20, "a_step": 20, "a_epoch": 20}
+    assert sampled["a_epoch"][1][-1] == 2994.5

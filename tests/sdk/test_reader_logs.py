@@ -15,7 +15,8 @@ from sdk.errors import NotFoundError
 from sdk.reader import LogLine, Run, Store, logs
 from sdk.reader.facts import StreamFacts
 from sdk.reader.logs import level_of
-from sdk.segment.format import BLOCK_HEADER_SIZE
+from sdk.record import KIND_ROW, pack
+from sdk.segment.format import BLOCK_HEADER_SIZE, FLAG_HAS_META, KIND_ROWS
 from tests.builders import START_NS, RunBuilder, StreamBuilder, compact, make_store
 
 START = START_NS / 1e9
@@ -189,6 +190,22 @@ def test_damage_before_the_first_and_after_the_last_line(run: RunBuilder) -> Non
     assert found[1] == "a1" and [text[1] for text in (found[0], found[2])] == ["damage", "damage"] and len(found) == 3
 
 
+def test_a_block_that_can_be_read_in_part(run: RunBuilder) -> None:
+    """What follows what cannot be understood is a mark, before the next line and at the end; by number it is known how much."""
+    console = run.stream("console")
+    for name in "ab":
+        said(console, *(f"{name}{number}" for number in range(4)))
+        records = console.take()
+        raw = b"".join(map(pack, records[:-2])) + b"\xff" * 64
+        rows = [record for record in records if record.kind == KIND_ROW]
+        run.daemon.segment.append(
+            KIND_ROWS, raw, stream=console.id, first=records[0].sequence, last=records[-1].sequence, records=len(records),
+            step_min=rows[0].step, step_max=rows[-1].step, flags=FLAG_HAS_META if name == "a" else 0,
+        )  # fmt: skip
+    assert shown(opened(run).logs()) == ["a0", "a1", (2, "damage"), "b0", "b1", (2, "damage")]
+    assert shown(opened(run).logs(stream="stdout", grep="b")) == [(2, "damage"), "b0", "b1", (2, "damage")]
+
+
 def test_refused_lines_are_a_mark(run: RunBuilder) -> None:
     """Where they would have been, with the reason; once, also while it is followed."""
     console = run.stream("console")
@@ -300,6 +317,17 @@ def test_follow_gives_every_line_once_and_ends(run: RunBuilder) -> None:
     ]
     run.flush()
     assert trainer.follow() == ["a", "b", "c", "from another", "d"]
+
+
+def test_follow_says_once_what_is_missing(run: RunBuilder) -> None:
+    """A mark that came at the end of one look does not come again with the next line."""
+    trainer = Trainer(run)
+    said(trainer.console, "a")
+    trainer.console.gap(episode=1, count=3, step_min=1, step_max=3, start_ns=0, end_ns=0, reason="disk full")
+    trainer.console.step += 3
+    run.flush()
+    trainer.script = [lambda: None, lambda: said(trainer.console, "b"), trainer.end]
+    assert trainer.follow() == ["a", (3, "disk full"), "b"]
 
 
 def test_follow_begins_with_the_last_lines(run: RunBuilder) -> None:

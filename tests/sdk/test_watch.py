@@ -142,6 +142,17 @@ def test_parameters_and_names(engine: Autograd) -> None:
     assert records[0]["parameters/graph_1b"].describe()["values"].count(1) == 1
 
 
+def test_a_model_that_is_watched_again(engine: Autograd) -> None:
+    """It goes on with its keys; another one gets the next number."""
+    first, second = Module(a=Parameter([1])), Module(a=Parameter([2]))
+    watching, records = watched(first)
+    watching.remove(first)
+    watching.add([first, second], "gradients", 1, None)
+    engine.backward(first)
+    engine.backward(second)
+    assert [list(record) for record in records] == [["gradients/a"], ["gradients/graph_1a"]]
+
+
 def test_a_model_on_a_device(engine: Autograd) -> None:
     """One copy for all its histograms, without waiting; they stand in the row of their step when they have come."""
     module = Module(a=Parameter([1, 2], "cuda"), b=Parameter([3, 4, 5], "cuda"))
