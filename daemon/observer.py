@@ -1,4 +1,4 @@
-"""The observer: ``python -m daemon.observer STORE [SHARED_MEMORY]``, a worker process that looks at trainings from outside.
+"""The observer: ``python -m daemon.observer STORE``, a worker process that looks at trainings from outside.
 
 Started by the daemon while trainers live, ended by it, or by itself when there has been nothing to observe for a while. Every two
 seconds it asks the daemon who lives; every ten (each run may say otherwise) it samples the processes of each run, the machine and
@@ -18,12 +18,10 @@ import select
 import signal
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from daemon.observe import machine, processes
-from daemon.observe.early import early_streams
 from daemon.observe.gpu import Device, Gpus
 from daemon.observe.live import LiveFiles
 from daemon.observe.sampling import Course, Reading, lowest_rank, next_sample, phase_of
@@ -54,8 +52,6 @@ _IDLE_SECONDS = 30.0
 _CODE_SECONDS_MAX = 60.0
 # A process is taken for the one that began a stream when it was there before; the clocks' ticks and steps are allowed for.
 _START_SLACK_SECONDS = 2.0
-# Limit: samples of one that loads its data and has logged nothing: an hour of them, some 300 KiB.
-_EARLY_ROWS_MAX = 360
 _NICE = 10
 _NO_BUDGET = Budget()
 # A look at what the store takes, where it has a budget, goes on so long with each sample.
@@ -91,8 +87,7 @@ class _Observed:
         known: Streams whose facts were read. `waiting`: (stream, ring, pid) of those whose facts are not on the disk yet;
             `tries`: how often they were looked for. `undescribed`: looks that are left for what the code's description needs.
         roots: pid -> start of the processes that log.
-        is_stored: Facts of its main process are on the disk. `early`: rings of those that have logged nothing yet; `rows`, `code`:
-            what waits meanwhile.
+        has_main: Its main process was met.
         over_since: When its last stream ended; None while one lives.
     """
 
@@ -101,10 +96,7 @@ class _Observed:
         self.directory = directory
         self.lives: set[str] = set()
         self.known: set[str] = set()
-        self.is_stored = False
-        self.early: set[str] = set()
-        self.rows: deque[tuple[int, dict[str, float]]] = deque(maxlen=_EARLY_ROWS_MAX)
-        self.code: dict[str, Any] = {}
+        self.has_main = False
         self.waiting: dict[str, tuple[str, int]] = {}
         self.tries = 0
         self.undescribed = 0
@@ -117,7 +109,7 @@ class _Observed:
         self.course = Course()
         self.visible: str | None = None
         self.context: dict[str, Any] = {}
-        self.asks_code = self.asked = False
+        self.asks_code = False
         self.over_since: float | None = None
 
 
@@ -139,13 +131,11 @@ class Observer:
         describe: Describe,
         gpus: Gpus | None = None,
         budget: Budget = _NO_BUDGET,
-        shared_memory_dir: str = "",
     ) -> None:
         self._files = files
         self._store = store
         self._ask = ask
         self._gpus = gpus or Gpus()
-        self._shared_memory_dir = shared_memory_dir
         self._machine = machine.Machine(store.path)
         self._code = _Describer(describe)
         self._live = LiveFiles()
@@ -155,7 +145,6 @@ class Observer:
         self._about_machine: dict[str, Any] | None = None
         self._memory_total = 0
         self._mark = 0
-        self._met_early: set[str] = set()
         self._look_at = float("-inf")
         self.runs: dict[str, _Observed] = {}
         self.busy_at = float("-inf")
@@ -168,12 +157,12 @@ class Observer:
             self._look(now)
         self._live.look(now, {each.directory: not each.lives for each in self.runs.values()})
         for observed in list(self.runs.values()):
-            if observed.period and observed.roots and now >= observed.next_at:
+            if observed.stream is not None and observed.period and observed.roots and now >= observed.next_at:
                 self._sample(observed, now)
         self._take_code()
         for observed in [each for each in self.runs.values() if self._is_over(each, now)]:
             self._finish(observed)
-        due = [each.next_at for each in self.runs.values() if each.period and each.roots]
+        due = [each.next_at for each in self.runs.values() if each.period and each.roots and each.stream is not None]
         return min([self._look_at, *due])
 
     def close(self) -> None:
@@ -205,12 +194,10 @@ class Observer:
                 if stream not in observed.waiting:
                     observed.tries = 0
                 observed.waiting[stream] = lives.get(stream, ("", 0))
-        self._meet_early()
         for run, observed in list(self.runs.items()):
             if run not in living:
                 observed.lives = set()
-            observed.early = {ring for ring in observed.early if platform.lock_owner(ring)}
-            if observed.lives or observed.early:
+            if observed.lives:
                 self.busy_at, observed.over_since = now, None
             elif observed.over_since is None:
                 observed.over_since = now
@@ -219,27 +206,13 @@ class Observer:
                 observed.tries += 1
                 if observed.tries < _TRIES_SOON or observed.tries % _TRIES_SOON == 0:
                     self._meet(observed)
-            if observed.is_stored and observed.stream is None:
+            if observed.has_main and observed.stream is None:
                 self._begin(observed, now)
-            if observed.undescribed:
+            if observed.undescribed and observed.stream is not None:
                 self._ask_for_code(observed)
         soon = any(each.undescribed or (each.waiting and each.tries < _TRIES_SOON) for each in self.runs.values())
         periods = [observed.period for observed in self.runs.values() if observed.period]
         self._look_at = now + min([_SOON_SECONDS if soon else LOOK_SECONDS, *periods])
-
-    def _meet_early(self) -> None:
-        """Trainers that have logged nothing yet. Nothing is written of them before the daemon has their facts."""
-        if not self._shared_memory_dir:
-            return
-        known = {stream for observed in self.runs.values() for stream in (*observed.known, *observed.waiting)}
-        for early in early_streams(self._shared_memory_dir, self._store.path, self._store.id, known | self._met_early):
-            self._met_early.add(early.stream.hex)
-            if early.stream.kind in TRAINING:
-                run = early.run
-                observed = self.runs.setdefault(run, _Observed(run, run_path(self._store.path, run)))
-                observed.early.add(early.ring)
-                observed.context.update(early.context)
-                self._adopt(observed, early.stream, {}, early.ring, 0)
 
     def _meet(self, observed: _Observed) -> None:
         """Reads what streams that are new said of themselves; those of which nothing is stored yet go on waiting."""
@@ -260,20 +233,15 @@ class Observer:
                 continue
             del observed.waiting[name]
             observed.known.add(name)
-            was_early = name in self._met_early
-            self._met_early.discard(name)
-            if stream.kind in TRAINING and not was_early:
+            if stream.kind in TRAINING:
                 self._adopt(observed, stream, facts.context, ring, pid)
-            if stream.kind == "main":
-                observed.is_stored = True
-                if was_early and not observed.asked and not stream.number("rank"):
-                    observed.undescribed = _TRIES_SOON
         observed.context = facts.context
 
     def _adopt(self, observed: _Observed, stream: StreamFacts, context: Mapping[str, Any], ring: str, pid: int) -> None:
         """Takes the process of a stream for one of the run's; not one that only has its pid."""
         observed.ranks.add(stream.number("rank"))
         if stream.kind == "main":
+            observed.has_main = True
             if not stream.number("rank") and not (stream.started < observed.before.started and _is_described(context)):
                 observed.undescribed = _TRIES_SOON
             seconds = stream.about.get("system_metrics_seconds", _PERIOD_SECONDS)
@@ -303,12 +271,7 @@ class Observer:
                 {"rank": rank, "continues": continues, "first_step": first_step, "machine": self._told_machine()}
             )
             if not rank:
-                stream.tell({"context": {**self._told_machine(), **observed.code}})
-            while observed.rows:
-                time_ns, row = observed.rows[0]
-                stream.add(row, time_ns)
-                observed.rows.popleft()
-                self.samples += 1
+                stream.tell({"context": self._told_machine()})
         except (OSError, Error) as error:
             with contextlib.suppress(OSError):
                 stream.roll(sync=False)
@@ -323,7 +286,7 @@ class Observer:
             self._meet(observed)
         else:
             observed.undescribed = 0
-            observed.asks_code = observed.asked = True
+            observed.asks_code = True
             self._code.ask(observed.run, observed.context, os.path.join(observed.directory, "files"))
 
     def _told_machine(self) -> dict[str, Any]:
@@ -338,9 +301,7 @@ class Observer:
             if observed is None:
                 continue
             observed.asks_code = False
-            if observed.stream is None:
-                observed.code = facts
-            elif facts:
+            if facts and observed.stream is not None:
                 self._write(observed, lambda stream: stream.tell({"context": facts}))  # noqa: B023
 
     def _sample(self, observed: _Observed, now: float) -> None:
@@ -358,9 +319,7 @@ class Observer:
             observed.visible, self._memory_total,
         )  # fmt: skip
         row = observed.course.row(reading)
-        if observed.stream is None:
-            observed.rows.append((clock.wall_ns(), row))
-        elif self._write(observed, lambda stream: stream.add(row)):
+        if self._write(observed, lambda stream: stream.add(row)):
             self.samples += 1
         else:
             self.skipped += 1
@@ -415,10 +374,8 @@ class Observer:
             return False
         quiet = now - observed.over_since
         # Facts that have not come to the disk a while after the end will not come.
-        describes = observed.asks_code or (observed.undescribed and observed.is_stored)
-        waits = (describes and quiet < _CODE_SECONDS_MAX) or (
-            (observed.waiting or observed.rows) and quiet < 5 * LOOK_SECONDS
-        )
+        describes = observed.asks_code or (observed.undescribed and observed.stream is not None)
+        waits = (describes and quiet < _CODE_SECONDS_MAX) or (observed.waiting and quiet < 5 * LOOK_SECONDS)
         return not waits
 
     def _finish(self, observed: _Observed, *, sync: bool = True) -> None:
@@ -497,7 +454,7 @@ def describe_code(context: Mapping[str, Any], directory: str) -> Mapping[str, An
     return found
 
 
-def main(store_path: str, shared_memory_dir: str = "") -> int:
+def main(store_path: str) -> int:
     """Observes until nobody lives any more, the daemon that started us is gone, or we are told to end."""
     woken = _behave()
     parent = os.getppid()
@@ -509,7 +466,7 @@ def main(store_path: str, shared_memory_dir: str = "") -> int:
         return {"living": [[run, stream, "", 0] for run, each in observer.runs.items() for stream in each.lives]}
 
     budget = Budget()._replace(**(read_budgets(DISK, store.path) | budgets_from(os.environ)))
-    observer = Observer(DISK, store, ask, describe_code, budget=budget, shared_memory_dir=shared_memory_dir)
+    observer = Observer(DISK, store, ask, describe_code, budget=budget)
     observer.busy_at = clock.monotonic()
     try:
         while os.getppid() == parent:
@@ -541,4 +498,4 @@ def _behave() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1]))

@@ -95,7 +95,6 @@ class Server:
             self._ingest.table,
             _log.warning,
             is_allowed=settings.observe,
-            shared_memory_dir=settings.shared_memory_dir,
         )
         self._rewritten: dict[str, Any] = {}
         self._rewrite_at = float("inf")

@@ -182,9 +182,8 @@ class Observer(Worker):
         say: Callable[[str], None],
         *,
         is_allowed: bool = True,
-        shared_memory_dir: str = "",
     ) -> None:
-        super().__init__("daemon.observer", [store, shared_memory_dir], say, _OBSERVER_TROUBLE_SECONDS)
+        super().__init__("daemon.observer", [store], say, _OBSERVER_TROUBLE_SECONDS)
         self._streams = streams
         self._is_allowed = is_allowed
         self._told: dict[str, Any] = {}

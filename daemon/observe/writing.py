@@ -61,9 +61,9 @@ class SystemStream:
         """Stores facts about the run or this stream (docs/segment.md#meta)."""
         self._append(KIND_META, 0, facts, segment_format.FLAG_HAS_META, None)
 
-    def add(self, row: Mapping[str, float], time_ns: int | None = None) -> None:
-        """Stores a row of now, or of a time before, at the step that is one above the last one's."""
-        self._append(KIND_ROW, FLAG_COMMIT, row, 0, dict.fromkeys(row, 1), time_ns)
+    def add(self, row: Mapping[str, float]) -> None:
+        """Stores a row at the step that is one above the last one's."""
+        self._append(KIND_ROW, FLAG_COMMIT, row, 0, dict.fromkeys(row, 1))
         self._step += 1
 
     def _append(
@@ -73,12 +73,11 @@ class SystemStream:
         values: Mapping[str, Any],
         block_flags: int,
         keys: dict[str, int] | None,
-        time_ns: int | None = None,
     ) -> None:
         sequence = self.records + 1
         # Facts stand at the last row's step: whoever goes on with the stream goes on above what its blocks say.
         step = self._step if kind == KIND_ROW else max(self._step - 1, 0)
-        record = Record(sequence, step, record_flags, kind, time_ns or clock.wall_ns(), encode_map(dict(values)))
+        record = Record(sequence, step, record_flags, kind, clock.wall_ns(), encode_map(dict(values)))
         segment = self._open()
         segment.append(
             segment_format.KIND_ROWS,

@@ -13,16 +13,11 @@ import psutil
 import pytest
 
 from daemon.observe import gpu, machine, processes
-from daemon.observe.early import early_streams
 from daemon.observe.gpu import Device, Gpus, chosen
 from daemon.observe.processes import Process, Usage
 from daemon.observe.sampling import Course, Reading, next_sample, phase_of
-from sdk import platform
-from sdk.journal.appender import open_journal
-from sdk.journal.format import CAPACITY_MIN
-from sdk.journal.ring import Ring
 from tests.nvml import FakeNvml, installed
-from tests.serving import temporary_store, until
+from tests.serving import until
 
 NOTHING = Usage(1, 1, 0.0, 0, None, None, None)
 
@@ -313,27 +308,3 @@ def test_the_page_lists_every_key(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "system.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `system/")]
     assert made == set(re.findall(r"`(system/[^`]+)`", " ".join(rows)))
-
-
-def test_rings_of_trainers_that_have_logged_nothing() -> None:
-    """Read while their owner lives: of this store, not known yet, and whatever else lies there is passed over."""
-    with temporary_store() as store:
-        digest = platform.store_digest(store.path)
-        ring, _ = Ring.create("/dev/shm", digest, 0x77, CAPACITY_MIN, {"run": "a41f", "store": store.id})
-        assert ring.path is not None
-        other = ring.path.replace(f"{0x77:016x}", f"{0x78:016x}")
-        Path(other).write_bytes(b"no ring" * 1000)
-        held = platform.hold_lock(other)
-        journal = open_journal(ring)
-        journal.append_meta({"stream": {"kind": "main", "pid": os.getpid()}})
-        journal.append_meta({"context": {"command": ["train.py"]}})
-        (found,) = early_streams("/dev/shm", store.path, store.id, ())
-        assert (found.run, found.stream.hex, found.stream.kind) == ("a41f", f"{0x77:016x}", "main")
-        assert found.context == {"command": ["train.py"]}
-        assert early_streams("/dev/shm", store.path, store.id, {f"{0x77:016x}"}) == []
-        assert early_streams("/dev/shm", store.path, bytes(16), ()) == []
-        journal.append_meta({"stream": {"pid": 1}})
-        assert early_streams("/dev/shm", store.path, store.id, ()) == [], "locked by another than its maker"
-        if held is not None:
-            held.release()
-        ring.close()

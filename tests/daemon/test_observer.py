@@ -413,6 +413,7 @@ def test_a_real_training_is_observed_through_kills(monkeypatch: pytest.MonkeyPat
             until(lambda: _observing(store).get("runs") == ["a41f"])
             os.kill(trainer.pid, signal.SIGUSR1)
             until(lambda: _samples(store) >= 2)
+            until(lambda: sdk.open_store(store.path).run("a41f").keys())
             run = sdk.open_store(store.path).run("a41f")
             assert run.series("system/threads").time[0] < run.series("loss").time[0], "it was seen before it logged"
             assert run.series("system/processes").value[-1] >= 2
