@@ -286,13 +286,26 @@ def attach_root(run: Run, level: int | str = logging.NOTSET) -> None:
         return
     handler = LogHandler(level, run)
     handler._prints_for_none = True
-    root.addHandler(handler)
+    root.handlers = _RootHandlers([*root.handlers, handler])
 
     def detach(state: str, exit_code: int) -> None:
         root.removeHandler(handler)
+        if not any(isinstance(other, LogHandler) and other._prints_for_none for other in root.handlers):
+            root.handlers = list(iter(root.handlers))
         handler.close()
 
     run._at_end(detach)
+
+
+class _RootHandlers(list[logging.Handler]):
+    """The root logger's handlers while one that nobody asked `logging` for is among them: as many as the program made itself.
+
+    Why: `logging.basicConfig` does nothing where there is a handler, and a program that calls it after `init(logging=True)` would
+    print nothing any more.
+    """
+
+    def __len__(self) -> int:
+        return sum(not (isinstance(handler, LogHandler) and handler._prints_for_none) for handler in self)
 
 
 def _on_the_way(record: logging.LogRecord) -> list[logging.Handler]:

@@ -53,7 +53,7 @@ class Dead:
         self._refused: set[str] = set()
         # Once: the store's directory may be away later, and trainers of this host die all the same.
         self._digest = platform.store_digest(store.path)
-        self._quiet = Quiet(streams, store.id, _batches, self.watch)
+        self._quiet = Quiet(streams, store.id, self.watch)
 
     def look(self, now: float) -> bool:
         """Drains rings whose owner died; returns whether a living trainer of this store was seen."""

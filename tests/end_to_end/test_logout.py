@@ -22,6 +22,7 @@ from tests.end_to_end.world import Trainer, start_daemon, steps, until, until_dr
 def test_a_ring_that_a_logout_removed(store: Path, monkeypatch: pytest.MonkeyPatch, served: bool) -> None:
     """It is made again within seconds, and everything that returned survives kill -9."""
     monkeypatch.setenv("STEPD_AUTOSTART", "0")
+    monkeypatch.setenv("STEPD_CONSOLE", "off")  # one ring
     identity = make_store(str(store))
     if served:
         start_daemon(store)

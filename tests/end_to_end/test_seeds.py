@@ -5,6 +5,7 @@ for its import, and what is read back afterwards.
 from __future__ import annotations
 
 import io
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -305,11 +306,18 @@ def given_run() -> dict[str, Any]:
     return {"run": sdk.init(), "current_step": 4}
 
 
+class Model:
+    """What the test's torch has for a Module."""
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        return []
+
+
 def given_in_text() -> dict[str, Any]:
     from PIL import Image
 
     Image.new("RGB", (12, 8), (200, 10, 10)).save("myimage.jpg")
-    return {"your_config_dictionary": {"lr": 0.25}, "best_accuracy": 0.95, "model": types.SimpleNamespace()}
+    return {"your_config_dictionary": {"lr": 0.25}, "best_accuracy": 0.95, "model": Model()}
 
 
 EXAMPLES = {
@@ -340,6 +348,9 @@ def test_example(name: str, store: Path, tmp_path: Path, monkeypatch: pytest.Mon
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    torch = types.ModuleType("torch")  # which is not installed for the tests; tests/sdk/test_watch_torch.py has the real one
+    torch.nn = types.SimpleNamespace(Module=Model)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
     names = example.given()
     exec(compile(example.code.replace(*IMPORT), name, "exec"), names)
     sdk.finish()

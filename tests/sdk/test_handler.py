@@ -398,9 +398,10 @@ def test_attach_root(rows: Any, capsys: pytest.CaptureFixture[str], monkeypatch:
     run = sdk.init(logging=True)
     logging.getLogger("any").warning("seen")
     logging.getLogger("any").info("below the root's level")
-    assert "seen" in capsys.readouterr().err and len(root.handlers) == 1
+    assert "seen" in capsys.readouterr().err
+    assert [type(handler) for handler in root.handlers] == [sdk.LogHandler]
     run.finish()
-    assert root.handlers == []
+    assert type(root.handlers) is list and root.handlers == []
     root.addHandler(sdk.LogHandler())
     run = sdk.init(logging="ERROR")
     logging.getLogger("any").warning("once")
@@ -409,6 +410,22 @@ def test_attach_root(rows: Any, capsys: pytest.CaptureFixture[str], monkeypatch:
     with pytest.raises(ValueError, match="LOUD"):
         sdk.init(logging="LOUD")
     assert sdk.run is None
+
+
+def test_basic_config_after_init(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`logging.basicConfig` behind `init(logging=True)` configures the root logger, as if nobody else had a handler there."""
+    root, printed = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    run = sdk.init(logging=True)
+    try:
+        logging.basicConfig(level=logging.INFO, stream=printed, format="%(message)s")
+        logging.getLogger("any").info("both")
+    finally:
+        run.finish()
+        root.setLevel(level)
+    assert (texts(rows), printed.getvalue()) == (["both"], "both\n")
+    assert [type(handler) for handler in root.handlers] == [logging.StreamHandler]
 
 
 def test_the_set_up_of_a_training_script(rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
