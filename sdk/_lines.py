@@ -63,16 +63,16 @@ class Lines:
         self._stream: Any = None
         self._ended = self._begins_end = False
         self._ending: threading.Thread | None = None
-        # The training's open step, without a lock (docs/journal.md): (position, next sequence, open step).
+        # The training's open step, without a lock (docs/journal.md).
         journal = getattr(run._stream, "journal", None)
-        self._mark: Callable[[], tuple[int, int, int]] = journal.mark if journal is not None else self._mark_of_run
+        self._open_step: Callable[[], int] = journal.open_step if journal is not None else self._step_of_run
         self._reset()
         if not run._store.path:
             self._ended, self._log = True, _drop
         _all.add(self)
 
-    def _mark_of_run(self) -> tuple[int, int, int]:
-        return 0, 0, self._run.step
+    def _step_of_run(self) -> int:
+        return self._run.step
 
     def _reset(self) -> None:
         self._lock = threading.RLock()  # never held while anything waits; its users are those who print
@@ -119,7 +119,7 @@ class Lines:
         """Stores one row, which becomes ours: the open step (`at`) is added. Never waits for anybody and never raises."""
         try:
             if "at" not in row:
-                row["at"] = self._mark()[2]
+                row["at"] = self._open_step()
             text = row.get("text", "")
             left = self._left - ROW_BYTES - (len(text) if text.isascii() else 3 * len(text))
             if "error" in row:

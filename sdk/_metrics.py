@@ -75,22 +75,22 @@ class RunMetrics:
         self._emit({"metric": {metric.name: metric.facts()}})
         return metric
 
-    def latest(self, key: str, *, partial: bool = False) -> Any:
+    def latest(self, key: str, *, complete: bool = False) -> Any:
         """The last value of a key that this process logged, or an earlier attempt; None where there is none.
 
         Waits for nobody: what is not stored yet is looked up in the ring. The first call reads what is stored, later ones what was
         logged since.
 
         Args:
-            key: A logged one, or one that `define_metric(reduce=…)` makes: ``latest("train/loss_epoch")`` is the value of the last
-                complete epoch. An epoch is complete when a row of a later one was logged, or when the run is finished.
-            partial: Of an epoch that goes on, what it comes to so far.
+            key: A logged one, or one that `define_metric(reduce=…)` makes: ``latest("train/loss_epoch")`` is the value of the epoch
+                that was logged last, of all its rows so far: asked at an epoch's end, that epoch's.
+            complete: Of the last epoch behind which a row of a later one was logged, or of the last one of a run that is finished.
         """  # fmt: skip
         if isinstance(self._stream, DisabledStream):
             return self._stream.last(key)
         recent = self._recent_values()
         try:
-            return (recent or self._read_stored()).latest(key, partial=partial)
+            return (recent or self._read_stored()).latest(key, partial=not complete)
         except (Error, OSError):  # a disk in trouble
             return None
 

@@ -238,7 +238,7 @@ class CapturedRun:
                 found.update(facts.get("summary") or {})
         return found
 
-    def latest(self, key: str, *, partial: bool = False) -> Any:
+    def latest(self, key: str, *, partial: bool = True) -> Any:
         """As `Run.latest`."""
         return self._tally().latest(key, partial=partial)
 

@@ -20,7 +20,7 @@ from sdk.transport import lock_path
 from tests.end_to_end.world import Trainer, until
 
 pytestmark = pytest.mark.usefixtures("store")
-LINES = 30_000
+LINES = 100_000
 ROOT = Path(__file__).resolve().parents[2]
 
 

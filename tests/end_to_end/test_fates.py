@@ -167,7 +167,7 @@ def test_programs_that_a_trainer_starts_inherit_nothing(store: Path) -> None:
 
 def test_a_logout_removes_shared_memory(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RemoveIPC takes the ring's file from a living trainer, which is killed later: what it logged is stored."""
-    with quiet(STEPD_AUTOSTART="0"):
+    with quiet(STEPD_AUTOSTART="0", STEPD_CONSOLE="off"):  # one ring: what we say ourselves is console too
         daemon = fork_daemon(str(sdk.location.make_store(str(store)).path))
         until(lambda: answers(str(store)) is not None)
         trainer = Loop(str(store))

@@ -23,7 +23,7 @@ from tests.end_to_end.world import Trainer, until
 
 pytestmark = pytest.mark.usefixtures("store")
 # Why no more: 100 000 take five seconds, and show the same.
-RECORDS = 32_000
+RECORDS = 100_000
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "version": 1,

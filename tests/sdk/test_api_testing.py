@@ -178,10 +178,7 @@ def test_summaries_and_epochs() -> None:
         for step in range(6):
             sdk.log({"loss": float(step), "epoch": step // 2})
         assert run.summary["loss"].as_dict() == {"min": 0.0, "mean": 2.5}
-        assert (run.latest("loss_epoch"), run.latest("loss_epoch", partial=True), run.latest("none")) == (
-            2.5,
-            4.5,
-            None,
-        )
+        complete = run.latest("loss_epoch", complete=True)
+        assert (complete, run.latest("loss_epoch"), run.latest("none")) == (2.5, 4.5, None)
         sdk.finish()
     assert rows.runs[0].latest("loss_epoch") == 4.5
