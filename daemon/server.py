@@ -58,7 +58,7 @@ _WORKER_END_SECONDS = 0.5
 _REWRITE_PAUSE_SECONDS = 2.0
 # What the worker tells, and `stepd status` shows.
 _REWRITTEN = ("blobs", "failed", "missing", "errors", "rows", "bytes_before", "bytes_after", "alone")
-_IMPORTED_EARLY = ("numpy", "psutil")
+_IMPORTED_EARLY = ("numpy", "psutil", "sdk.journal.survey")
 _GC_THRESHOLDS = (200_000, 20, 20)
 
 _log = logging.getLogger("stepd.daemon")

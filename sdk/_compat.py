@@ -144,7 +144,6 @@ api = ApiStub()
 # -- methods of a run ------------------------------------------------------------------------------------------------
 
 
-
 class RunCompat:
     """The methods of a run that W&B has and stepd does not serve yet. All but `watch` and `unwatch` raise `UsageError`
     after `finish`.

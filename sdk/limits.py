@@ -63,7 +63,9 @@ REFUSED_REASONS = (
     "ring full", "spool_bytes_max", "disk full", "free_bytes_min", "store_bytes_max", "run_bytes_max", "disk error",
     "a device was not ready",
 )  # fmt: skip
-REFUSED_SPOOL, REFUSED_DISK_FULL, REFUSED_FREE, REFUSED_STORE, REFUSED_RUN, REFUSED_DISK_ERROR, REFUSED_DEVICE = range(1, 8)
+REFUSED_SPOOL, REFUSED_DISK_FULL, REFUSED_FREE, REFUSED_STORE, REFUSED_RUN, REFUSED_DISK_ERROR, REFUSED_DEVICE = range(
+    1, 8
+)
 # Those that forbid the spool as well: it would fill the same disk.
 BUDGET_REASONS = frozenset({REFUSED_FREE, REFUSED_STORE, REFUSED_RUN})
 

@@ -32,21 +32,35 @@ def command(ctx: click.Context, runs: tuple[str, ...], as_json: bool, directory:
     if as_json:
         document: dict[str, Any] = {"runs": [_facts(use, names) for use in found]}
         if whole is not None:
-            document |= {"trash": whole.trash, "artifacts": whole.artifacts, "total": whole.total, "free": whole.free, "budgets": budgets}
+            document |= {
+                "trash": whole.trash,
+                "artifacts": whole.artifacts,
+                "total": whole.total,
+                "free": whole.free,
+                "budgets": budgets,
+            }
         print_json(document)
         return
     rows = [
-        (_id(use, names), _name(use, names), *map(size, (use.segments, use.media, use.spools, use.aside, use.files, use.total)))
+        (
+            _id(use, names),
+            _name(use, names),
+            *map(size, (use.segments, use.media, use.spools, use.aside, use.files, use.total)),
+        )
         for use in found
     ]
-    write_table(("ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "FILES", "TOTAL"), rows, right=(2, 3, 4, 5, 6, 7))
+    write_table(
+        ("ID", "NAME", "SEGMENTS", "MEDIA", "SPOOLS", "ASIDE", "FILES", "TOTAL"), rows, right=(2, 3, 4, 5, 6, 7)
+    )
     if whole is not None:
         _print_whole(whole, budgets)
 
 
 def _print_whole(whole: StoreUse, budgets: dict[str, int]) -> None:
     artifacts = f"   artifacts {size(whole.artifacts)}" if whole.artifacts else ""
-    click.echo(f"trash {size(whole.trash)}{artifacts}   total {size(whole.total)}   free on the disk {size(whole.free)}")
+    click.echo(
+        f"trash {size(whole.trash)}{artifacts}   total {size(whole.total)}   free on the disk {size(whole.free)}"
+    )
     if budgets:
         click.echo("budgets: " + ", ".join(f"{name} {size(count)}" for name, count in budgets.items()))
 

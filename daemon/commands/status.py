@@ -83,7 +83,9 @@ def _keeping(told: dict[str, Any]) -> str:
     """What waits to be copied and hashed; "" for nothing."""
     waiting = told.get("waiting", 0)
     words = ["running"] if told.get("running") else []
-    words += [f"{waiting:,} job{'' if waiting == 1 else 's'} of files wait{'s' if waiting == 1 else ''}"] if waiting else []
+    words += (
+        [f"{waiting:,} job{'' if waiting == 1 else 's'} of files wait{'s' if waiting == 1 else ''}"] if waiting else []
+    )
     words += [f"trouble: {clean(str(told['trouble']))}"] if told.get("trouble") else []
     return "; ".join(words)
 

@@ -19,7 +19,9 @@ from .over import FileOver, FilesOver
 
 _MAKING = frozenset({"create", "make_directory", "rename", "link", "clone"})
 _CHANGING = _MAKING | {"append", "patch", "truncate", "remove", "remove_tree"}
-_LOOKING = frozenset({"open", "read", "refresh", "entries", "exists", "owner", "status", "sizes", "free_bytes", "disk_bytes"})
+_LOOKING = frozenset(
+    {"open", "read", "refresh", "entries", "exists", "owner", "status", "sizes", "free_bytes", "disk_bytes"}
+)
 _FORCING = frozenset({"sync", "sync_directory", "close"})
 _TAKING = _MAKING | {"append", "patch", "sync", "sync_directory", "close"}
 ALL = _CHANGING | _LOOKING | _FORCING

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 import sdk
-from sdk import _spawn
+from sdk import _globals, _spawn
 from sdk.location import make_store
 from sdk.platform import hold_lock
 from sdk.transport import endpoint_path, lock_path
@@ -308,6 +308,7 @@ def test_errors_of_use_raise_and_store_nothing(store: Path, monkeypatch: pytest.
     monkeypatch.setenv("STEPD_AUTOSTART", "0")
 
     def train(count: Callable[[int], None]) -> None:
+        _globals.state.last = None  # of another test, in the process that we were forked from
         with pytest.raises(sdk.Error, match="before init"):
             sdk.log({"x": 1})
         run = sdk.init(id="run", project="luck")

@@ -348,7 +348,9 @@ def test_example(name: str, store: Path, tmp_path: Path, monkeypatch: pytest.Mon
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    torch = types.ModuleType("torch")  # which is not installed for the tests; tests/sdk/test_watch_torch.py has the real one
+    torch = types.ModuleType(
+        "torch"
+    )  # which is not installed for the tests; tests/sdk/test_watch_torch.py has the real one
     torch.nn = types.SimpleNamespace(Module=Model)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch", torch)
     names = example.given()

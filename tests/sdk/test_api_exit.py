@@ -136,7 +136,9 @@ def test_init_leaves_hooks_and_handlers_alone(tmp_path: Path) -> None:
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     """With `watch_exit=False` nothing is put anywhere; an exception is found all the same."""
     start = _START + "leave = sys.exit\nsdk.init(settings={'watch_exit': False, 'exit_seconds_max': 1.5})\n"
-    done = _script(tmp_path, start + "print(sys.exit is leave, flush=True)\nif os.fork():\n    os.wait()\n    1 / 0\nsys.exit(3)")
+    done = _script(
+        tmp_path, start + "print(sys.exit is leave, flush=True)\nif os.fork():\n    os.wait()\n    1 / 0\nsys.exit(3)"
+    )
     assert done.stdout.splitlines() == ["True", "failed 1 1.5 ZeroDivisionError"]
 
 

@@ -90,7 +90,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "counts runs for the greeting; a store to fall back on",
     ),
     "sdk/_about.py": ("tempfile.mkdtemp", "the user's own files, where the store takes none"),
-    "sdk/_artifacts.py": ("os.path.isdir os.path.isfile", "the user's own files, which are told apart by what they are"),
+    "sdk/_artifacts.py": (
+        "os.path.isdir os.path.isfile",
+        "the user's own files, which are told apart by what they are",
+    ),
     "sdk/artifacts/building.py": (
         "open os.open os.path.exists os.path.isdir os.path.isfile os.path.islink os.path.realpath os.walk",
         "likewise; and new_file() gives a real file, which only the user's code writes",
