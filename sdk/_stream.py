@@ -133,7 +133,10 @@ class Stream:
         ring, note = Ring.create(self.settings.shared_memory_dir, digest, self._number, capacity, identity)
         if note is not None:
             self.notes.append(note)
-        ring.touch()
+        # The first line of a console waits for no pages: its sender maps them.
+        self._touches = self._is_console
+        if not self._touches:
+            ring.touch()
         return ring
 
     def _make_large(self, ring: Ring) -> Large | None:
@@ -152,10 +155,16 @@ class Stream:
 
         sender = Sender(self.journal, self._identity, self.run_id, self._number, self.settings, __version__)
         if self._is_console:
-            sender.on_look = lambda: self.on_look()
+            sender.on_look = self._look_at_console
         else:  # the stream that this one accompanies says it
             sender.notices.show = _print_notice
         return sender
+
+    def _look_at_console(self) -> None:
+        if self._touches:
+            self._touches = False
+            self.journal.ring.touch()
+        self.on_look()
 
     def _notice(self, topic: str, text: str) -> None:
         self._sender.notices.note(topic, text)

@@ -152,12 +152,15 @@ class Tap:
             result = original(*args, **kwargs)
             if self._written is write:
                 try:
-                    text = args[0]
-                    is_elsewhere = handler in modules and _is_stored_otherwise()
-                    self._inbox.append((_ELSEWHERE if is_elsewhere else identify(), text))
+                    text, thread, inbox = args[0], identify(), self._inbox
+                    # The end of a line goes where what stands before it went: a print is two writes.
+                    if handler in modules and not (text == "\n" and inbox and inbox[-1][0] == thread):
+                        if _is_stored_otherwise():
+                            thread = _ELSEWHERE
+                    inbox.append((thread, text))
                     if self._is_behind:
                         self._held += len(text)
-                    if "\n" in text or len(self._inbox) > _INBOX_MAX:
+                    if "\n" in text or len(inbox) > _INBOX_MAX:
                         self.drain()
                 except Exception as error:  # the program printed, and that is all it wanted
                     if is_of_a_signal(error):
