@@ -326,7 +326,7 @@ def measure_loop(options: argparse.Namespace) -> list[Results]:
     pieces = common.run_case("pieces", {}, common.environment(""))["pieces"]
     with contextlib.ExitStack() as stack:
         cases = {}
-        for feature in FEATURES:
+        for feature in options.features:
             store = stack.enter_context(common.fresh_store())
             common.start_daemon(store)
             arguments = {
@@ -334,7 +334,7 @@ def measure_loop(options: argparse.Namespace) -> list[Results]:
                 "output": os.path.join(os.path.dirname(store), "output.txt"),
             }  # fmt: skip
             cases[feature] = common.Case("loop", arguments, environment_of(store, feature))
-        rows = compared(in_turns(cases, options.blocks), "nothing")
+        rows = compared(in_turns(cases, options.blocks), options.features[0])
     for row in rows:
         progress(row)
     return rows
@@ -470,6 +470,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--features", nargs="+", choices=list(FEATURES), default=list(FEATURES), help="of the loop")
     parser.add_argument("--blocks", type=int, default=20, help="turns of each feature")
     parser.add_argument("--steps", type=int, default=500, help="steps of a turn")
     parser.add_argument("--lines", type=int, default=20_000, help="printed lines and records of a turn")

@@ -66,6 +66,17 @@ def test_growth_bench(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["found.json"]
 
 
+def test_context_bench(tmp_path: Path) -> None:
+    """Features work in turns and are compared with none, a captured line has its cost, and what was printed and told is stored."""
+    few = ("--blocks", "1", "--steps", "3", "--lines", "50", "--repeat", "1", "--features", "nothing", "all together")
+    found, printed = run_bench(tmp_path, *few, "--only", "loop", "line", program="context.py")
+    features = {each["feature"]: each for each in found["loop"]}
+    assert set(features) == {"nothing", "all together"} and features["nothing"]["slowdown_percent"] == 0
+    told = {each["what"]: each["us"] for each in found["line"]}
+    assert told["print, captured"] > 0 and told["lines and records of the last run, stored of written"] == "100 of 100"
+    assert "a printed line" in printed and os.listdir(tmp_path) == ["found.json"]
+
+
 @pytest.mark.parametrize(
     ("costs", "said"),
     [
