@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from daemon.keep import Abandoned, find_work
+from daemon.lifecycle import behave_as_worker
 from sdk._keeping import Job, claim, end_job, jobs, read_job, set_aside
 from sdk.errors import CommError, DamageError, Error, StoreError
 from sdk.location import StoreIdentity, check_store, read_store
 from sdk.transport import request
 
-_NICE = 10
 _TROUBLE_CHARACTERS_MAX = 500
-_told_to_end = False
 
 
 def main(store_path: str) -> int:
     """Does every job that waits, and those that come meanwhile."""
-    _behave()
-    parent = os.getppid()
-    return keep(read_store(store_path), lambda: not _told_to_end and os.getppid() == parent)
+    return keep(read_store(store_path), behave_as_worker())
 
 
 def keep(store: StoreIdentity, is_wanted: Callable[[], bool]) -> int:
@@ -90,21 +86,6 @@ def _tell(store: StoreIdentity, trouble: str) -> None:
     """Says to the daemon what keeps a job waiting; it shows that in `stepd status`."""
     with contextlib.suppress(CommError, Error, OSError):
         request(store.path, "keeping", {"trouble": trouble[:_TROUBLE_CHARACTERS_MAX]}, timeout=1.0)
-
-
-def _behave() -> None:
-    def end(*_: object) -> None:
-        global _told_to_end
-        _told_to_end = True
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    with contextlib.suppress(Exception):
-        import psutil
-
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Callable
 
@@ -17,8 +18,6 @@ def take_store(store: str, version: str) -> HeldLock | None:
 
     Invariant: taken before the socket is bound, because a second bind would silently steal the socket.
     """
-    import os
-
     lock = platform.hold_lock(lock_path(store))
     if lock is not None:
         text = json.dumps({"pid": os.getpid(), "version": version, "store": store, "started_ns": clock.wall_ns()})
@@ -31,6 +30,30 @@ def on_termination(callback: Callable[[], None]) -> None:
     """Calls `callback` on SIGTERM, SIGINT and SIGHUP. The daemon is its own process: these are its own to handle."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: callback())
+
+
+_WORKER_NICE = 10
+
+
+def behave_as_worker() -> Callable[[], bool]:
+    """Makes this process one that steps aside for everybody else, in CPU and in I/O; what it gets says whether it is to go on:
+    not after SIGTERM, nor when the daemon that started it is gone.
+    """
+    is_told_to_end = False
+
+    def end() -> None:
+        nonlocal is_told_to_end
+        is_told_to_end = True
+
+    on_termination(end)
+    with contextlib.suppress(OSError):
+        os.nice(_WORKER_NICE)
+    with contextlib.suppress(Exception):
+        import psutil
+
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    parent = os.getppid()
+    return lambda: not is_told_to_end and os.getppid() == parent
 
 
 class Leaving:

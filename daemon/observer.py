@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from daemon.lifecycle import behave_as_worker
 from daemon.observe import machine, processes
 from daemon.observe.gpu import Device, Gpus
 from daemon.observe.live import LiveFiles
@@ -52,7 +53,6 @@ _IDLE_SECONDS = 30.0
 _CODE_SECONDS_MAX = 60.0
 # A process is taken for the one that began a stream when it was there before; the clocks' ticks and steps are allowed for.
 _START_SLACK_SECONDS = 2.0
-_NICE = 10
 _NO_BUDGET = Budget()
 # A look at what the store takes, where it has a budget, goes on so long with each sample.
 _MEASURE_SECONDS = 0.01
@@ -456,8 +456,7 @@ def describe_code(context: Mapping[str, Any], directory: str) -> Mapping[str, An
 
 def main(store_path: str) -> int:
     """Observes until nobody lives any more, the daemon that started us is gone, or we are told to end."""
-    woken = _behave()
-    parent = os.getppid()
+    is_wanted, woken = behave_as_worker(), _waker()
     store = read_store(store_path)
 
     def ask(told: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -469,7 +468,7 @@ def main(store_path: str) -> int:
     observer = Observer(DISK, store, ask, describe_code, budget=budget)
     observer.busy_at = clock.monotonic()
     try:
-        while os.getppid() == parent:
+        while is_wanted():
             now = clock.monotonic()
             wait = observer.step(now) - clock.monotonic()
             if not observer.runs and now - observer.busy_at > _IDLE_SECONDS:
@@ -481,19 +480,11 @@ def main(store_path: str) -> int:
     return 0
 
 
-def _behave() -> int:
-    """Makes us nice; a descriptor that becomes readable when we are told to end."""
+def _waker() -> int:
+    """A descriptor that becomes readable when a signal comes: we need not look whether one did."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    with contextlib.suppress(Exception):
-        import psutil
-
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     return woken
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import signal
 import sys
 from collections.abc import Callable
 
@@ -17,6 +15,7 @@ from daemon.compact import work as compacting
 from daemon.compact.work import Report
 from daemon.encode import work as encoding
 from daemon.encode.work import Done
+from daemon.lifecycle import behave_as_worker
 from daemon.store.listing import remember_all
 from daemon.store.replacing import KEPT_SECONDS, hold
 from sdk import clock
@@ -25,19 +24,12 @@ from sdk.files import DISK
 from sdk.location import StoreIdentity, read_store
 from sdk.transport import request
 
-_NICE = 10
 _LOOK_SECONDS = 1.0
-_told_to_end = False
 
 
 def main(store_path: str) -> int:
     """Rewrites what there is, waits until what was replaced may be removed, removes it."""
-    _behave()
-    parent = os.getppid()
-
-    def is_wanted() -> bool:
-        return not _told_to_end and os.getppid() == parent
-
+    is_wanted = behave_as_worker()
     store = read_store(store_path)
     total, code = Report(), 0
     while True:
@@ -81,21 +73,6 @@ def _tell(store: str, rows: Report, media: Done) -> None:
             "bytes_after": rows.bytes_after, "alone": list(rows.alone[:10]),
         }  # fmt: skip
         request(store, "rewritten", told, timeout=1.0)
-
-
-def _behave() -> None:
-    def end(*_: object) -> None:
-        global _told_to_end
-        _told_to_end = True
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    with contextlib.suppress(Exception):
-        import psutil
-
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 if __name__ == "__main__":

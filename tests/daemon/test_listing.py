@@ -281,7 +281,7 @@ def test_the_command_writes_it_and_says_the_same(store: str) -> None:
 
 def test_the_worker_keeps_what_is_over(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pass the worker has written the cache, whatever it had to do."""
-    monkeypatch.setattr(rewriter, "_behave", lambda: None)
+    monkeypatch.setattr(rewriter, "behave_as_worker", lambda: lambda: True)
     monkeypatch.setattr(rewriter.compacting, "work", lambda *_, **__: rewriter.Report())
     monkeypatch.setattr(rewriter.encoding, "work", lambda *_, **__: rewriter.Done(0, 0, {}, 0, []))
     assert rewriter.main(store) == 0
