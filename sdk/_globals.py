@@ -66,18 +66,34 @@ def remember(run: Run) -> None:
     if state.at_exit != os.getpid():
         state.at_exit = os.getpid()
         atexit.register(_at_exit)
-        process = sys.modules.get("multiprocessing.process")
-        if process is not None and process.parent_process() is not None:
-            # A child of multiprocessing ends without atexit, and with its exception, if it has one, in flight.
-            sys.modules["multiprocessing.util"].Finalize(None, _at_child_exit, exitpriority=100)
+        if _is_child_of_multiprocessing():
+            # Before CPython 3.13 a forked one ends without atexit's handlers.
+            sys.modules["multiprocessing.util"].Finalize(None, _at_exit, exitpriority=100)
 
 
 def _at_exit() -> None:
-    _end_all(_hooks.process_end())
+    _end_all(_child_end() if _is_child_of_multiprocessing() else _hooks.process_end())
 
 
-def _at_child_exit() -> None:
-    _end_all(_hooks.end_of(sys.exc_info()[1]))
+def _child_end() -> _hooks.Ending:
+    """How a child of multiprocessing ends, which is inside of its parent's script.
+
+    Its exception, if it has one, is in flight; from CPython 3.13 on a forked one has forgotten it, and whoever runs its exit
+    handlers knows the exit code.
+    """
+    error = sys.exc_info()[1]
+    if sys.hexversion < 0x030D0000:
+        return _hooks.end_of(error)
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "_launch":
+        frame = frame.f_back
+    code = frame.f_locals.get("code") if frame.f_code.co_name == "_launch" else None
+    return _hooks.end_of(SystemExit(code) if error is None and isinstance(code, int) else error)
+
+
+def _is_child_of_multiprocessing() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def _end_all(how: _hooks.Ending) -> None:
@@ -112,10 +128,7 @@ def _process_kind() -> str:
     data = sys.modules.get("torch.utils.data")
     if data is not None and data.get_worker_info() is not None:
         return ", a DataLoader worker"
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        return ", a child process"
-    return ""
+    return ", a child process" if _is_child_of_multiprocessing() else ""
 
 
 def log(data: Mapping[str, Any], step: int | None = None, commit: bool | None = None, sync: object = None) -> None:

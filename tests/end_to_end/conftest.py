@@ -27,6 +27,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             monkeypatch.delenv(name)
     monkeypatch.setenv("STEPD_DIR", str(path))
     monkeypatch.setenv("STEPD_SILENT", "1")
+    monkeypatch.setenv("STEPD_OBSERVE", "0")  # a test that wants it says so
     yield path
     if path.exists():
         digest = store_digest(str(path))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+import pytest
+
 import sdk
 from daemon.cli import cli
 from sdk._files import SMALL_BYTES_MAX
@@ -27,8 +29,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_trainer_that_was_killed_is_described_and_its_files_are_kept(store: Path, tmp_path: Path) -> None:
+def test_a_trainer_that_was_killed_is_described_and_its_files_are_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a run of a moment: command, commit, changes, packages, the script, and a checkpoint too large for the call."""
+    monkeypatch.setenv("STEPD_OBSERVE", "1")
     project = tmp_path / "project"
     project.mkdir()
     (project / "train.py").write_text("")
