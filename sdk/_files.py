@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
@@ -27,12 +28,17 @@ CALL_BYTES_MAX = 16 << 20
 CALL_FILES_MAX = 256
 # In the run's directory, while there are patterns to look at again.
 LIVE_FILE = "live.json"
+# Limit: as much as the observer reads: some 6 000 patterns with two paths of 80 bytes each.
 LIVE_BYTES_MAX = 1 << 20
+# Limit: what is looked at again at the end: some 20 MB, and at 10 µs each 0.5 s.
+PATTERNS_MAX = 50_000
 # Limit: of one call, and so of one job; 10 000 names of 100 bytes are 1 MB.
 FILES_MAX = 10_000
 # Limit: a directory tree is looked at for about a second.
 LOOKED_AT_MAX = 100_000
 _FACTS_AT_ONCE = 100
+# Why one for all runs: a line is written in 20 µs.
+_telling = threading.Lock()
 _REMOTE = ("gs://", "s3://", "http://", "https://", "hdfs://", "az://")
 # Directories in which nobody keeps code of their own.
 _NO_CODE = frozenset({"__pycache__", "node_modules", "wandb", "site-packages"})
@@ -132,7 +138,8 @@ class RunFiles:
         if not self._store.path:
             return []
         if policy != "now" and self._pid == os.getpid():
-            self._remember(absolute, base, glob, policy)
+            if not self._remember(absolute, base, glob, policy):
+                policy = "now"
             if policy == "end":
                 return []
         found = expand(absolute, base, glob)
@@ -140,24 +147,52 @@ class RunFiles:
             _greeting.note(f"save({pattern!r}) found no file{'' if policy == 'now' else ' yet'}")
         return self._keep(found, policy)
 
-    def _remember(self, pattern: str, base: str, glob: bool, policy: str) -> None:
-        if self._patterns is None:
-            self._patterns = {}
-            self._at_end(self._save_last)
-        if self._patterns.get((pattern, base, glob)) != policy:
-            self._patterns[pattern, base, glob] = policy
-            self._tell_observer()
+    def _remember(self, pattern: str, base: str, glob: bool, policy: str) -> bool:
+        """Whether the pattern will be looked at again at the end."""
+        where = (pattern, base, glob)
+        with _telling:
+            is_first = self._patterns is None
+            if self._patterns is None:
+                self._patterns = {}
+                self._at_end(self._save_last)
+            if self._patterns.get(where) == policy:
+                return True
+            if where not in self._patterns and len(self._patterns) >= PATTERNS_MAX:
+                _greeting.note_once(
+                    f"patterns of {self.id}",
+                    f"save() was given {PATTERNS_MAX:,} paths; further ones are only copied as they are. Try a pattern with *",
+                )
+                return False
+            self._patterns[where] = policy
+            self._tell_observer([*where, policy], is_first)
+        return True
 
-    def _tell_observer(self) -> None:
-        """Leaves the patterns to whoever keeps the copies up to date meanwhile (`daemon.observe.live`)."""
+    def _tell_observer(self, told: list[Any], is_first: bool) -> None:
+        """Leaves a pattern to whoever keeps the copies up to date meanwhile (`daemon.observe.live`): one more line."""
         import json
 
-        patterns = [[*where, policy] for where, policy in (self._patterns or {}).items()]
-        told = json.dumps({"machine": machine_tag(machine_id()), "patterns": patterns})
+        directory = run_path(self._store.path, self.id)
+        line = json.dumps(told).encode("ascii") + b"\n"
         try:
-            runfiles.put_bytes(run_path(self._store.path, self.id), LIVE_FILE, told.encode("ascii"))
+            if is_first:  # of an earlier attempt that was killed there may be one
+                machine = json.dumps({"machine": machine_tag(machine_id())}).encode("ascii") + b"\n"
+                runfiles.put_bytes(directory, LIVE_FILE, machine)
+            file = DISK.open(os.path.join(directory, LIVE_FILE), write=True)
+            try:
+                is_told = file.size + len(line) <= LIVE_BYTES_MAX
+                if is_told:
+                    file.append([line])
+            finally:
+                file.close()
         except (OSError, Error) as error:
             self._say(f"stepd: files of run {self.id!r} are only kept at its end: {error}")
+            return
+        if not is_told:
+            _greeting.note_once(
+                f"live files of {self.id}",
+                f"save() was given {len(self._patterns or ()):,} paths; further ones are copied in the call and at the end of "
+                "the run only. Try a pattern with *",
+            )
 
     def _save_last(self, state: str, exit_code: int) -> None:
         with contextlib.suppress(OSError):

@@ -27,9 +27,13 @@ LIVE_SECONDS_MAX = 60.0
 # Limit: writes without a newline that wait until somebody makes lines of them: some MB of a progress bar's.
 _INBOX_MAX = 256
 # A longer text becomes lines in pieces, each when there is room in the ring; meanwhile it waits, up to so much.
-_PIECE = 64 * 1024
+_PIECE = 16 * 1024
+# Who prints makes lines for so long; what is left then is the sender's work.
+_WRITER_SECONDS = 0.002
 _INBOX_CHARACTERS_MAX = 64 * 1024 * 1024
 _SETTLE_SECONDS_MAX = 2.0
+# At each of its looks the sender goes on for so long before it sends.
+_LOOK_SECONDS = 0.05
 # Whoever held the lock was interrupted at the wrong instruction: a new one.
 _INBOX_STUCK = 20_000
 _THREADS_MAX = 64
@@ -157,7 +161,12 @@ class Tap:
                     if handler in modules and not (text == "\n" and inbox and inbox[-1][0] == thread):
                         if _is_stored_otherwise():
                             thread = _ELSEWHERE
-                    inbox.append((thread, text))
+                    if not isinstance(text, str):  # an object that takes bytes too
+                        text = bytes(text).decode("utf-8", "replace")
+                    if len(text) <= _PIECE:
+                        inbox.append((thread, text))
+                    else:
+                        inbox.extend([(thread, text[start : start + _PIECE]) for start in range(0, len(text), _PIECE)])
                     if self._is_behind:
                         self._held += len(text)
                     if "\n" in text or len(inbox) > _INBOX_MAX:
@@ -171,15 +180,15 @@ class Tap:
 
     # -- lines -------------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Makes lines of what was written, unless somebody does so now.
+    def drain(self, seconds: float = _WRITER_SECONDS) -> None:
+        """Makes lines of what was written, unless somebody does so now; goes on for about so long.
 
         Race: whoever does not get the lock has left its text before it tried, and the holder looks again after letting go.
         """
         lock = self._lock
         while self._inbox and lock.acquire(False):
             try:
-                is_empty = self._empty()
+                is_empty = self._empty(seconds)
             finally:
                 lock.release()
             if not is_empty:
@@ -187,19 +196,19 @@ class Tap:
         if len(self._inbox) > _INBOX_STUCK and not self._is_behind:
             self._lock = threading.Lock()
 
-    def _empty(self) -> bool:
-        """Whether all of it became lines: a large text waits for room in the ring, which the sender makes."""
+    def _empty(self, seconds: float) -> bool:
+        """Whether all of it became lines: a large text waits for room in the ring, which the sender makes, or for its time."""
         inbox, threads = self._inbox, self._threads
+        until = 0.0
         while inbox:
-            if (self._is_behind or len(inbox[0][1]) > _PIECE) and self._waits():
-                return False
+            if self._is_behind or len(inbox[0][1]) >= _PIECE:
+                until = until or clock.monotonic() + seconds
+                if self._waits(until):
+                    return False
             thread, text = inbox.popleft()
             # A print is several writes.
             while inbox and inbox[0][0] == thread and len(text) < _PIECE:
                 text += inbox.popleft()[1]
-            if len(text) > _PIECE:
-                inbox.appendleft((thread, text[_PIECE:]))
-                text = text[:_PIECE]
             self._held -= len(text) if self._is_behind else 0
             if self.strangers is not None:
                 self.strangers.wrote(self.source, text)
@@ -238,16 +247,18 @@ class Tap:
             self._mover = _TERMINAL
         return thread, text
 
-    def _waits(self) -> bool:
+    def _waits(self, until: float) -> bool:
         """Whether what is in the inbox stays there for the sender, as long as it is not too much."""
-        crowded = [console for console in self.consoles if console.is_crowded()]
-        if not crowded or self._hurries:
+        is_late = clock.monotonic() >= until
+        if not is_late and (self._hurries or not any(console.is_crowded() for console in self.consoles)):
             self._is_behind = False
             return False
         if not self._is_behind:
             self._is_behind, self._held = True, sum(len(text) for _, text in self._inbox)
-        for console in crowded:
+        for console in self.consoles:
             console.wake()
+        if self._hurries:
+            return is_late
         return self._held <= _INBOX_CHARACTERS_MAX
 
     def _put(self, lines: list[str], live: _Live) -> None:
@@ -268,14 +279,14 @@ class Tap:
 
     def look(self, now: float) -> None:
         """Stores lines that are not ended and have stood there for a while, so that a crash does not take them along."""
-        self.drain()
+        self.drain(_LOOK_SECONDS)
         if self._lock.acquire(blocking=False):
             try:
                 self._show_live(now)
                 self._take_strangers(now, is_last=False)
             finally:
                 self._lock.release()
-            self.drain()
+            self.drain(_LOOK_SECONDS)
 
     def _show_live(self, now: float) -> None:
         for live in list(self._threads.values()):
@@ -304,15 +315,25 @@ class Tap:
         while self._inbox and clock.monotonic() < deadline:
             for console in self.consoles:
                 console.flush(0.05)
-            self.drain()
+            self.drain(_LOOK_SECONDS)
         self._hurries = True
-        self.drain()
+        self.drain(_SETTLE_SECONDS_MAX)
         self._hurries = False
+        self._give_up()
         if self._lock.acquire(timeout=0.1):
             try:
                 self._settle()
             finally:
                 self._lock.release()
+
+    def _give_up(self) -> None:
+        """What no lines were made of in that time is counted."""
+        rest = "".join(text for _, text in self._inbox)
+        self._inbox.clear()
+        if rest:
+            why = "so much was printed that the end of the run could not wait for it"
+            for console in self.consoles:
+                console.put({"from": self.source, "missed": max(rest.count("\n"), 1), "why": why})
 
     def _settle(self) -> None:
         for live in self._threads.values():

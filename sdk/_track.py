@@ -3,6 +3,9 @@
     for batch in sdk.track(loader, "train", metrics=["train/loss"]):
         ...
 
+Values are looked up in a thread of its own, which rests twenty times as long as a look took: the first one reads what a resumed run
+has stored, and the loop must not wait for a disk.
+
 An iteration costs one look at the clock. What is shown is made at most ten times a second: one line that is rewritten in a terminal, one
 display that is updated in a notebook, a line a minute anywhere else. Bars inside bars stand below one another. Rewrites pass the
 console capture by (`_console`); the last line is a line like any other and is stored. Where nobody looks (ranks other than 0,
@@ -15,6 +18,7 @@ import contextlib
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
@@ -31,6 +35,10 @@ BATCH_SECONDS = 60.0
 _WORTH_A_LINE_SECONDS = 1.0
 # How much of the rate is the newest interval's.
 _NEWEST_SHARE = 0.3
+# How long a look at values rests, in times that it took.
+_REST = 20.0
+# How long a line waits for values: a look takes 0.2 ms where little was logged since. One that is made once a minute may wait longer.
+_WAIT_SECONDS_MIN, _WAIT_SECONDS_MAX = 0.005, 0.1
 _COLUMNS = 80
 _BAR_COLUMNS = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -53,7 +61,8 @@ def track(
     Args:
         description: What stands before the bar.
         total: How many items there are; default: `len` of the iterable, else unknown, and then no time left is shown.
-        metrics: Keys whose last values are shown, as this process logged them; looked up when the line is made.
+        metrics: Keys whose last values are shown, as this process logged them. Looking them up holds the loop for some ms at most; where it
+            takes longer, an older value may be shown.
 
     Raises:
         TypeError: `iterable` cannot be iterated, `total` is no int. ValueError: `total` is negative.
@@ -175,7 +184,7 @@ class _Bar:
         parts = [f"{_rate_text(self.rate)}", _clock_text(self.seconds)]
         if self.total and self.rate and not is_over:
             parts.append(f"{_clock_text((self.total - self.count) / self.rate)} left")
-        rest += " · " + " · ".join([*parts, *_metric_texts(self.metrics)])
+        rest += " · " + " · ".join([*parts, *_values.texts(self.metrics)])
         room = columns - len(head) - len(rest) - 3
         bar = f" {_bar(share, min(room, _BAR_COLUMNS))}" if self.total and room >= 5 else ""
         line = _greeting.clean(head + bar + rest)
@@ -202,16 +211,49 @@ def _clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def _metric_texts(metrics: Iterable[str]) -> list[str]:
-    """Key and last value, of those that have one."""
-    run: Any = sys.modules[__package__ or "sdk"].__dict__.get("run")
-    found = []
-    for key in metrics if run is not None else ():
-        with contextlib.suppress(Exception):
-            value = run.latest(key)
-            if value is not None:
-                found.append(f"{key} {value:.4g}" if isinstance(value, (int, float)) else f"{key} {str(value)[:20]}")
-    return found
+class _Values:
+    """The last values of all bars' metrics, as the last look found them. A look is a thread's, one at a time."""
+
+    def __init__(self) -> None:
+        self._run: Any = None
+        self._found: dict[str, str] = {}
+        self._due = self._looked = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def texts(self, metrics: Iterable[str]) -> list[str]:
+        """Key and last value, of those that have one. Waits for `_WAIT_SECONDS_MAX` at most."""
+        run: Any = sys.modules[__package__ or "sdk"].__dict__.get("run")
+        if run is None or not metrics:
+            return []
+        now = time.monotonic()
+        if run is not self._run:
+            self._run, self._found = run, {}
+        if now >= self._due and (self._thread is None or not self._thread.is_alive()):
+            wait = min(max((now - self._looked) / _REST, _WAIT_SECONDS_MIN), _WAIT_SECONDS_MAX)
+            self._looked = now
+            keys = [*metrics, *(key for bar in _bars for key in bar.metrics)]
+            self._thread = threading.Thread(target=self._look, args=(run, keys), name="stepd-track", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads: at the interpreter's end
+                self._thread.start()
+                self._thread.join(wait)
+        found = self._found
+        return [found[key] for key in metrics if key in found]
+
+    def _look(self, run: Any, keys: Iterable[str]) -> None:
+        begun = time.monotonic()
+        found = {}
+        for key in keys:
+            with contextlib.suppress(Exception):
+                value = run.latest(key)
+                if value is not None:
+                    found[key] = f"{key} {value:.4g}" if isinstance(value, (int, float)) else f"{key} {str(value)[:20]}"
+        if run is self._run:
+            self._found = found
+        now = time.monotonic()
+        self._due = now + _REST * (now - begun)
+
+
+_values = _Values()
 
 
 def _is_terminal() -> bool:

@@ -71,11 +71,21 @@ def place_of(directory: str, name: str, files: Files = DISK) -> str:
     above = os.path.dirname(path)
     if not files.exists(os.path.dirname(directory)):
         raise FileNotFoundError(errno.ENOENT, "the run was removed", directory)
+    there = above
+    while len(there) > len(directory) and not files.exists(there):
+        there = os.path.dirname(there)
+    # Why before too: what a link leads to must not get directories of ours.
+    _require_inside(there, directory)
     files.make_directory(above)
-    whole = os.path.realpath(directory)
-    if os.path.commonpath([whole, os.path.realpath(above)]) != whole:
-        raise StoreError(f"{above!r} is a link out of {directory!r}; nothing is written there")
+    _require_inside(above, directory)
     return path
+
+
+def _require_inside(path: str, directory: str) -> None:
+    whole = os.path.realpath(directory)
+    # A path that is no longer than `directory` is that itself.
+    if len(path) > len(directory) and os.path.commonpath([whole, os.path.realpath(path)]) != whole:
+        raise StoreError(f"{path!r} is a link out of {directory!r}; nothing is written there")
 
 
 def put_bytes(directory: str, name: str, data: bytes, files: Files = DISK) -> str:

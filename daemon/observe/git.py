@@ -73,7 +73,10 @@ class Git:
     def _read_config(self) -> dict[str, str]:
         """The configuration; every program in it is overridden from now on."""
         found: dict[str, str] = {}
-        for entry in self._ask("config", "--list", "--includes", "-z").decode("utf-8", "replace").split("\0"):
+        told = self._ask("config", "--list", "--includes", "-z", size_max=ANSWER_BYTES_MAX + 1)
+        if len(told) > ANSWER_BYTES_MAX:  # a program may be named behind what we would look at
+            raise GitError(f"git's configuration is larger than {ANSWER_BYTES_MAX:,} bytes: nothing else is asked")
+        for entry in told.decode("utf-8", "replace").split("\0"):
             name, _, value = entry.partition("\n")
             if name:
                 found[name] = value

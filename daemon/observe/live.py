@@ -98,13 +98,19 @@ def refresh(run_directory: str, is_over: bool) -> int:
 
 def _read(run_directory: str) -> list[tuple[str, str, bool, str]]:
     """The patterns: none where another machine's paths are meant. Raises OSError."""
+    first, *lines = read_whole(DISK, os.path.join(run_directory, LIVE_FILE), LIVE_BYTES_MAX).split(b"\n")
     try:
-        told: Any = json.loads(read_whole(DISK, os.path.join(run_directory, LIVE_FILE), LIVE_BYTES_MAX))
-        if told["machine"] != machine_tag(machine_id()):
+        if json.loads(first)["machine"] != machine_tag(machine_id()):
             return []
-        return [(str(pattern), str(base), bool(glob), str(policy)) for pattern, base, glob, policy in told["patterns"]]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
+    told: dict[tuple[str, str, bool], str] = {}
+    for line in lines:
+        # The last one may be half written.
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            pattern, base, glob, policy = json.loads(line)
+            told[str(pattern), str(base), bool(glob)] = str(policy)
+    return [(*where, policy) for where, policy in told.items()]
 
 
 def _keep(directory: str, found: Any, is_over: bool) -> bool:

@@ -150,6 +150,19 @@ def test_a_hostile_repository_starts_nothing(repository: Path, tmp_path: Path) -
     assert not mark.exists(), mark.read_text()
 
 
+def test_a_configuration_too_large_to_be_looked_at(repository: Path, tmp_path: Path) -> None:
+    """A program named behind what we would read is not started: nothing else is asked of such a repository."""
+    mark = tmp_path / "started"
+    (repository / ".gitattributes").write_text("* filter=evil\n")
+    with open(repository / ".git" / "config", "a") as file:
+        file.write("[junk]\n" + "".join(f"\tname{n} = {'x' * 1000}\n" for n in range(1100)))
+        file.write(f'[filter "evil"]\n\tclean = touch {mark}; cat\n')
+    (repository / "train.py").write_text("changed\n")
+    with pytest.raises(git.GitError, match="larger"):
+        git.Git(str(repository))
+    assert not mark.exists()
+
+
 def test_a_hostile_submodule_starts_nothing(repository: Path, tmp_path: Path) -> None:
     """Git looks into submodules with their own configuration; here it does not look into them."""
     part, mark = tmp_path / "part", tmp_path / "started"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk import _console
+from sdk import _console, _tap
 from sdk._tap import Tap
 
 _BEGIN = _console.begin
@@ -171,7 +171,7 @@ def test_what_a_signal_handler_raises_is_the_programs(
     streams.use()
     run = sdk.init()
     empty = Tap._empty
-    monkeypatch.setattr(Tap, "_empty", lambda tap: handler())
+    monkeypatch.setattr(Tap, "_empty", lambda tap, seconds: handler())
     with pytest.raises(TooLong):
         print("one")
     monkeypatch.setattr(Tap, "_empty", empty)
@@ -185,17 +185,42 @@ def test_a_signal_handler_that_prints_inside_ours(world: Any, streams: Streams, 
     streams.use()
     empty, printed = Tap._empty, []
 
-    def interrupted(tap: Tap) -> None:
+    def interrupted(tap: Tap, seconds: float) -> bool:
         if not printed:
             printed.append(1)
             print("inner")
-        empty(tap)
+        return empty(tap, seconds)
 
     monkeypatch.setattr(Tap, "_empty", interrupted)
     run = sdk.init()
     print("outer")
     run.finish()
     assert texts(world) == ["outer", "inner"]
+
+
+def test_who_prints_much_is_not_kept(world: Any, streams: Streams, monkeypatch: Any) -> None:
+    """What no lines were made of in the writer's time waits for the sender or the end, and is complete and in order then."""
+    streams.use()
+    run = sdk.init()
+    print("first")
+    monkeypatch.setattr(Tap.drain, "__defaults__", (-1.0,))
+    lines = [f"{number} of many" for number in range(20_000)]
+    print("\n".join(lines))
+    assert texts(world) == ["first"]
+    run.finish()
+    assert texts(world) == ["first", *lines]
+
+
+def test_what_the_end_cannot_wait_for_is_counted(world: Any, streams: Streams, monkeypatch: Any) -> None:
+    """Of a text that is too long for the time that the end has, a mark tells how many lines are missing."""
+    streams.use()
+    run = sdk.init()
+    monkeypatch.setattr(Tap.drain, "__defaults__", (-1.0,))
+    monkeypatch.setattr(_tap, "_SETTLE_SECONDS_MAX", -1.0)
+    print("line\n" * 20_000, end="")
+    run.finish()
+    (row,) = rows(world)
+    assert row["missed"] == 20_000 and "could not wait" in row["why"]
 
 
 def test_lines_of_threads_stay_whole(world: Any, streams: Streams) -> None:
@@ -408,6 +433,25 @@ def test_a_long_line_is_stored_in_pieces(world: Any, streams: Streams) -> None:
     run.finish()
     assert "".join(texts(world)) == text
     assert max(len(piece.encode()) for piece in texts(world)) <= 64 * 1024
+
+
+def test_an_object_that_takes_bytes_too(world: Any, streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is given is text in the console, and takes nothing of what stands before it along."""
+
+    class Tee:
+        def write(self, text: Any) -> int:
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+    streams.use()
+    monkeypatch.setattr(sys, "stdout", Tee())
+    run = sdk.init()
+    sys.stdout.write("one ")
+    sys.stdout.write(b"two\n")  # type: ignore[arg-type]
+    run.finish()
+    assert texts(world, "stdout") == ["one two"]
 
 
 def test_what_is_no_text_is_the_streams_business(world: Any, streams: Streams) -> None:
