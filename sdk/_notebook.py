@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ._hooks import in_notebook
-from ._secrets import mask_text
+from ._secrets import VALUE_CHARACTERS_MAX, mask_code
 from .files import DISK, File
 
 if TYPE_CHECKING:
@@ -112,7 +112,11 @@ def cell_text(number: int, source: str) -> str:
     Of a line of more than 4,096 characters the rest is left out, as it may hold a secret that nobody looked for.
     """
     lines = source[:CODE_BYTES_MAX].rstrip().split("\n")
-    if lines[0].startswith("%%"):
-        lines = [f"# {line}" for line in lines]
-    kept = [mask_text(f"# {line}" if _MAGIC.match(line) else line) for line in lines]
-    return f"# %% In [{number}]\n" + "\n".join(kept) + "\n\n"
+    whole = lines[0].startswith("%%")
+    is_magic = False
+    for index, line in enumerate(lines):
+        # A command goes on behind a backslash.
+        is_magic = whole or (is_magic and lines[index - 1].endswith("\\")) or bool(_MAGIC.match(line))
+        lines[index] = f"# {line}" if is_magic else line
+    # Why the cell and not each line: a private key or a text of three quotes has several.
+    return f"# %% In [{number}]\n" + mask_code("\n".join(line[:VALUE_CHARACTERS_MAX] for line in lines)) + "\n\n"

@@ -410,7 +410,10 @@ def put_long(console: Lines, source: str, line: str, more: dict[str, Any]) -> No
 def _is_stored_otherwise() -> bool:
     """Whether this write is a logging handler's, of a record that a `LogHandler` stores: a line is stored once."""
     logging = sys.modules.get("logging")
-    frame = sys._getframe(2)
+    try:
+        frame = sys._getframe(2)
+    except ValueError:  # the interpreter itself writes: the traceback of an exception that nobody caught
+        return False
     for _ in range(_FRAMES_MAX):
         if frame.f_code.co_name == "emit":
             record = frame.f_locals.get("record")

@@ -37,8 +37,8 @@ _WORTH_A_LINE_SECONDS = 1.0
 _NEWEST_SHARE = 0.3
 # How long a look at values rests, in times that it took.
 _REST = 20.0
-# How long a line waits for values: a look takes 0.2 ms where little was logged since. One that is made once a minute may wait longer.
-_WAIT_SECONDS_MIN, _WAIT_SECONDS_MAX = 0.005, 0.1
+# How long a line waits for values at most, else a twentieth of the time between lines (5 ms in a terminal), the last one of the loop's.
+_WAIT_SECONDS_MAX = 0.5
 _COLUMNS = 80
 _BAR_COLUMNS = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -61,8 +61,8 @@ def track(
     Args:
         description: What stands before the bar.
         total: How many items there are; default: `len` of the iterable, else unknown, and then no time left is shown.
-        metrics: Keys whose last values are shown, as this process logged them. Looking them up holds the loop for some ms at most; where it
-            takes longer, an older value may be shown.
+        metrics: Keys whose last values are shown, as this process logged them. Where looking them up takes longer than some ms, the loop
+            goes on meanwhile, and the line shows older ones.
 
     Raises:
         TypeError: `iterable` cannot be iterated, `total` is no int. ValueError: `total` is negative.
@@ -184,7 +184,8 @@ class _Bar:
         parts = [f"{_rate_text(self.rate)}", _clock_text(self.seconds)]
         if self.total and self.rate and not is_over:
             parts.append(f"{_clock_text((self.total - self.count) / self.rate)} left")
-        rest += " · " + " · ".join([*parts, *_values.texts(self.metrics)])
+        spent = max(self.seconds if is_over else 0.0, self.place.seconds)
+        rest += " · " + " · ".join([*parts, *_values.texts(self.metrics, spent, is_over)])
         room = columns - len(head) - len(rest) - 3
         bar = f" {_bar(share, min(room, _BAR_COLUMNS))}" if self.total and room >= 5 else ""
         line = _greeting.clean(head + bar + rest)
@@ -217,25 +218,25 @@ class _Values:
     def __init__(self) -> None:
         self._run: Any = None
         self._found: dict[str, str] = {}
-        self._due = self._looked = -math.inf
+        self._due = -math.inf
         self._thread: threading.Thread | None = None
 
-    def texts(self, metrics: Iterable[str]) -> list[str]:
-        """Key and last value, of those that have one. Waits for `_WAIT_SECONDS_MAX` at most."""
+    def texts(self, metrics: Iterable[str], spent: float, is_over: bool) -> list[str]:
+        """Key and last value, of those that have one. Waits a twentieth of `spent` seconds for them; the end allows no rest."""
         run: Any = sys.modules[__package__ or "sdk"].__dict__.get("run")
         if run is None or not metrics:
             return []
-        now = time.monotonic()
         if run is not self._run:
-            self._run, self._found = run, {}
-        if now >= self._due and (self._thread is None or not self._thread.is_alive()):
-            wait = min(max((now - self._looked) / _REST, _WAIT_SECONDS_MIN), _WAIT_SECONDS_MAX)
-            self._looked = now
-            keys = [*metrics, *(key for bar in _bars for key in bar.metrics)]
-            self._thread = threading.Thread(target=self._look, args=(run, keys), name="stepd-track", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no more threads: at the interpreter's end
+            self._run, self._found, self._due = run, {}, -math.inf
+        is_looking = self._thread is not None and self._thread.is_alive()
+        is_due = is_over or time.monotonic() >= self._due
+        with contextlib.suppress(RuntimeError):  # no more threads: at the interpreter's end
+            if is_due and not is_looking:
+                keys = {*metrics, *(key for bar in _bars for key in bar.metrics)}
+                self._thread = threading.Thread(target=self._look, args=(run, keys), name="stepd-track", daemon=True)
                 self._thread.start()
-                self._thread.join(wait)
+            if self._thread is not None and (is_over or (is_due and not is_looking)):
+                self._thread.join(min(spent / _REST, _WAIT_SECONDS_MAX))
         found = self._found
         return [found[key] for key in metrics if key in found]
 

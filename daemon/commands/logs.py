@@ -56,6 +56,11 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> float | N
         ) from error
 
 
+# What `finish` prints begins so (`sdk._greeting.receipt`), and its other lines with seven spaces.
+_RECEIPT = b"stepd  "
+_RECEIPT_BYTES_MAX = 8192
+
+
 @click.command("logs")
 @click.argument("word", required=False, default="latest", metavar="[RUN]")
 @click.option("-f", "--follow", is_flag=True, help="Go on with lines as they come, until the run ends.")
@@ -115,9 +120,24 @@ def _printed_later(run: Run) -> Iterator[str]:
         path, until = (facts.get("path"), facts.get("until")) if isinstance(facts, dict) else (None, None)
         if isinstance(path, str) and type(until) is int:
             with contextlib.suppress(OSError, ValueError):
-                found = DISK.status(path)
-                if found.is_regular and found.size > until:
-                    yield f"{size(found.size - until)} came into {clean(path)} after the run had ended, and are not here"
+                if DISK.status(path).is_regular and (later := _strange_bytes(path, until)):
+                    yield f"{size(later)} came into {clean(path)} after the run had ended, and are not here"
+
+
+def _strange_bytes(path: str, until: int) -> int:
+    """How much of a file is behind `until`, without the receipt that `finish` prints when the console is closed."""
+    file = DISK.open(path)
+    try:
+        later = file.size - until
+        receipt = 0
+        if later > 0 and file.read(until, len(_RECEIPT)) == _RECEIPT:
+            for line in file.read(until, min(later, _RECEIPT_BYTES_MAX)).splitlines(keepends=True):
+                if not line.startswith((_RECEIPT, b"       ")):
+                    break
+                receipt += len(line)
+        return max(later - receipt, 0)
+    finally:
+        file.close()
 
 
 def _print(run: Run, lines: Iterable[LogLine], with_time: bool, as_json: bool) -> None:

@@ -134,7 +134,7 @@ def _print_end(run: Run) -> None:
     """The exception that ended it, as Python printed it, and what was alerted."""
     error = run.error
     if error is not None:
-        click.echo(f"\nended by {clean(error.type)}: {clean(error.message)}")
+        click.echo(f"\nended by {clean(': '.join(filter(None, (error.type, error.message))))}")
     for line in error.traceback.splitlines() if error is not None else ():
         click.echo(f"  {clean(line)}")
     alerts = run.alerts

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from daemon.ingest.streams import Streams, StreamState
+from daemon.pipeline.flush import Reason
 from sdk import platform
 from sdk.errors import Error
 from sdk.journal.drain import read_header, ring_stream
@@ -76,4 +77,5 @@ class Quiet:
         flags = BATCH_HAS_PIECES | BATCH_HAS_META
         state.take(Batch(header.stream, 1, found.last, flags, found.step_max, memoryview(data)[: found.size]), now)
         state.heard = now
+        state.policy.ask(Reason.REQUEST)
         self._heads[path] = head

@@ -134,6 +134,18 @@ def test_what_was_printed_after_the_end_is_said(store: str, run: RunBuilder, tmp
     assert "\x07" not in stepd(store, "logs").output
 
 
+def test_the_receipt_is_not_what_others_printed(store: str, run: RunBuilder, tmp_path: Path) -> None:
+    """What `finish` prints behind the console's end says nothing; what follows it is counted."""
+    file = tmp_path / "out.log"
+    file.write_text("one\n" + "stepd  run (id)  finished\n       stored 1 of 1\n       stepd show id\n")
+    run.stream("main").meta({"context": {"console": {"stdout": {"path": str(file), "until": 4}}}})
+    run.flush()
+    assert "came into" not in stepd(store, "logs").stderr
+    with open(file, "a", encoding="utf-8") as more:
+        more.write("42\n")
+    assert "3 B came into" in stepd(store, "logs").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

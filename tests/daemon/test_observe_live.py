@@ -27,7 +27,8 @@ class Run:
         """What a trainer leaves."""
         told = [[str(self.work / pattern), str(self.work), True, policy] for pattern, policy in patterns]
         machine = machine_tag(machine_id()) if machine is None else machine
-        Path(self.directory, LIVE_FILE).write_text(json.dumps({"machine": machine, "patterns": told}))
+        lines = [json.dumps(line) for line in ({"machine": machine}, *told)]
+        Path(self.directory, LIVE_FILE).write_text("\n".join(lines) + "\n")
 
     def write(self, name: str, text: str, age: float = 100.0) -> None:
         path = self.work / name
@@ -76,12 +77,32 @@ def test_paths_of_another_machine_mean_nothing(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "{}", "[[[", '{"machine": 1}', '{"machine": "x", "patterns": [[1]]}', "[" * 10_000]
+    "text",
+    [
+        "",
+        "[",
+        "{}",
+        "[[[",
+        '{"machine": 1}',
+        '{"machine": "x"}\n[1]\n5\n[[[',
+        '{"machine": "x"}\n' + "[" * 10_000,
+        "[" * 10_000,
+    ],
 )
 def test_a_hostile_list(run: Run, text: str) -> None:
     """Whatever stands there, nothing is copied and nothing raises."""
     Path(run.directory, LIVE_FILE).write_text(text.replace("x", machine_tag(machine_id())))
     assert refresh(run.directory, False) == 0
+
+
+def test_a_line_that_is_half_written(run: Run) -> None:
+    """Those before it count."""
+    run.tell(("a", "live"), ("b", "live"))
+    run.write("a", "one")
+    run.write("b", "two")
+    path = Path(run.directory, LIVE_FILE)
+    path.write_text(path.read_text()[:-5])
+    assert refresh(run.directory, False) == 1 and run.kept == {"a": "one"}
 
 
 def test_a_copy_that_comes_too_late_is_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

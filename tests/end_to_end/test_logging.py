@@ -112,6 +112,14 @@ run.finish()
     ]  # fmt: skip
 
 
+def test_the_last_traceback_beside_a_handler(store: Path) -> None:
+    """The interpreter prints it without a frame of Python's above: it is a line of stderr like others."""
+    program = "import sdk\nsdk.init(id='logged', logging=True)\nraise ValueError('boom')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, timeout=60)
+    assert [(line.source, line.text) for line in found().logs()][-1] == ("stderr", "ValueError: boom")
+
+
 def test_two_ranks_and_a_fork(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process has its own lines in the one run, and they are read by time."""
     for rank in range(2):

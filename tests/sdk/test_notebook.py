@@ -166,6 +166,16 @@ def test_a_cell_as_code() -> None:
     assert len(cell_text(1, "x" * 1_000_000)) < 5000
 
 
+def test_a_cell_is_masked_as_a_whole() -> None:
+    """A key of several lines, a text of three quotes, and a command that goes on behind a backslash."""
+    assert cell_text(1, 'token = """a\nb"""\nx = 1') == '# %% In [1]\ntoken = """***"""\nx = 1\n\n'
+    command = "!train \\\n --hf_token abc \\\n --lr 1\nx = 1"
+    assert cell_text(1, command) == "# %% In [1]\n# !train \\\n#  --hf_token *** \\\n#  --lr 1\nx = 1\n\n"
+    key = "k = '''-----BEGIN PRIVATE KEY-----\nMIIEabc\n-----END PRIVATE KEY-----'''"
+    assert cell_text(1, key) == "# %% In [1]\nk = '''***'''\n\n"
+    assert cell_text(1, "%env HF_TOKEN abc d") == "# %% In [1]\n# %env HF_TOKEN ***\n\n"
+
+
 class Shell:
     """What IPython's shell is to the file of cells."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sdk
+from daemon.observe import live
 from sdk import _files, runfiles
 from sdk._files import LIVE_FILE, Code
 from sdk._keeping import jobs, read_job
@@ -93,11 +94,57 @@ def test_policies(world: Any, here: Path) -> None:
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("new")
     assert kept(run) == {"ck/a.pt": "a", "ck/sub/b.pt": "b"}
-    told = json.loads(Path(run.sync_dir, LIVE_FILE).read_text())  # for the observer, until the end
-    assert [policy for *_, policy in told["patterns"]] == ["live", "end", "end"]
+    _, *told = Path(run.sync_dir, LIVE_FILE).read_text().splitlines()  # for the observer, until the end
+    assert [json.loads(line)[3] for line in told] == ["live", "end", "end"]
     run.finish()
     assert not os.path.exists(os.path.join(run.sync_dir, LIVE_FILE))
     assert kept(run) == {"ck/a.pt": "a", "ck/sub/b.pt": "new", "ck/sub/c.pt": "new", "later/z": "new", "y.txt": "new"}
+
+
+def test_the_list_for_the_observer_grows_by_a_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new path does not write those before it again; what an observer removed is written whole."""
+    run = sdk.init()
+    path = Path(run.sync_dir, LIVE_FILE)
+    path.write_text("of an earlier attempt")
+    for number in range(3):
+        run.save(f"later/{number}")
+    before = path.stat().st_ino, path.read_text()
+    run.save("later/1", policy="end")
+    assert path.stat().st_ino == before[0] and path.read_text().startswith(before[1])
+    assert [told[3] for told in live._read(run.sync_dir)] == ["live", "end", "live"]
+    path.unlink()
+    run.save("later/3")
+    assert [os.path.basename(told[0]) for told in live._read(run.sync_dir)] == ["0", "1", "2", "3"]
+
+
+def test_the_list_for_the_observer_stays_readable(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it has no room for is said once, copied in the call, and again at the end."""
+    monkeypatch.setattr(_files, "LIVE_BYTES_MAX", 1000)
+    monkeypatch.setattr(live, "LIVE_BYTES_MAX", 1000)
+    run = sdk.init()
+    for number in range(20):
+        (here / f"n{number}").write_text("old")
+        run.save(f"n{number}")
+    assert 0 < len(live._read(run.sync_dir)) < 20 and len(kept(run)) == 20
+    assert capsys.readouterr().err.count("further ones are copied in the call and at the end") == 1
+    (here / "n19").write_text("newer")
+    run.finish()
+    assert kept(run)["n19"] == "newer"
+
+
+def test_so_many_paths_are_remembered(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is beyond is copied as it is, with policy "end" too, and that is said once."""
+    monkeypatch.setattr(_files, "PATTERNS_MAX", 1)
+    run = sdk.init()
+    run.save("ck/a.pt")
+    assert run.save("y.txt", policy="end") == [f"{run.dir}/y.txt"]
+    run.save("x[1].txt")
+    assert kept(run) == {"ck/a.pt": "a", "y.txt": "e", "x[1].txt": "d"}
+    assert len(run._patterns or ()) == 1 and capsys.readouterr().err.count("only copied as they are") == 1
 
 
 def test_bad_arguments(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +320,8 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (directory / "file").symlink_to(outside / "secret")
     with pytest.raises(StoreError, match="is a link out of"):
         runfiles.put_bytes(str(directory), "link/x", b"")
+    with pytest.raises(StoreError, match="is a link out of"):
+        runfiles.put_bytes(str(directory), "link/a/b/x", b"")
     assert list(runfiles.walk(str(directory))) == [] and os.listdir(outside) == ["secret"]
     for name in ("link/secret", "file"):
         with pytest.raises(OSError):

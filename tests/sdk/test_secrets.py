@@ -12,6 +12,7 @@ from sdk._secrets import (
     chosen_variables,
     is_secret_name,
     mask_arguments,
+    mask_code,
     mask_text,
     without_credentials,
 )
@@ -48,6 +49,10 @@ LOOKS = (
         ["-c", f"import sdk; sdk.login(key='{SECRET}')"],
         ["-c", f'password = "{SECRET} with words"'],
         ["--password", "-" + SECRET.replace("s", "1", 1)],
+        ["-c", f'import os;os.environ["WANDB_API_KEY"]="{SECRET}"'],
+        [f"config[api_key]={SECRET}"],
+        [f"++a.b['token']={SECRET}"],
+        ["--hf_token", f"-{SECRET}"],
         ["--auth", SECRET],
         ["--cookie", SECRET],
         *[["--x", text] for text in LOOKS],
@@ -111,14 +116,88 @@ def test_everything_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece",
-    ["a", "a:", "=", "@", "://", "a://", "a://@", "token=", "'", "eyJ", "-----BEGIN PRIVATE KEY-----", "bearer "],
+    "code",
+    [
+        f'client = OpenAI(api_key="{SECRET}")',
+        f'run = wandb.login(key="{SECRET}")',
+        f"x = dict(password = '{SECRET}')",
+        f'os.environ["WANDB_API_KEY"] = "{SECRET}"',
+        f'config["a"]["api_key"] = (\n    "{SECRET}"\n)',
+        f'os.environ.setdefault("API_KEY", "{SECRET}")',
+        f'os.environ.get("API_KEY") or "{SECRET}"',
+        f'key = os.getenv("KEY") or "{SECRET}"',
+        f'parser.add_argument("--api_key", type=str, default="{SECRET}")',
+        f'subprocess.run(["x", "--token", "{SECRET}"])',
+        f'API_KEY: str = "{SECRET}"',
+        f'API_KEY: Optional[str] = "{SECRET}"',
+        f'token = f"{SECRET}"',
+        f"token = b'{SECRET}'",
+        f'token = ("{SECRET}")',
+        f'token = r"""a\n{SECRET}"""',
+        f'f(token:="{SECRET}")',
+        f'token = "a" \\\n    "{SECRET}"',
+        f"token = 'it\\'s {SECRET}'",
+        f'token = "{SECRET}',
+        f'api_key = SecretStr("{SECRET}")',
+        f'passwords = ["a)b", "{SECRET}"]',
+        f'x = {{\n    "token":\n        "{SECRET}"}}',
+        f'{{\\"token\\": \\"{SECRET}\\"}}',
+        f"%env WANDB_API_KEY a {SECRET}",
+        f"!cmd --password {SECRET}",
+        f"!cmd --password 'a {SECRET}'",
+        f"!cmd -token {SECRET}",
+        f"!cmd --password \\\n# {SECRET}",
+        f'key = "-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-128-CBC\n\n{SECRET}\n{SECRET}\n-----END RSA PRIVATE KEY-----"',
+    ],
 )
+def test_a_secret_in_code_is_masked(code: str) -> None:
+    """Whatever stands between its name and it; what comes on the next line is kept."""
+    masked = mask_code(f"{code}\nafter = 1")
+    assert SECRET not in masked and MASK in masked
+    assert masked.endswith("\nafter = 1")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "token_count = 5",
+        'keys = ["a", "b"]',
+        'monkey = "x"',
+        "lr=0.1 key_size=128",
+        'for key, value in d.items():\n    print(f"{key}: {value}")',
+        'for key in keys:\n    print(key, "x")',
+        'def f(token: str, name: str = "abc") -> str:',
+        "sorted(d, key=lambda a: a[0])",
+        'token = None\nx = "abc"',
+        'tokenizer = load("gpt2")',
+        'batch["key"][0] = 5',
+        "!cmd --token --verbose",
+    ],
+)
+def test_code_without_secrets_is_kept(code: str) -> None:
+    """Counts, sizes, lists of keys, loops over keys and types are readable."""
+    assert mask_code(code) == code
+
+
+PIECES = [
+    "a", "a:", "=", "@", "://", "a://", "a://@", "token=", "'", "eyJ", "-----BEGIN PRIVATE KEY-----", "bearer ", "token '",
+    'token="', "token=[", "password=['", 'password=["a', "token ", "token: str", "token: str[", 'token", a', "key\\", 'key="\\',
+    "key=f('", "key=''+", "key='''", "--token \\\n#", "%env ", "key\n", 'key="1"', "key,", "[key]", "password={(", "key or ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_a_hostile_text_costs_no_more_than_a_plain_one(piece: str) -> None:
-    """Texts made to let a pattern try again from every letter are done within a moment."""
+    """Texts made to let a pattern try again from every letter are done within a moment, and a whole cell of them in seconds.
+
+    1 MiB takes at most 1 s; if the time grew with the square of the length, it would be minutes.
+    """
     begun = time.process_time()
     mask_text((piece * VALUE_CHARACTERS_MAX)[:VALUE_CHARACTERS_MAX] + "token=://@")
     assert time.process_time() - begun < 0.5
+    begun = time.process_time()
+    mask_code((piece * (1 << 17))[: 1 << 17] + "token=://@")
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import io
 import re
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +57,7 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that speaks, whose log has had no line yet."""
     monkeypatch.setattr(_track, "_last_batch_line", float("-inf"))
     monkeypatch.setattr(_greeting, "_quiet", False)
+    monkeypatch.setattr(_track, "_values", _track._Values())
     monkeypatch.setenv("TERM", "xterm")
     yield
     assert _track._bars == []
@@ -192,10 +194,64 @@ def test_metrics_are_what_was_logged_last(monkeypatch: pytest.MonkeyPatch) -> No
                 raise RuntimeError
             return {"loss": 0.123456, "phase": "warm\nup", "n": 3}.get(key)
 
-    bar = _Bar("", None, ("loss", "none", "broken", "phase", "n"))
+    bar = patient(monkeypatch, "loss", "none", "broken", "phase", "n")
     assert bar.text().endswith("0:00")
     monkeypatch.setitem(sdk.__dict__, "run", Run())
     assert bar.text().endswith("· loss 0.1235 · phase warm?up · n 3")
+
+
+def patient(monkeypatch: pytest.MonkeyPatch, *metrics: str) -> _Bar:
+    """A bar whose lines wait for a look, however slow the machine is."""
+    monkeypatch.setattr(_track, "_WAIT_SECONDS_MAX", 60.0)
+    bar = _Bar("", None, metrics)
+    bar.place.seconds = 60.0 * _track._REST
+    return bar
+
+
+def test_the_loop_does_not_wait_for_a_slow_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line goes without values until there are some; there is one look at a time."""
+    goes_on, looks = threading.Event(), []
+
+    class Run:
+        def latest(self, key: str) -> float:
+            looks.append(threading.current_thread())
+            goes_on.wait(30)
+            return 0.5
+
+    monkeypatch.setitem(sdk.__dict__, "run", Run())
+    monkeypatch.setattr(_track, "_WAIT_SECONDS_MAX", 0.0)
+    bar = _Bar("", None, ("loss",))
+    assert "loss" not in bar.text()
+    assert "loss" not in bar.text(is_over=True)
+    thread = _track._values._thread
+    assert thread is not None and thread.is_alive()
+    goes_on.set()
+    thread.join()
+    assert looks == [thread]
+    assert bar.text().endswith("loss 0.5")
+
+
+def test_a_look_rests_twenty_times_as_long_as_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile every bar shows what was found; the last line of a loop is looked up all the same."""
+    clock = Clock(0.0)
+    monkeypatch.setattr(_track, "time", clock)
+
+    class Run:
+        looks = 0
+
+        def latest(self, key: str) -> int:
+            self.looks += 1
+            clock.now += 1.0
+            return self.looks
+
+    monkeypatch.setitem(sdk.__dict__, "run", Run())
+    bar, other = patient(monkeypatch, "loss"), patient(monkeypatch, "loss")
+    assert bar.text().endswith("loss 1")
+    clock.now += _track._REST - 0.5
+    assert bar.text().endswith("loss 1") and other.text().endswith("loss 1")
+    clock.now += 1.0
+    assert other.text().endswith("loss 2")
+    assert bar.text(is_over=True).endswith("loss 3")
 
 
 def test_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
