@@ -66,7 +66,7 @@ def test_cpu_time_of_ended_children_stays() -> None:
     after = processes.read_process(os.getpid())
     assert before is not None
     assert after is not None
-    assert after.cpu_seconds - before.cpu_seconds >= 0.04
+    assert after.cpu_seconds - before.cpu_seconds > 0.025  # of 0.05, in ticks of 0.01
 
 
 def test_usage_is_a_sum(child: subprocess.Popen[bytes]) -> None:

@@ -190,7 +190,7 @@ PIECES = [
 def test_a_hostile_text_costs_no_more_than_a_plain_one(piece: str) -> None:
     """Texts made to let a pattern try again from every letter are done within a moment, and a whole cell of them in seconds.
 
-    1 MiB takes at most 1 s; if the time grew with the square of the length, it would be minutes.
+    128 KiB take some 0.1 s; if the time grew with the square of the length, it would be minutes.
     """
     begun = time.process_time()
     mask_text((piece * VALUE_CHARACTERS_MAX)[:VALUE_CHARACTERS_MAX] + "token=://@")
