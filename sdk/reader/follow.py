@@ -7,7 +7,7 @@ all blocks that may hold them, so a late piece gives its row again and memory do
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import distinct
@@ -34,9 +34,12 @@ class Follower:
         ended: Which lanes had ended by then.
     """
 
-    def __init__(self, keys: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, keys: frozenset[str] | None = None, seen: Mapping[int, list[tuple[int, int]]] | None = None
+    ) -> None:
         self.keys = keys
-        self._last: dict[int, list[tuple[int, int]]] = {}
+        # By stream the sequences that were seen, as ranges in order that do not touch.
+        self._last: dict[int, list[tuple[int, int]]] = {stream: list(ranges) for stream, ranges in (seen or {}).items()}
         self.added: Additions | None = None
         self.ended: list[bool] = []
 

@@ -1,0 +1,86 @@
+"""Where runs are to go: a URL such as ``parquet:s3://bucket/prefix?layout=long``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from sdk.errors import UsageError
+
+_SCHEME = re.compile(r"([a-z][a-z0-9_+-]{0,31}):(.*)", re.DOTALL)
+# What stands between "//" and "@": a user, and perhaps a password.
+_CREDENTIALS = re.compile(r"//[^/?#]*@")
+_OPTIONS = re.compile(r"(.*?)\?([A-Za-z_]+=[^?]*)", re.DOTALL)
+
+
+class Place(NamedTuple):
+    """A target as it was named. Holds no secret: `parse` refuses credentials.
+
+    Attributes:
+        scheme: Which kind: "tensorboard", "parquet", …
+        path: What stands behind the colon, without options: a directory, a server's URL, a project.
+        options: What stands behind the "?", by name.
+    """
+
+    scheme: str
+    path: str
+    options: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """The URL, as it may be shown and stored."""
+        options = f"?{urlencode(sorted(self.options.items()))}" if self.options else ""
+        return f"{self.scheme}:{self.path}{options}"
+
+    @property
+    def digest(self) -> str:
+        """A name for what is kept about this target: 16 hex digits."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def absolute(self, base: str | None = None) -> Place:
+        """The same with a relative directory made absolute; what is no directory stays as it is."""
+        if not self.is_directory:
+            return self
+        path = os.path.expanduser(self.path)
+        return self._replace(path=os.path.abspath(os.path.join(base or os.getcwd(), path)))
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the path is a directory of this machine."""
+        return self.scheme in ("tensorboard", "jsonl", "stepd") or (self.scheme == "parquet" and "://" not in self.path)
+
+
+def parse(url: str) -> Place:
+    """The place that a URL names.
+
+    Raises:
+        UsageError: It has no scheme, or holds a user and password, which would be stored and shown with it.
+    """
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        raise UsageError(
+            f"{url!r} is no target, expected KIND:WHERE", hint="--to tensorboard:runs, --to parquet:s3://bucket/prefix"
+        )
+    scheme, rest = match[1], match[2]
+    if _CREDENTIALS.search(rest):
+        # Why the URL is not told: it holds the password.
+        raise UsageError(
+            f"the target of kind {scheme!r} holds a user or password, which would be stored and shown with it",
+            hint=_CURES.get(scheme, "give them in the environment variables that the service's own library reads"),
+        )
+    with_options = _OPTIONS.fullmatch(rest)
+    if with_options is None:
+        return Place(scheme, rest, MappingProxyType({}))
+    return Place(scheme, with_options[1], MappingProxyType(dict(parse_qsl(with_options[2], keep_blank_values=True))))
+
+
+_CURES = {
+    "mlflow": "MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=… stepd sync …",
+    "parquet": "AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… stepd sync …",
+    "wandb": "WANDB_API_KEY=… stepd sync …",
+}
