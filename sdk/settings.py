@@ -113,6 +113,13 @@ def _tags(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def _targets(value: Any) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    if not all(isinstance(target, str) and target for target in given):
+        raise _Bad("targets such as 'tensorboard:runs', or a list of them")
+    return tuple(dict.fromkeys(given))
+
+
 def _resume(value: Any) -> str | None:
     """True means "auto", False and "" mean no resume, as in W&B."""
     if value is None or isinstance(value, bool) or str(value).strip().lower() in _TRUE | _FALSE:
@@ -275,6 +282,14 @@ class Settings:
     exit_seconds_max: float = _setting(2.0, _seconds)
     """The same for a run that the script left unfinished, at interpreter exit. Default: 2, since nobody asked for the
     wait. STEPD_EXIT_SECONDS_MAX."""
+
+    sync_to: tuple[str, ...] = _setting((), _targets)
+    """Where the run is carried while it is written (docs/live-sync.md): targets as `stepd sync --to` takes them. Default: none, as
+    nothing leaves this machine unasked. STEPD_SYNC_TO, separated by spaces or commas."""
+
+    sync_seconds: float = _setting(10.0, _seconds)
+    """How long the carrier waits after one pass before the next brings what is new, in seconds. Default: 10, as people look
+    every few minutes, and each pass costs a target some requests or an fsync. STEPD_SYNC_SECONDS."""
 
     autostart: bool = _setting(True, _boolean)
     """Start the daemon when none serves the store. Default: true; without one, records go to the spool.
@@ -441,4 +456,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
 def _from_text(name: str, text: str) -> Any:
     if name == "tags":
         return [tag.strip() for tag in text.split(",") if tag.strip()]
+    if name == "sync_to":
+        return text.replace(",", " ").split()
     return text

@@ -23,7 +23,7 @@ import numpy
 
 from daemon.compact.compare import compare
 from daemon.compact.plan import FILE_BYTES_MAX, choose
-from daemon.compact.window import Part, blocks, joined, merged, parts_of_groups, parts_of_records
+from daemon.compact.window import Part, joined, merged, parts_of_groups, parts_of_records
 from daemon.store.replacing import KEPT_SECONDS, Sealed, Target, remove_drafts, remove_replaced, sealed
 from sdk import clock
 from sdk.arrays import distinct
@@ -36,6 +36,7 @@ from sdk.reader.state import RUNNING
 from sdk.record import Record, pack
 from sdk.segment.columns import Columns
 from sdk.segment.columns import pack as pack_columns
+from sdk.segment.cutting import blocks
 from sdk.segment.format import (
     COLUMNS_RAW_BYTES_MAX,
     FLAG_HAS_META,

@@ -37,7 +37,7 @@ def crc32c(data: bytes | bytearray | memoryview) -> int:
     return state ^ _ALL
 
 
-def crc32c_of_rows(rows: NDArray[numpy.uint8]) -> NDArray[numpy.uint32]:
+def crc32c_rows(rows: NDArray[numpy.uint8]) -> NDArray[numpy.uint32]:
     """Of each row of uint8[n, length]: uint32[n]. Memory: about four times that of the rows."""
     return _folded(rows) ^ numpy.uint32(shifted(_ALL, rows.shape[1]) ^ _ALL)
 

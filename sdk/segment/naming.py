@@ -9,6 +9,7 @@
     aside/                                  torn tails that recovery cut off
     files/                                  the user's files of the run, and what was kept of its code (`sdk.runfiles`)
 <store>/keeping/                            jobs that wait for the keeper (`sdk._keeping`)
+<store>/syncing/                            jobs of runs that are carried while they are written (`sdk._syncing`)
 <store>/artifacts/                          data sets and models (docs/artifacts.md)
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
@@ -29,6 +30,8 @@ RUNS = "runs"
 TRASH = "trash"
 # Jobs for the keeper (`sdk._keeping`), and what becomes of those of artifacts (`sdk.artifacts.format`).
 KEEPING = "keeping"
+# The same for carriers (`sdk._syncing`).
+SYNCING = "syncing"
 ARTIFACTS = "artifacts"
 ASIDE = "aside"
 FILES = "files"

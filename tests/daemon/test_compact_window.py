@@ -10,12 +10,13 @@ import pytest
 from msgpack import ExtType
 
 from daemon.compact.compare import compare
-from daemon.compact.window import Part, blocks, merged, parts_of_groups, parts_of_records
+from daemon.compact.window import Part, merged, parts_of_groups, parts_of_records
 from sdk.errors import DamageError
 from sdk.record import EXT_BIG_INT, FLAG_COMMIT, FLAG_LATE, KIND_META, KIND_ROW, Record, decode_map, encode_map, pack
 from sdk.rows import Piece, merge
 from sdk.segment.columns import Columns, Group
 from sdk.segment.columns import pack as pack_columns
+from sdk.segment.cutting import blocks
 from sdk.segment.format import COLUMNS_MAX, COLUMNS_RAW_BYTES_MAX
 from tests.compacting import VALUES, shown
 
