@@ -142,7 +142,7 @@ class TestPassage:
         main.log({"late": 1.0}, step=3)
         run.close()
         passage = Passage(reader, _cursor(tmp_path))
-        assert [row["_step"] for rows in passage.rows(hold_back=4) for row in rows] == [6, 7, 8, 9]
+        assert [row["_step"] for rows in passage.rows() for row in rows] == [6, 7, 8, 9]
         passage.commit({})
         assert _cursor(tmp_path).lost == {"late rows": {"": 1}}
 
