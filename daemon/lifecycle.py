@@ -35,9 +35,9 @@ def on_termination(callback: Callable[[], None]) -> None:
 _WORKER_NICE = 10
 
 
-def behave_as_worker() -> Callable[[], bool]:
-    """Makes this process one that steps aside for everybody else, in CPU and in I/O; what it gets says whether it is to go on:
-    not after SIGTERM, nor when the daemon that started it is gone.
+def behave_as_worker(nice: int = _WORKER_NICE, *, is_idle: bool = True) -> Callable[[], bool]:
+    """Makes this process one that steps aside for everybody else, in CPU and, when `is_idle`, in I/O; what it gets says whether it
+    is to go on: not after SIGTERM, nor when the process that started it is gone.
     """
     is_told_to_end = False
 
@@ -47,13 +47,18 @@ def behave_as_worker() -> Callable[[], bool]:
 
     on_termination(end)
     with contextlib.suppress(OSError):
-        os.nice(_WORKER_NICE)
+        os.nice(nice)
+    if is_idle:
+        _idle_in_io()
+    parent = os.getppid()
+    return lambda: not is_told_to_end and os.getppid() == parent
+
+
+def _idle_in_io() -> None:
     with contextlib.suppress(Exception):
         import psutil
 
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
-    parent = os.getppid()
-    return lambda: not is_told_to_end and os.getppid() == parent
 
 
 class Leaving:

@@ -44,7 +44,7 @@ _NAMES = {9: "tbrecord", 23: "preempting", _ARTIFACT: "artifact", _USE_ARTIFACT:
 class Source(Protocol):
     """A file, as far as it is there."""
 
-    def read_at(self, offset: int, size: int) -> bytes: ...
+    def read(self, offset: int, size: int) -> bytes: ...
 
 
 class Run(NamedTuple):
@@ -188,7 +188,7 @@ class Log:
         Raises:
             ValueError: It is no such file.
         """
-        begin = self._source.read_at(0, len(MAGIC))
+        begin = self._source.read(0, len(MAGIC))
         if begin != MAGIC:
             if MAGIC.startswith(begin):
                 self.is_torn = True  # a run that has only just begun
@@ -198,7 +198,7 @@ class Log:
         parts: list[bytes] = []
         started = size = 0
         while True:
-            block = self._source.read_at(at, BLOCK_BYTES - at % BLOCK_BYTES)
+            block = self._source.read(at, BLOCK_BYTES - at % BLOCK_BYTES)
             is_last = len(block) < BLOCK_BYTES - at % BLOCK_BYTES
             place = 0
             while len(block) - place >= _HEAD.size:

@@ -49,12 +49,11 @@ class Task(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """Progress of a task: points and bytes so far, and how many of the run's records have passed."""
+    """Progress of a task: points and bytes so far, and about how much of the run has passed, 0 to 1."""
 
     points: int
     size: int
-    records: int
-    records_all: int
+    share: float
 
 
 class Died(NamedTuple):

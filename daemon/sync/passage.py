@@ -125,6 +125,14 @@ class Passage:
         """
         self._stopping()
 
+    @property
+    def share(self) -> float:
+        """About how much of the run has been given, 0 to 1."""
+        if self._rows is not None:
+            return min(1.0, self._rows.next_step / (self.run.step_max + 1))
+        given = sum(last - first + 1 for ranges in self._delivered.values() for first, last in ranges)
+        return min(1.0, given / max(sum(stream.records for stream in self.run.streams), 1))
+
     def start_again(self) -> None:
         """Forgets what was delivered: what is asked for from now on begins with the first row. Noted by the next `commit`."""
         self._cursor.forget()

@@ -42,10 +42,12 @@ class Target(ABC):
     Attributes:
         scheme: What its URLs begin with.
         options: The names of the options that they may have.
+        is_checked: `check` has returned.
     """
 
     scheme: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
+    is_checked = False
 
     def __init__(self, place: Place) -> None:
         self.place = place

@@ -80,11 +80,11 @@ def _carry(
 ) -> Outcome:
     told_at = 0.0
 
-    def report(points: int, size: int, records: int, records_all: int) -> None:
+    def report(points: int, size: int, share: float) -> None:
         nonlocal told_at
         if clock.monotonic() - told_at >= _TELL_SECONDS:
             told_at = clock.monotonic()
-            _tell(output, {"moved": [points, size, records, records_all]})
+            _tell(output, {"moved": [points, size, share]})
 
     try:
         target = targets.get(url)

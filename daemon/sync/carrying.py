@@ -1,0 +1,194 @@
+"""Carrying one run to one target, once: the lock, the cursor, the passage, and what came of it.
+
+Invariant: nobody else carries the run to that target meanwhile, as far as record locks reach: a lock beside the cursor is held. Nothing
+is written into the run's directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from daemon.sync import outcome
+from daemon.sync.cursor import Cursor, cursor_path
+from daemon.sync.looking import Look, Source, cursors_of, look_at
+from daemon.sync.outcome import Outcome
+from daemon.sync.passage import Passage
+from daemon.sync.target import Retriable, Stopped, Target
+from sdk import clock
+from sdk._secrets import MASK, is_secret_name, mask_text
+from sdk.errors import Error, UsageError
+from sdk.files import DISK
+from sdk.platform import HeldLock, hold_lock
+from sdk.reader import Run
+from sdk.segment.naming import RUNS
+
+# Points and bytes so far, and how much of the run has passed, 0 to 1.
+Report = Callable[[int, int, float], None]
+
+_BUSY_SECONDS = 1.0
+_SECRET_CHARACTERS_MIN = 6
+_REASON_CHARACTERS_MAX = 1000
+# Limit: of what is wrong with a source; a damaged run may have thousands of it.
+_TROUBLES_MAX = 20
+
+
+def carry_run(
+    store: str,
+    name: str,
+    target: Target,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    report: Report = lambda points, size, share: None,
+) -> Outcome:
+    """Brings a target up to date with one run of a store. What is the run's or the target's fault is in the outcome.
+
+    Args:
+        name: Of the run's directory.
+        is_stopped: Asked now and then; True ends it at the next batch.
+        report: Told of progress after each batch.
+    """
+    began = clock.monotonic()
+    pass_ = _Pass(store, name, target, is_stopped, report)
+    try:
+        pass_.go()
+        found = pass_.outcome(pass_.state())
+    except Stopped:
+        found = pass_.outcome(outcome.STOPPED, "stopped before its end; the next sync goes on from there")
+    except _Busy:
+        found = pass_.outcome(outcome.BUSY, "another process carries it at this moment")._replace(after=_BUSY_SECONDS)
+    except Retriable as error:
+        found = pass_.outcome(outcome.DEFERRED, reason_of(error))._replace(after=error.after)
+    except Exception as error:
+        is_misuse = isinstance(error, UsageError) and not target.is_checked
+        later = isinstance(error, Error) and error.retriable
+        state = outcome.MISUSE if is_misuse else outcome.DEFERRED if later else outcome.FAILED
+        found = pass_.outcome(state, reason_of(error))
+    finally:
+        pass_.close()
+    return found._replace(seconds=clock.monotonic() - began)
+
+
+class _Busy(Exception):
+    """Somebody else holds the lock."""
+
+
+class _Pass:
+    """One call of `carry_run`; what it knows when it fails is in the outcome too."""
+
+    def __init__(
+        self, store: str, name: str, target: Target, is_stopped: Callable[[], bool], report: Report
+    ) -> None:
+        self._store, self._name, self._target = store, name, target
+        self._is_stopped, self._report = is_stopped, report
+        self._directory = os.path.join(store, RUNS, name)
+        self._lock: HeldLock | None = None
+        self._run: Run | None = None
+        self._cursor: Cursor | None = None
+        self._passage: Passage | None = None
+        self._was_new = True
+        self._trouble: list[str] = []
+
+    def go(self) -> None:
+        if not self._target.is_checked:
+            self._target.check()
+            self._target.is_checked = True
+        now, look = clock.wall_ns() / 1e9, look_at(self._directory)
+        run = self._run = Run(self._directory)
+        path = cursor_path(cursors_of(self._store, self._target), run.id)
+        self._lock = _lock_beside(path)
+        cursor = Cursor(path, run.id, self._target.place.text)
+        cursor.read()
+        self._cursor, self._was_new = cursor, cursor.is_new
+        passage = self._passage = Passage(run, cursor, stopping=self._stop_if_told, moving=self._moved)
+        self._target.carry(passage)
+        self._note(Source(self._store, cursor), look, look.is_settled(now))
+
+    def _note(self, source: Source, look: Look, is_settled: bool) -> None:
+        assert self._run is not None
+        assert self._passage is not None
+        run = self._run
+        troubles = list(_troubles(run))
+        self._trouble = [text for text in troubles if text not in source.known][:_TROUBLES_MAX]
+        source.known = troubles
+        source.id, source.name, source.project = run.id, run.name, run.project
+        source.is_over, source.is_there = self._passage.is_over, True
+        source.signature = look.signature if source.is_over and is_settled else None
+        source.note()
+
+    def _stop_if_told(self) -> None:
+        if self._is_stopped():
+            raise Stopped
+
+    def _moved(self, points: int, size: int) -> None:
+        passage = self._passage
+        if passage is not None:
+            self._report(passage.points, passage.size, passage.share)
+
+    def state(self) -> str:
+        assert self._passage is not None
+        if not self._passage.is_over:
+            return outcome.LIVE
+        return outcome.DELIVERED if self._was_new or self._passage.points else outcome.UP_TO_DATE
+
+    def outcome(self, state: str, reason: str = "") -> Outcome:
+        found = Outcome(self._name, self._target.place.text, state, reason=reason, trouble=tuple(self._trouble))
+        run, passage, cursor = self._run, self._passage, self._cursor
+        if run is not None:
+            found = found._replace(run=run.id, name=run.name, project=run.project)
+        if passage is not None and cursor is not None:
+            # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
+            lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
+            found = found._replace(
+                points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told)
+            )
+        return found
+
+    def close(self) -> None:
+        if self._lock is not None:
+            # Invariant: removed while it is held; `hold_lock` sees that a file it has waited for is gone.
+            try:
+                DISK.remove(self._lock.path)
+            except OSError:
+                pass
+            self._lock.release()
+
+
+def _lock_beside(path: str) -> HeldLock:
+    """The lock of a cursor.
+
+    Raises:
+        _Busy: Somebody has it.
+        OSError: The directory of the cursors cannot be made.
+    """
+    DISK.make_directory(os.path.dirname(path))
+    lock = hold_lock(f"{path}.lock")
+    if lock is None:
+        raise _Busy
+    return lock
+
+
+def _troubles(run: Run) -> Iterator[str]:
+    """What of a run is damaged or missing, in words that are the same at every pass."""
+    for damage in run.damage:
+        yield f"damage in {os.path.basename(damage.path)}: {damage.reason}"
+    for gap in run.gaps:
+        what = f"{gap.count:,} records" if gap.count else f"bytes of {gap.key!r}"
+        yield f"{what} (steps {gap.step_min}–{gap.step_max}) of stream {gap.stream} are missing: {gap.reason}"
+
+
+def misused(run: str, url: str, error: Error) -> Outcome:
+    """The outcome for a target that cannot even be made."""
+    return Outcome(run, url, outcome.MISUSE, reason=reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one text, without what looks like a secret or is the value of a variable that is named like one."""
+    if isinstance(error, Error):
+        text = f"{error.message} (try: {error.hint})" if error.hint else error.message
+    else:
+        text = f"{type(error).__name__}: {error}"
+    for name, value in os.environ.items():
+        if len(value) >= _SECRET_CHARACTERS_MIN and is_secret_name(name):
+            text = text.replace(value, MASK)
+    return mask_text(text)[:_REASON_CHARACTERS_MAX]

@@ -1,0 +1,295 @@
+"""Jobs for the carrier: which runs are to be carried to which targets while they are written, and how far that is.
+
+A job is one JSON file ``<store>/syncing/<run>-<target>.<machine>.json``, where run and target stand as digests: one for each run,
+target and machine, replaced when it is left again. Whoever leaves it returns at once; the daemon of that machine sees it when it
+looks around and starts the carrier (`daemon.carrier`), which makes one pass after another and removes the job once the run is over
+and delivered. With no daemon it waits for the next one, or for `stepd sync --drain`. A job appears whole, by rename, and is not
+forced to the disk: after a power loss it may be gone, and then `stepd sync` carries the run.
+
+Beside it stands ``….told``, a small JSON file that says what became of the last pass. It stays when the job is gone, so that
+`finish()`, the receipt and `stepd status` need nobody to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from . import clock
+from .errors import DamageError
+from .files import DISK, DRAFT_SUFFIX, Files, read_whole
+from .ids import hex_u64, random_u64
+from .location import StoreIdentity, check_store
+from .platform import boot_id, machine_id
+from .segment.naming import SYNCING, machine_tag
+
+JOB_SUFFIX = ".json"
+TOLD_SUFFIX = ".told"
+_ENDED_SUFFIX = ".ended"
+# Limit: a run's id has 128 characters, a target is a line, and of what is told the losses have some lines.
+BYTES_MAX = 256 << 10
+# What says how a run was carried stays so long after the last word of it.
+TOLD_SECONDS_MAX = 7 * 86400.0
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.([0-9a-f]{8}|unknown)(\.json|\.told)", re.ASCII)
+
+
+class Job(NamedTuple):
+    """The name of a job's file, taken apart: digests of the run's id and of the target, and whose it is (`machine_tag`)."""
+
+    path: str
+    run: str
+    target: str
+    machine: str
+
+    @property
+    def told_path(self) -> str:
+        """Where what is told of it stands."""
+        return self.path.removesuffix(JOB_SUFFIX) + TOLD_SUFFIX
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was left on this machine: a directory that it names is one here."""
+        return self.machine in (own_tag(), "unknown")
+
+
+class Order(NamedTuple):
+    """What a job says. `mark` is another one each time it is left; `seconds` is the pause between two passes."""
+
+    run: str
+    target: str
+    mark: str
+    seconds: float
+
+
+class Told(NamedTuple):
+    """What became of carrying one run to one target so far.
+
+    Attributes:
+        state: Of the last pass, a word of `daemon.sync.outcome`; "carrying" during the first one.
+        began: `clock.monotonic` when the pass was begun that came to its end last; 0: none has.
+        again_at: The same, of the next try after one that went wrong; 0: nothing went wrong.
+        at_ns: Unix time of this.
+        points: Values delivered so far.
+        reason: Why something is not there; "" for nothing.
+        lost: What the target cannot hold -> how often.
+        is_over: The run has ended and all of it is there: the job is gone.
+        boot: The `boot_id` that `began` and `again_at` count in.
+    """
+
+    run: str
+    target: str
+    state: str = "carrying"
+    began: float = 0.0
+    again_at: float = 0.0
+    at_ns: int = 0
+    points: int = 0
+    reason: str = ""
+    lost: Mapping[str, int] = {}
+    is_over: bool = False
+    boot: str = ""
+
+    @property
+    def began_here(self) -> float:
+        """`began`, where that is comparable with our clock."""
+        return self.began if self.boot == boot_id() else 0.0
+
+
+def syncing_path(store: str) -> str:
+    return os.path.join(store, SYNCING)
+
+
+def job_of(store: str, run: str, target: str) -> Job:
+    """The job of this machine for a run and a target, whether it is there or not."""
+    names = _digest(run), _digest(target), own_tag() or "unknown"
+    return Job(os.path.join(syncing_path(store), f"{names[0]}-{names[1]}.{names[2]}{JOB_SUFFIX}"), *names)
+
+
+def put_job(store: StoreIdentity, run: str, target: str, seconds: float, files: Files = DISK) -> Job:
+    """Leaves a job, or the same once more, which has its next pass begin at once; takes about 0.1 ms.
+
+    Raises:
+        OSError: The store takes no file now. StoreError: It is away.
+    """
+    job = job_of(store.path, run, target)
+    # Invariant: nothing is made on the bare mount point of a store that is away.
+    check_store(store, files)
+    files.make_directory(os.path.dirname(job.path))
+    body = {"run": run, "target": target, "mark": hex_u64(random_u64()), "seconds": seconds}
+    _write(files, job.path, body)
+    return job
+
+
+def jobs(store: str, files: Files = DISK) -> list[Job]:
+    """The jobs that wait, of all machines, in order of names. Only names are looked at."""
+    return [job for job, suffix in _named(store, files) if suffix == JOB_SUFFIX]
+
+
+def read_job(job: Job, files: Files = DISK) -> Order:
+    """What was put.
+
+    Raises:
+        OSError: The file cannot be read, or is gone: somebody else ended it.
+        DamageError: It is no job.
+    """
+    found = _read(files, job.path)
+    run, target, mark, seconds = (found.get(name) for name in Order._fields)
+    is_whole = isinstance(run, str) and isinstance(target, str) and isinstance(mark, str)
+    if not is_whole or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+        raise DamageError(f"cannot read job {job.path!r}: found {found!r}, expected {', '.join(Order._fields)}")
+    assert isinstance(run, str) and isinstance(target, str) and isinstance(mark, str)
+    return Order(run, target, mark, float(seconds))
+
+
+def end_job(job: Job, order: Order, files: Files = DISK) -> bool:
+    """Removes a job that is done; False when it was left once more since it was read: it stays."""
+    aside = job.path + _ENDED_SUFFIX
+    try:
+        # Race: 1. we read the job, 2. a resumed run leaves it again, 3. we remove it. So it is taken first and then looked at.
+        files.rename(job.path, aside)
+    except FileNotFoundError:
+        return True
+    try:
+        is_same = read_job(job._replace(path=aside), files).mark == order.mark
+    except DamageError:
+        is_same = True
+    if not is_same:
+        with contextlib.suppress(FileExistsError):
+            files.link(aside, job.path)
+    with contextlib.suppress(FileNotFoundError):
+        files.remove(aside)
+    return is_same
+
+
+def tell(job: Job, told: Told, files: Files = DISK) -> None:
+    """Says beside the job how far it is.
+
+    Raises:
+        OSError: The store takes no file now.
+    """
+    _write(files, job.told_path, {**told._asdict(), "lost": dict(told.lost)})
+
+
+def read_told(job: Job, files: Files = DISK) -> Told | None:
+    """What was told last; None for nothing, or nothing that can be read."""
+    try:
+        found = _read(files, job.told_path)
+        known = {name: found[name] for name in Told._fields if name in found}
+        told = Told(**known)
+        numbers = (told.began, told.again_at, told.at_ns, told.points, *dict(told.lost).values())
+        texts = (told.run, told.target, told.state, told.reason, told.boot, *dict(told.lost))
+    except (OSError, DamageError, TypeError, ValueError):
+        return None
+    are_numbers = all(isinstance(number, (int, float)) for number in numbers)
+    return told if are_numbers and all(isinstance(text, str) for text in texts) else None
+
+
+def all_told(store: str, files: Files = DISK) -> list[Told]:
+    """What was told last of every run and target, those whose job is gone included."""
+    found = (read_told(job, files) for job, suffix in _named(store, files) if suffix == TOLD_SUFFIX)
+    return [told for told in found if told is not None]
+
+
+def forget_told(store: str, now_ns: int, files: Files = DISK) -> None:
+    """Removes what was told of jobs that are long gone."""
+    waiting = {job.told_path for job in jobs(store, files)}
+    for job, suffix in _named(store, files):
+        if suffix != TOLD_SUFFIX or job.told_path in waiting:
+            continue
+        with contextlib.suppress(OSError):
+            if files.status(job.told_path).modified_ns < now_ns - TOLD_SECONDS_MAX * 1e9:
+                files.remove(job.told_path)
+
+
+class Backlog(NamedTuple):
+    """What waits for one target.
+
+    Attributes:
+        runs: How many runs have a job.
+        failing: How many of them are behind because the last pass went wrong.
+        reason: Why, of the last one that did.
+        age_seconds: How long ago anything was told; None: nothing was.
+        elsewhere: How many of the jobs were left on other machines.
+    """
+
+    target: str
+    runs: int
+    failing: int
+    reason: str
+    age_seconds: float | None
+    elsewhere: int
+
+
+def backlog(store: str, files: Files = DISK) -> list[Backlog]:
+    """For each target that has jobs, how far they are; in order of targets."""
+    by_target: dict[str, list[tuple[Job, Told | None]]] = {}
+    for job in jobs(store, files):
+        with contextlib.suppress(OSError, DamageError):
+            by_target.setdefault(read_job(job, files).target, []).append((job, read_told(job, files)))
+    return [_sum(target, pairs) for target, pairs in sorted(by_target.items())]
+
+
+def _sum(target: str, pairs: Iterable[tuple[Job, Told | None]]) -> Backlog:
+    pairs = list(pairs)
+    told = sorted((told for _, told in pairs if told is not None), key=lambda told: told.at_ns)
+    failing = [entry for entry in told if entry.reason]
+    return Backlog(
+        target=target,
+        runs=len({job.run for job, _ in pairs}),
+        failing=len(failing),
+        reason=failing[-1].reason if failing else "",
+        age_seconds=max((clock.wall_ns() - told[-1].at_ns) / 1e9, 0.0) if told else None,
+        elsewhere=sum(not job.is_ours for job, _ in pairs),
+    )
+
+
+def own_tag() -> str:
+    """What stands for this machine in names."""
+    return machine_tag(machine_id())
+
+
+def _named(store: str, files: Files) -> list[tuple[Job, str]]:
+    directory = syncing_path(store)
+    matches = (_NAME.fullmatch(name) for name, _, _ in files.entries(directory))
+    return [
+        (Job(os.path.join(directory, match[0].removesuffix(match[4]) + JOB_SUFFIX), match[1], match[2], match[3]), match[4])
+        for match in matches
+        if match is not None
+    ]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _read(files: Files, path: str) -> dict[str, Any]:
+    import json
+
+    try:
+        found = json.loads(read_whole(files, path, BYTES_MAX))
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"cannot read {path!r}: {error}") from None
+    if not isinstance(found, dict):
+        raise DamageError(f"cannot read {path!r}: is {type(found).__name__}, expected a map")
+    return found
+
+
+def _write(files: Files, path: str, body: Mapping[str, Any]) -> None:
+    """Makes the file appear whole. Why not `write_whole`: it forces it to the disk, which takes milliseconds of a training."""
+    import json
+
+    draft = f"{path}.{os.getpid()}.{hex_u64(random_u64())}{DRAFT_SUFFIX}"
+    try:
+        file = files.create(draft)
+        try:
+            file.append([json.dumps(body, separators=(",", ":")).encode("ascii")])
+        finally:
+            file.close()
+        files.rename(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(draft)
+        raise
