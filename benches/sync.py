@@ -85,7 +85,7 @@ def measure_carry(options: argparse.Namespace) -> list[Results]:
             made_runs.make_run(store, RUN, Noisy(options.steps, METRICS))
             if state == "columns":
                 made_runs.compact(store, RUN)
-            for turn in range(options.repeat):
+            for _ in range(options.repeat):
                 for target in options.targets:
                     results.append(carried(store, target, state, options.steps))
                     common.progress(results[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import _compat, _context, _greeting, _resume, clock, ids, location
@@ -88,7 +88,7 @@ def init(
     *,
     resume_step: int | None = None,
     misuse: str | None = None,
-    sync_to: str | None = None,
+    sync_to: str | Sequence[str] | None = None,
     logging: bool | int | str = False,
 ) -> Run:
     """Starts a run, makes it the global one and returns it. Needs no argument; never waits for the daemon.
@@ -112,11 +112,13 @@ def init(
         settings: `Settings` or a dict of its fields.
         logging: Stores what the root logger gets as log records of the run (`sdk.LogHandler`): True, or the lowest level.
         save_code: Keep a copy of the main script (default: yes, see `Settings.save_code`).
-        entity, force, anonymous, tensorboard, sync_tensorboard, monitor_gym, sync_to: accepted, without effect
-            in this version, which is said once.
+        sync_to: Where the run is carried while it is written (docs/live-sync.md): a target such as ``"tensorboard:runs"``, or
+            several.
+        entity, force, anonymous, tensorboard, sync_tensorboard, monitor_gym: accepted, without effect in this version,
+            which is said once.
 
     Raises:
-        UsageError: Arguments that contradict one another, a bad id or project, resume="must" without such a run.
+        UsageError: Arguments that contradict one another, a bad id, project or target, resume="must" without such a run.
         ValueError, TypeError: A setting or argument that cannot be.
         UnsupportedError: `fork_from`.
     """
@@ -128,9 +130,11 @@ def init(
         {
             "project": project, "dir": dir, "run_id": id, "name": name, "notes": notes, "tags": tags, "group": group,
             "job_type": job_type, "mode": mode, "resume": resume, "misuse": misuse, "save_code": save_code,
+            "sync_to": sync_to,
         },
         settings,
     )  # fmt: skip
+    chosen = _with_targets(chosen)
     if logging is not False:
         from ._handler import check_level
 
@@ -142,8 +146,7 @@ def init(
     chosen = _as_captured(chosen)
     _greeting.set_quiet(chosen.silent or not launch.speaks)
     _tell_ignored(
-        chosen, entity=entity, sync_to=sync_to or os.environ.get("STEPD_SYNC_TO"), monitor_gym=monitor_gym,
-        sync_tensorboard=sync_tensorboard or tensorboard,
+        chosen, entity=entity, monitor_gym=monitor_gym, sync_tensorboard=sync_tensorboard or tensorboard,
     )  # fmt: skip
     chosen, step = _resume_request(chosen, resume, resume_from, fork_from, resume_step)
     given = {**config_defaults(), **filtered(read_config(config), config_include_keys, config_exclude_keys)}
@@ -160,6 +163,15 @@ def init(
 def _as_captured(chosen: Settings) -> Settings:
     """In `sdk.testing.captured` everything is recorded, whatever the environment says, and nothing printed."""
     return chosen if state.capture is None else chosen.replace(mode="offline", silent=True)
+
+
+def _with_targets(chosen: Settings) -> Settings:
+    """With targets that mean the same in every process."""
+    if not chosen.sync_to:
+        return chosen
+    from ._carrying import check_targets
+
+    return chosen.replace(sync_to=check_targets(chosen.sync_to))
 
 
 def _active_run(reinit: Any, chosen: Settings) -> Run | None:
@@ -237,6 +249,8 @@ def _start(
     about = _about(chosen, launch, plan, project, store.path)
     settings = chosen.replace(run_id=about["id"], project=about["project"])
     facts: dict[str, Any] = {"run": {k: v for k, v in about.items() if k not in _unsaid(chosen, launch)}}
+    if chosen.sync_to:
+        facts["run"]["sync_to"] = list(chosen.sync_to)
     if plan.hide is not None:
         facts["hide"] = plan.hide
     # What `init` is given replaces what an earlier attempt had, whatever allow_val_change says.
@@ -381,7 +395,7 @@ def _vanishing(path: str) -> str:
 
 
 def _greet(run: Run, notes: list[str]) -> None:
-    if run.settings.mode in ("online", "shared") and "mode" in run.settings.given:
+    if run.settings.mode in ("online", "shared") and "mode" in run.settings.given and not run.settings.sync_to:
         notes.append(f"mode={run.settings.mode!r} is local here: nothing is uploaded")
     _greeting.say(
         _greeting.greeting(
@@ -392,6 +406,7 @@ def _greet(run: Run, notes: list[str]) -> None:
             directory=run.sync_dir or "nowhere",
             notes=notes,
             terminal=_greeting.is_terminal(),
+            targets=run.settings.sync_to,
         )
     )
 
@@ -418,7 +433,7 @@ def attach(run_id: str, *, dir: str | os.PathLike[str] | None = None, settings: 
     Raises:
         NotFoundError: No such run. StoreError: No store, or one that cannot be written.
     """
-    chosen = _as_captured(resolve({"dir": dir}, settings))
+    chosen = _with_targets(_as_captured(resolve({"dir": dir}, settings)))
     run = (
         _start(chosen.replace(run_id=run_id), find_launch(), {}, None, None, "")
         if chosen.disabled

@@ -19,12 +19,17 @@ _IF_LOADED: tuple[str, ...] = ("_handler",)
 def begin(run: Run) -> None:
     """Begins every part. Trouble of one becomes a note."""
     loaded = (name for name in _IF_LOADED if f"{__package__}.{name}" in sys.modules)
-    _begin(run, *_PARTS, *loaded)
+    _begin(run, *_PARTS, *loaded, *_carried(run))
 
 
 def begin_beside(run: Run) -> None:
     """The same for a run that another process began, and that this one has joined."""
-    _begin(run, "_console")
+    _begin(run, "_console", *_carried(run))
+
+
+def _carried(run: Run) -> tuple[str, ...]:
+    """What a run that goes to targets while it is written has besides. A forked or spawned worker's is its parent's."""
+    return ("_carrying",) if run.settings.sync_to and run._kind in ("main", "attach") else ()
 
 
 def _begin(run: Run, *names: str) -> None:

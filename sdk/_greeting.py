@@ -118,19 +118,28 @@ def command(words: str, run_id: str, store: str) -> str:
 
 
 def greeting(
-    *, name: str, run_id: str, project: str, store: str, directory: str, notes: Iterable[str], terminal: bool
+    *,
+    name: str,
+    run_id: str,
+    project: str,
+    store: str,
+    directory: str,
+    notes: Iterable[str],
+    terminal: bool,
+    targets: Sequence[str] = (),
 ) -> str:
     """What `init` prints: two lines, or one where nobody looks at a terminal, and one for each piece of trouble."""
+    carried = f"carried to {clean(', '.join(targets))}" if targets else ""
     watch = command("tail {run} -f", run_id, store)
     name, place = clean(name), clean(short_path(directory))
     if terminal:
         lines = [
             f"stepd  {name} ({run_id})  project {clean(project)}  →  {place}",
-            f"{_INDENT}watch: {watch}    nothing leaves this machine",
+            f"{_INDENT}watch: {watch}    {carried or 'nothing leaves this machine'}",
         ]
         lead = "     ! "
     else:
-        lines = [f"stepd: run {name} ({run_id}), project {clean(project)}, in {place}; watch: {watch}"]
+        lines = [f"stepd: run {name} ({run_id}), project {clean(project)}, in {place}; watch: {watch}{carried and '; '}{carried}"]
         lead = "stepd: ! "
     return "\n".join([*lines, *(lead + clean(text) for text in notes)])
 
@@ -147,6 +156,7 @@ def receipt(
     size: int,
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]] = (),
     exact: bool = True,
+    synced: Iterable[str] = (),
 ) -> str:
     """What `finish` prints.
 
@@ -155,11 +165,12 @@ def receipt(
         size: Bytes in the run's directory.
         series: (key, steps, values) of the series to show, in order.
         exact: Whether these are all values, so that the best one may be named.
+        synced: A line for each target that the run is carried to.
     """
     lines = [f"stepd  {clean(name)} ({run_id})  {state} after {duration(seconds)}, {count(steps, 'step')}"]
     shown = [spark_text(*item, exact=exact) for item in series]
     lines += [_INDENT + "      ".join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
-    lines += [_INDENT + text for text in stored_text(counts, size)]
+    lines += [_INDENT + text for text in [*stored_text(counts, size), *synced]]
     share = 100 * counts.cost_seconds / seconds if seconds > 0 else 0.0
     lines.append(f"{_INDENT}logging cost the loop {duration(counts.cost_seconds)} ({share:.2g} %)")
     commands = [command(f"{verb} {{run}}", run_id, store) for verb in ("show", "plot", "export")]

@@ -180,7 +180,8 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         """Stores everything and ends the run; a second call does nothing.
 
         Returns when every accepted record is stored by the daemon or, where it does not answer within
-        `Settings.finish_seconds_max`, in a segment of our own.
+        `Settings.finish_seconds_max`, in a segment of our own; and, with `init(sync_to=)`, when the daemon has carried them there,
+        within the same time.
 
         Args:
             exit_code: Anything but 0 and None makes the state "failed".
@@ -220,13 +221,15 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
 
     def _end_stream(self, state: str, exit_code: int, timeout: float | None, quiet: bool) -> None:
         self._finished = True
+        begun = clock.monotonic()
         try:
             if self._stream is not None:
                 limit = self.settings.finish_seconds_max if timeout is None else timeout
                 counts = self._stream.finish(state, exit_code, limit)
                 self._join_console()
+                synced = self._deliver(None if timeout is not None else begun + limit)
                 if counts is not None and not quiet:
-                    self._print_receipt(state, counts)
+                    self._print_receipt(state, counts, synced)
         except Exception as error:
             self._say(f"stepd: finish() of run {self.id!r} failed: {type(error).__name__}: {error}")
         finally:
@@ -234,6 +237,20 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
                 self._opener = None
             self.__dict__.pop("log", None)
             self._on_finish(self)
+
+    def _deliver(self, deadline: float | None) -> list[str]:
+        """Waits for the targets that the run is carried to; lines for the receipt.
+
+        Args:
+            deadline: None: nobody asked to end the run, so nothing is waited for.
+        """
+        if not self.settings.sync_to or self._kind != "main" or self._pid != os.getpid() or not self._store.path:
+            return []
+        if isinstance(self._stream, DisabledStream):
+            return []
+        from ._carrying import deliver
+
+        return deliver(self, clock.monotonic() if deadline is None else deadline)
 
     def _at_end(self, callback: Callable[[str, int], None]) -> None:
         """Has `callback(state, exit_code)` called once when the run begins to end, while it still takes records."""
@@ -253,7 +270,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.end(*end_of(error))
 
-    def _print_receipt(self, state: str, counts: Any) -> None:
+    def _print_receipt(self, state: str, counts: Any, synced: list[str]) -> None:
         if self._is_silent() or self._kind != "main" or counts.ended_in == "later":
             return
         with contextlib.suppress(Exception):
@@ -269,6 +286,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
                 size=_greeting.directory_bytes(self.sync_dir),
                 series=self._sparklines(exact=counts.accepted <= EXACT_RECORDS_MAX),
                 exact=counts.accepted <= EXACT_RECORDS_MAX,
+                synced=synced,
             )
             _greeting.say(text)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -236,7 +235,8 @@ class ImportedRun:
         stream = self._open[kind] = _Stream(self, stream_id(self.id, name), kind)
         self.streams.append(hex_u64(stream.id))
         stream.time_ns = started_ns
-        stream.tell({"stream": {**about, "kind": kind, "id": hex_u64(stream.id), "started_ns": started_ns, "version": __version__}})  # fmt: skip
+        told = {**about, "kind": kind, "id": hex_u64(stream.id), "started_ns": started_ns, "version": __version__}
+        stream.tell({"stream": told})
         waiting, self._waiting = self._waiting if kind == MAIN else [], [] if kind == MAIN else self._waiting
         for facts in waiting:
             stream.tell(facts)
@@ -402,9 +402,7 @@ class _Files:
             return
         told = tell_windows(segment.blocks)
         if told:
-            segment.append_map(
-                segment_format.KIND_META, {"windows": told, "replaces": [], "ended_ns": clock.wall_ns()}
-            )
+            segment.append_map(segment_format.KIND_META, {"windows": told, "replaces": [], "ended_ns": clock.wall_ns()})
         segment.seal(close=False)
         segment.sync()
         self._next_block = segment.next_block_number

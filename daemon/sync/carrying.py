@@ -26,6 +26,8 @@ from sdk.segment.naming import RUNS
 # Points and bytes so far, and how much of the run has passed, 0 to 1.
 Report = Callable[[int, int, float], None]
 
+# How often progress is told.
+_REPORT_SECONDS = 0.1
 _BUSY_SECONDS = 1.0
 _SECRET_CHARACTERS_MIN = 6
 _REASON_CHARACTERS_MAX = 1000
@@ -46,7 +48,7 @@ def carry_run(
     Args:
         name: Of the run's directory.
         is_stopped: Asked now and then; True ends it at the next batch.
-        report: Told of progress after each batch.
+        report: Told of progress, at most ten times a second.
     """
     began = clock.monotonic()
     pass_ = _Pass(store, name, target, is_stopped, report)
@@ -76,9 +78,7 @@ class _Busy(Exception):
 class _Pass:
     """One call of `carry_run`; what it knows when it fails is in the outcome too."""
 
-    def __init__(
-        self, store: str, name: str, target: Target, is_stopped: Callable[[], bool], report: Report
-    ) -> None:
+    def __init__(self, store: str, name: str, target: Target, is_stopped: Callable[[], bool], report: Report) -> None:
         self._store, self._name, self._target = store, name, target
         self._is_stopped, self._report = is_stopped, report
         self._directory = os.path.join(store, RUNS, name)
@@ -87,6 +87,7 @@ class _Pass:
         self._cursor: Cursor | None = None
         self._passage: Passage | None = None
         self._was_new = True
+        self._reported = 0.0
         self._trouble: list[str] = []
 
     def go(self) -> None:
@@ -121,8 +122,9 @@ class _Pass:
             raise Stopped
 
     def _moved(self, points: int, size: int) -> None:
-        passage = self._passage
-        if passage is not None:
+        passage, now = self._passage, clock.monotonic()
+        if passage is not None and now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
             self._report(passage.points, passage.size, passage.share)
 
     def state(self) -> str:
@@ -139,9 +141,7 @@ class _Pass:
         if passage is not None and cursor is not None:
             # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
             lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
-            found = found._replace(
-                points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told)
-            )
+            found = found._replace(points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told))
         return found
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """How far one run was carried to one target: a JSON file, replaced as a whole each time something more is safe there.
 
     {"format": 1, "run": id, "target": URL, "streams": {hex: [[first, last], …]}, "rows": {"next_step": n, "seen": {…}} or null,
-     "state": what the target keeps, "lost": {what: {key: count}}, "told": [remark, …], "source": {…}}
+     "made": [last sequence, digest], "state": what the target keeps, "lost": {what: {key: count}}, "told": [remark, …], "source": {…}}
 
 It lies in the target where that is a directory here, else in the store (`<store>/sync/<digest of the URL>/`): sync writes nothing
 into a run's directory. What cannot be read counts as not there, so the run is carried again from its first row; a target that took
@@ -32,6 +32,7 @@ class Cursor:
     Attributes:
         delivered: Of streams that are carried row by row.
         rows: Of whole rows in order of steps; None: nobody asked for them.
+        made: Of values that are made of others: the last sequence they were given under, and their digest.
         state: What the target keeps.
         lost: What the target could not hold -> key ("" of none) -> how often.
         told: Remarks.
@@ -43,6 +44,7 @@ class Cursor:
         self._run_id, self._target, self._files = run_id, target, files
         self.delivered: Delivered = {}
         self.rows: RowsInOrder | None = None
+        self.made: tuple[int, str] = (0, "")
         self.state: dict[str, Any] = {}
         self.lost: dict[str, dict[str, int]] = {}
         self.told: list[str] = []
@@ -67,11 +69,12 @@ class Cursor:
             delivered = _ranges(found["streams"])
             rows = found["rows"]
             in_order = None if rows is None else RowsInOrder(int(rows["next_step"]), _ranges(rows["seen"]))
+            made = int(found["made"][0]), str(found["made"][1])
             lost = {str(what): {str(k): int(n) for k, n in keys.items()} for what, keys in found["lost"].items()}
             state, told, source = dict(found["state"]), [str(text) for text in found["told"]], dict(found["source"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
-        self.delivered, self.rows, self.state, self.lost = delivered, in_order, state, lost
+        self.delivered, self.rows, self.made, self.state, self.lost = delivered, in_order, made, state, lost
         self.told, self.source, self.is_new = told, source, False
 
     def write(self) -> None:
@@ -84,7 +87,7 @@ class Cursor:
         told = {
             "format": _FORMAT, "run": self._run_id, "target": self._target, "streams": _named(self.delivered),
             "rows": None if rows is None else {"next_step": rows.next_step, "seen": _named(rows.seen)},
-            "state": self.state, "lost": self.lost, "told": self.told, "source": self.source,
+            "made": list(self.made), "state": self.state, "lost": self.lost, "told": self.told, "source": self.source,
         }  # fmt: skip
         self._files.make_directory(os.path.dirname(self.path))
         self._files.write_whole(self.path, json.dumps(told, separators=(",", ":")).encode("ascii"))
@@ -92,7 +95,8 @@ class Cursor:
 
     def forget(self) -> None:
         """Begins anew. The file stays until `write`."""
-        self.delivered, self.rows, self.state, self.lost, self.told = {}, None, {}, {}, []
+        self.delivered, self.rows, self.made = {}, None, (0, "")
+        self.state, self.lost, self.told = {}, {}, []
 
 
 def cursor_path(directory: str, run_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.sync.cursor import Cursor
 from sdk.reader import Run
-from sdk.reader.delivery import Batch, Delivered, RowsInOrder, deliver
+from sdk.reader.delivery import Batch, Delivered, RowsInOrder, deliver, made_batch
 from sdk.reader.lanes import TRAINING
 from sdk.reader.state import RUNNING
 
@@ -42,6 +42,7 @@ class Passage:
         self._stopping, self._moving = stopping, moving
         self._delivered: Delivered = copy.deepcopy(cursor.delivered)
         self._rows: RowsInOrder | None = copy.deepcopy(cursor.rows)
+        self._made = cursor.made
         self._lost = copy.deepcopy(cursor.lost)
         self._told = list(cursor.told)
 
@@ -58,12 +59,18 @@ class Passage:
     def batches(self, kinds: Collection[str] = TRAINING) -> Iterator[Batch]:
         """What is new of the streams of some kinds, in order of sequences; a batch is at most about 8 MiB as rows.
 
+        When the run is over the last one holds what `define_metric(reduce=…)` made of epochs, as a stream of id 0.
+
         Raises:
             Stopped: As `check`.
         """
         for batch in deliver(self.run, self._delivered, kinds):
             self.check()
             yield batch
+        if self.is_over and "main" in kinds:
+            made, self._made = made_batch(self.run, *self._made)
+            if made is not None:
+                yield made
 
     def rows(self, *, hold_back: int = 0) -> Iterator[list[dict[str, Any]]]:
         """Whole rows in order of steps, as `Run.rows` gives them, some at a time; only above those that were given before.
@@ -97,6 +104,7 @@ class Passage:
         """
         cursor = self._cursor
         cursor.delivered, cursor.rows = copy.deepcopy(self._delivered), copy.deepcopy(self._rows)
+        cursor.made = self._made
         cursor.lost, cursor.told, cursor.state = copy.deepcopy(self._lost), list(self._told), state
         cursor.write()
         self.check()
@@ -136,4 +144,5 @@ class Passage:
     def start_again(self) -> None:
         """Forgets what was delivered: what is asked for from now on begins with the first row. Noted by the next `commit`."""
         self._cursor.forget()
-        self._delivered, self._rows, self._lost, self._told = {}, None, {}, []
+        self._delivered, self._rows, self._made = {}, None, (0, "")
+        self._lost, self._told = {}, []

@@ -19,12 +19,9 @@ from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
 from daemon.sync.target import Target
-from sdk import clock
 from sdk.errors import Error
 
 _NICE = 5
-# How often a parent hears of progress.
-_TELL_SECONDS = 0.1
 
 
 def main(store: str) -> int:
@@ -37,7 +34,9 @@ def main(store: str) -> int:
     try:
         for line in _lines(is_wanted):
             told = json.loads(line)
-            _tell(output, {"outcome": _carry(store, told["run"], told["target"], targets, is_wanted, output).as_plain()})
+            _tell(
+                output, {"outcome": _carry(store, told["run"], told["target"], targets, is_wanted, output).as_plain()}
+            )
     finally:
         targets.close()
     return 0
@@ -78,13 +77,8 @@ class _Targets:
 def _carry(
     store: str, run: str, url: str, targets: _Targets, is_wanted: Callable[[], bool], output: IO[bytes]
 ) -> Outcome:
-    told_at = 0.0
-
     def report(points: int, size: int, share: float) -> None:
-        nonlocal told_at
-        if clock.monotonic() - told_at >= _TELL_SECONDS:
-            told_at = clock.monotonic()
-            _tell(output, {"moved": [points, size, share]})
+        _tell(output, {"moved": [points, size, share]})
 
     try:
         target = targets.get(url)

@@ -125,6 +125,10 @@ class Shelf:
 
     def marks(self, name: str) -> list[Mark]:
         """All marks of a name that can be read, oldest first."""
+        return [mark for _, mark in self.mark_files(name)]
+
+    def mark_files(self, name: str) -> list[tuple[str, Mark]]:
+        """As `marks`, with the names of their files."""
         found = []
         for file, _, _ in self._files.entries(marks_path(self.store, name)):
             match = _MARK.fullmatch(file)
@@ -135,7 +139,7 @@ class Shelf:
                     read_whole(self._files, os.path.join(marks_path(self.store, name), file), MARK_BYTES_MAX)
                 )
                 if isinstance(said, dict) and type(said.get("number")) is int:
-                    found.append(Mark(int(match[1]), said["number"], str(said.get("job") or ""), said))
+                    found.append((file, Mark(int(match[1]), said["number"], str(said.get("job") or ""), said)))
         return found
 
     def is_removed(self, name: str, number: int) -> bool:

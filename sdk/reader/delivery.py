@@ -8,6 +8,7 @@ Whoever needs whole rows in order of steps, and cannot take a late one, has `Row
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -246,6 +247,30 @@ def _column(pieces: list[NDArray[Any] | list[Any]]) -> NDArray[Any] | list[Any]:
     if null is None and value.dtype != object:
         return value
     return [one for piece in pieces for one in (piece if isinstance(piece, list) else piece.tolist())]
+
+
+def made_batch(run: Run, last: int = 0, digest: str = "") -> tuple[Batch | None, tuple[int, str]]:
+    """What `define_metric` made of epochs, as rows of a stream of id 0; None where it is what was given before.
+
+    Args:
+        last, digest: What this returned the last time: the last sequence that was used, and what the values were.
+    """
+    made = {key for key, one in run._definitions().made_of(run._logged_keys(False)).items() if one.by_epoch}
+    found = run.several(made) if made else {}
+    hashed = hashlib.blake2b(digest_size=8)
+    for key, series in sorted(found.items()):
+        listed = series.value.tolist()
+        hashed.update(repr((key, series.step.tolist(), listed)).encode("utf-8", "surrogatepass"))
+    if not found or hashed.hexdigest() == digest:
+        return None, (last, digest)
+    points, first = [], last + 1
+    for key, series in sorted(found.items()):
+        sequence = numpy.arange(last + 1, last + 1 + len(series), dtype=numpy.uint64)
+        values = series.value.tolist() if series.value.dtype == object else series.value
+        time_us = numpy.rint(series.time * 1e6).astype(numpy.int64)
+        points.append(Points(sequence, series.step, time_us, {key: values}))
+        last += len(series)
+    return Batch(StreamFacts(0), 0, first, last, points, 0), (last, hashed.hexdigest())
 
 
 class RowsInOrder:

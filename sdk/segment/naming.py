@@ -11,6 +11,7 @@
 <store>/keeping/                            jobs that wait for the keeper (`sdk._keeping`)
 <store>/syncing/                            jobs of runs that are carried while they are written (`sdk._syncing`)
 <store>/artifacts/                          data sets and models (docs/artifacts.md)
+<store>/importing/                          runs that an import has not finished (`daemon.importing.placing`)
 <store>/trash/<time>-<directory>/           removed runs, kept for seven days
 """
 
@@ -33,6 +34,7 @@ KEEPING = "keeping"
 # The same for carriers (`sdk._syncing`).
 SYNCING = "syncing"
 ARTIFACTS = "artifacts"
+IMPORTING = "importing"
 ASIDE = "aside"
 FILES = "files"
 # The directories whose names a segment needs to be found again: its run's, that of the runs, the store's.

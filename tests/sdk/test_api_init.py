@@ -121,7 +121,7 @@ def test_every_parameter_of_wandb_is_accepted(world: Any, capsys: pytest.Capture
             project="p", entity="e", name="n", config={"a": 1, "b": 2}, config_include_keys=["a"], allow_val_change=True, dir=None,
             group="g", job_type="j", tags="t", notes="n", mode="offline", resume=None, resume_from=None, fork_from=None,
             reinit=True, force=True, save_code=True, sync_tensorboard=True, tensorboard=True, monitor_gym=True,
-            settings={"console": "off"}, anonymous="allow", misuse="raise", sync_to="s3://x",
+            settings={"console": "off"}, anonymous="allow", misuse="raise",
         ).finish(quiet=True)  # fmt: skip
     assert capsys.readouterr().err.count("without effect") == 1
     assert world.opened[0][2]["config"] == {"a": 1}

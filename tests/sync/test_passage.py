@@ -114,6 +114,33 @@ class TestPassage:
         passage.commit({})
         assert _cursor(tmp_path).lost == {}
 
+    def test_values_of_epochs_come_when_the_run_is_over(self, tmp_path: Path) -> None:
+        """What `define_metric(reduce=…)` made is given once, as a stream of its own, and again only when it has changed."""
+        store = make_store(tmp_path)
+        run = RunBuilder(store)
+        main = run.stream()
+        main.meta({"metric": {"loss": {"reduce": "mean", "over": "epoch"}}})
+        for index in range(8):
+            main.log({"loss": float(index), "epoch": index // 4})
+        run.flush()
+        reader = open_store(store).run(run.id)
+
+        def made() -> list[tuple[str, list[int], list[float]]]:
+            passage = Passage(reader, _cursor(tmp_path))
+            batches = [batch for batch in passage.batches() if batch.stream.id == 0]
+            passage.commit({})
+            found = [(p.step.tolist(), p.columns) for batch in batches for p in batch.points]
+            return [(key, steps, [*map(float, values)]) for steps, columns in found for key, values in columns.items()]
+
+        assert made() == []
+        main.finish()
+        run.flush()
+        assert made() == [("loss_epoch", [3, 7], [1.5, 5.5])]
+        assert made() == []
+        main.log({"loss": 100.0, "epoch": 1})
+        run.flush()
+        assert made() == [("loss_epoch", [3, 8], [1.5, 24.4])]
+
     def test_it_stops_between_batches(self, tmp_path: Path) -> None:
         store = make_store(tmp_path)
         run = RunBuilder(store)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from daemon.store.replacing import remove_replaced, sealed
@@ -128,10 +128,10 @@ class Crossing:
         Raises:
             OSError: A disk refuses.
         """
-        there = self._listed(self._target)
         here = self._listed(self._source)
-        self._remove_portions(there, here)
-        if there.keys() <= here.keys():
+        self._remove_portions(self._listed(self._target), here)
+        there = self._listed(self._target)
+        if there.keys() <= here.keys() | self._names_of_portions():
             return
         for kind in (HISTORY, MEDIA):
             for segment in sealed(self._files, self._source, kind):
@@ -159,7 +159,11 @@ class Crossing:
         found: list[_Seen] = []
         gone: set[str] | None = None
         for name, (size, modified) in sorted(self._listed(self._source).items()):
-            if f"{holds}-" != name[: len(holds) + 1] or size < BLOCKS_OFFSET or (name in there and there[name][0] == size):
+            if (
+                f"{holds}-" != name[: len(holds) + 1]
+                or size < BLOCKS_OFFSET
+                or (name in there and there[name][0] == size)
+            ):
                 continue
             gone = self._rewritten() if gone is None else gone
             if name in gone:
@@ -272,7 +276,7 @@ class Crossing:
             reader.close()
 
     @contextlib.contextmanager
-    def _draft(self, name: str, modified: float) -> Any:
+    def _draft(self, name: str, modified: float) -> Iterator[str]:
         """A path to write to; it gets its name when the block ends, and goes when it fails."""
         path = os.path.join(self._target, name)
         draft = path + self._suffix
@@ -305,9 +309,8 @@ class Crossing:
                 replaced = self._gone_here() if replaced is None else replaced
             if name in there or (name not in here and replaced is not None and name in replaced):
                 del self.portions[name]
-        known = {portion.name for portions in self.portions.values() for portion in portions}
         was_removed = False
-        for name in there.keys() - here.keys() - known:
+        for name in there.keys() - here.keys() - self._names_of_portions():
             origin = self._copied_from(name)
             if origin is None:
                 continue
@@ -318,6 +321,9 @@ class Crossing:
                 was_removed = True
         if was_removed:
             self._files.sync_directory(self._target)
+
+    def _names_of_portions(self) -> set[str]:
+        return {portion.name for portions in self.portions.values() for portion in portions}
 
     def _gone_here(self) -> set[str]:
         """Names of what the source has replaced or repaired."""

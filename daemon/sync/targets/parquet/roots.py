@@ -166,5 +166,3 @@ class Directory:
             self._files.sync_directory(above)
             above = os.path.dirname(above)
         self._known.add(path)
-
-

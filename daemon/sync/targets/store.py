@@ -1,0 +1,134 @@
+"""``stepd:DIR``: another store. Several stores that hold streams of one run become one run there, in any order, twice, from many hosts.
+
+A run is the union of its segments and every segment has a name that no other has, so what one store brings is beside what another one
+brought, and bringing it twice changes nothing (`daemon.sync.targets.segments`). Artifacts go by digest and job, files by their time:
+the one that was changed last stays. What is in the target tells what is missing there; the cursor only makes that faster.
+
+A daemon may serve the target, and compact it, at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from daemon.store.replacing import hold
+from daemon.sync.passage import Passage
+from daemon.sync.place import Place
+from daemon.sync.target import Target
+from daemon.sync.targets.segments import Crossing, Portion, Portions
+from daemon.sync.targets.shelves import Shelves
+from sdk import runfiles
+from sdk.errors import StoreError, UsageError
+from sdk.files import DISK, Files
+from sdk.location import StoreIdentity, check_store, make_store, read_store
+from sdk.segment.naming import run_path
+
+_PORTIONS = "portions"
+
+
+class StoreTarget(Target):
+    """A store as a target. Everything is durable against power loss before it is noted, but for files of runs, which nobody forces."""
+
+    scheme: ClassVar[str] = "stepd"
+
+    def __init__(self, place: Place, files: Files = DISK) -> None:
+        super().__init__(place)
+        self._files = files
+        self._store: StoreIdentity | None = None
+
+    def check(self) -> None:
+        try:
+            self._store = make_store(os.path.abspath(self.place.path), self._files)
+        except StoreError as error:
+            raise UsageError(f"cannot carry runs to {self.place.text!r}: {error.message}", hint=error.hint) from error
+
+    def carry(self, passage: Passage) -> None:
+        store = self._open(passage)
+        source = os.path.dirname(os.path.dirname(os.path.abspath(passage.run.directory)))
+        key = read_store(source, self._files).id.hex()
+
+        def note(size: int) -> None:
+            passage.moved(0, size)
+            passage.check()
+
+        crossing = Crossing(
+            self._files, passage.run.directory, run_path(store.path, passage.run.id), passage.run.id, store,
+            tag=key[:8], portions=_portions_of(passage.state, key), note=note,
+        )  # fmt: skip
+        crossing.bring()
+        for name, why in crossing.troubles.items():
+            passage.lost(f"segment that cannot be read: {why}", name)
+        self._bring_files(passage, store)
+        shelves = Shelves(self._files, source, store.path, note)
+        shelves.bring(passage.run.artifacts)
+        for text, why in shelves.troubles.items():
+            passage.lost(f"artifact that is damaged: {why}", text)
+        for text, number in shelves.renumbered.items():
+            passage.told(f"artifact {text} is v{number} in {self.place.text!r}, which has another {text}")
+        # Why before anything is removed: whoever finds portions gone that the cursor knows brings them again.
+        crossing.tidy(lambda: hold(store.path))
+        passage.commit({**passage.state, key: _plain(crossing.portions)})
+
+    def _open(self, passage: Passage) -> StoreIdentity:
+        """The store that is written to, which must not have become another one, nor be that of the run.
+
+        Raises:
+            OSError: As `check_store`.
+            UsageError: A store cannot be carried into itself.
+        """
+        if self._store is None:
+            self.check()
+        store = self._store
+        assert store is not None
+        check_store(store, self._files)
+        there = run_path(store.path, passage.run.id)
+        if self._files.exists(there) and os.path.samefile(there, passage.run.directory):
+            raise UsageError(
+                f"{self.place.text!r} is the store that the run lies in", hint="--to stepd:/another/directory"
+            )
+        return store
+
+    def _bring_files(self, passage: Passage, store: StoreIdentity) -> None:
+        """The files of a run; one that is there and younger stays, and of equally old ones the larger."""
+        source = runfiles.files_path(passage.run.directory)
+        target = runfiles.files_path(run_path(store.path, passage.run.id))
+        for kept in runfiles.walk(source):
+            passage.check()
+            if self._is_younger(os.path.join(target, *kept.name.split("/")), kept):
+                continue
+            try:
+                size = runfiles.copy_in(
+                    os.path.join(source, *kept.name.split("/")), target, kept.name, self._files, drafter="sync"
+                )
+            except (FileNotFoundError, ValueError, StoreError) as error:
+                passage.lost(f"file that cannot be carried: {error}", kept.name)
+                continue
+            passage.moved(0, size)
+
+    def _is_younger(self, path: str, kept: runfiles.Kept) -> bool:
+        modified_ns = int(kept.modified * 1e9)
+        if runfiles.is_copy(path, kept.size, modified_ns, self._files):
+            return True
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            there = self._files.status(path)
+            return (there.modified_ns // 10_000, there.size) > (modified_ns // 10_000, kept.size)
+        return False
+
+
+def _portions_of(state: Mapping[str, Any], key: str) -> Portions:
+    """What the cursor says of one source; nothing where it says nonsense, for the target itself tells, too."""
+    try:
+        said: Mapping[str, Any] = state.get(key, {}).get(_PORTIONS, {})
+        return {
+            str(name): [Portion(int(start), int(end), str(own)) for start, end, own in portions]
+            for name, portions in said.items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _plain(portions: Portions) -> dict[str, Any]:
+    return {_PORTIONS: {name: [list(portion) for portion in found] for name, found in portions.items()}}

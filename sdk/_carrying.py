@@ -1,0 +1,138 @@
+"""Carrying a run to its targets while it is written, the trainer's side: `init(sync_to=)`, and what `finish()` waits for.
+
+The trainer leaves a job in the store and never thinks of it again before its end (`_syncing`); the daemon's carrier does the rest.
+At the end the job is left once more, which has the carrier begin a pass at once, and `finish()` looks until a pass that began after
+that has come to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from . import _greeting, _spawn, clock
+from ._syncing import Job, Told, put_job, read_told
+from .errors import Error, UsageError
+
+if TYPE_CHECKING:
+    from ._run import Run
+
+# What `daemon.sync.registry` knows; others are looked for among the entry points.
+SCHEMES = ("jsonl", "tensorboard", "parquet", "mlflow", "wandb", "stepd")
+_GROUP = "stepd.targets"
+_DIRECTORIES = frozenset({"jsonl", "tensorboard", "parquet", "stepd"})
+# As in `daemon.sync.place`.
+_TARGET = re.compile(r"([a-z][a-z0-9_+-]{0,31}):([^?]*)(.*)", re.DOTALL)
+_CREDENTIALS = re.compile(r"//[^/?#]*@")
+# Between two looks at a small file.
+_LOOK_SECONDS = 0.02
+# After such a pass all that was stored when it began is there, or it never will be: words of `daemon.sync.outcome`.
+_GOOD = frozenset({"delivered", "up to date", "live"})
+_HOPELESS = frozenset({"failed", "misuse"})
+
+
+def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
+    """The targets with directories made absolute, as the process that carries has another working directory.
+
+    Raises:
+        UsageError: One is no target, of a kind that nobody knows, or holds a user or password.
+    """
+    return tuple(dict.fromkeys(_checked(target) for target in targets))
+
+
+def _checked(target: str) -> str:
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise UsageError(
+            f"init() sync_to is {target!r}, expected KIND:WHERE", hint="init(sync_to='tensorboard:runs')"
+        )
+    scheme, path, options = match.groups()
+    if _CREDENTIALS.search(path + options):
+        # Why the target is not told: it holds the password.
+        raise UsageError(
+            f"init() sync_to of kind {scheme!r} holds a user or password, which would be stored and shown with it",
+            hint="give them in the environment variables that the service's own library reads",
+        )
+    if scheme not in SCHEMES and scheme not in _added():
+        from .reader.names import nearest
+
+        near = nearest(scheme, SCHEMES)
+        meant = f". Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"init() sync_to {target!r}: no target is called {scheme!r}{meant} There are {', '.join(SCHEMES)}")
+    if scheme in _DIRECTORIES and not path:
+        raise UsageError(f"init() sync_to is {target!r}, expected a directory behind the colon")
+    is_directory = scheme in _DIRECTORIES and "://" not in path
+    if is_directory or path.startswith(("./", "../", "~/")) or path in (".", ".."):
+        path = os.path.abspath(os.path.expanduser(path))
+    return f"{scheme}:{path}{options}"
+
+
+def _added() -> set[str]:
+    from importlib.metadata import entry_points
+
+    return {point.name for point in entry_points(group=_GROUP)}
+
+
+def begin(run: Run) -> None:
+    """Leaves the jobs of a run that has just begun, or was joined. Trouble becomes a note: the run is there all the same."""
+    for target in run.settings.sync_to:
+        try:
+            put_job(run._store, run.id, target, run.settings.sync_seconds)
+        except (OSError, Error) as error:
+            run._say(
+                f"stepd: run {run.id!r} is not carried to {_greeting.clean(target)} while it is written: {error}. "
+                f"Afterwards: {_command(run, target)}"
+            )
+
+
+def deliver(run: Run, deadline: float) -> list[str]:
+    """Waits until the run's targets have all that is stored of it, at most until `deadline`; a line about each for the receipt.
+
+    Args:
+        deadline: Of `clock.monotonic`; when it is past, nothing is waited for.
+    """
+    ended = clock.monotonic()
+    jobs = {target: job for target in run.settings.sync_to if (job := _put(run, target)) is not None}
+    is_served = _spawn.is_serving(run._store.path)
+    while is_served and clock.monotonic() < deadline:
+        if all(_is_settled(read_told(job), ended, deadline) for job in jobs.values()):
+            break
+        clock.pause(_LOOK_SECONDS)
+    return [_line(run, target, jobs.get(target), ended, is_served=is_served) for target in run.settings.sync_to]
+
+
+def _put(run: Run, target: str) -> Job | None:
+    try:
+        return put_job(run._store, run.id, target, run.settings.sync_seconds)
+    except (OSError, Error):
+        return None
+
+
+def _is_settled(told: Told | None, ended: float, deadline: float) -> bool:
+    """Whether waiting longer would change nothing."""
+    if told is None or told.began_here < ended:
+        return False
+    return told.state in _GOOD or told.state in _HOPELESS or told.again_at > deadline
+
+
+def _line(run: Run, target: str, job: Job | None, ended: float, *, is_served: bool) -> str:
+    told = read_told(job) if job is not None else None
+    shown = _greeting.clean(target)
+    if told is not None and told.began_here >= ended and told.state in _GOOD:
+        text = f"synced to {shown} ({_greeting.count(told.points, 'point')})"
+        lost = ", ".join(f"{_greeting.clean(what)} × {count:,}" for what, count in told.lost.items())
+        return f"! {text}, which cannot hold: {lost}" if lost else text
+    if told is not None and told.reason:
+        return f"! not all is synced to {shown}: {_greeting.clean(told.reason)[:200]}. Later: {_command(run, target)}"
+    if not is_served:
+        return f"! not synced to {shown} yet, as no daemon runs: {_greeting.command('sync --drain', run.id, run._store.path)}"
+    return f"! not all is synced to {shown} yet; the daemon goes on, or {_command(run, target)}"
+
+
+def _command(run: Run, target: str) -> str:
+    # Why the braces are doubled: the words are a format, and a target may hold some.
+    quoted = shlex.quote(_greeting.clean(target)).replace("{", "{{").replace("}", "}}")
+    return _greeting.command(f"sync {{run}} --to {quoted}", run.id, run._store.path)
