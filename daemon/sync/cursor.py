@@ -37,11 +37,12 @@ class Cursor:
         lost: What the target could not hold -> key ("" of none) -> how often.
         told: Remarks.
         source: What the driver knows of the source: its looks and the damage it had.
+        run_id: None: of whichever run the file is.
     """
 
-    def __init__(self, path: str, run_id: str, target: str, files: Files = DISK) -> None:
+    def __init__(self, path: str, run_id: str | None, target: str, files: Files = DISK) -> None:
         self.path = path
-        self._run_id, self._target, self._files = run_id, target, files
+        self.run_id, self._target, self._files = run_id, target, files
         self.delivered: Delivered = {}
         self.rows: RowsInOrder | None = None
         self.made: tuple[int, str] = (0, "")
@@ -64,17 +65,19 @@ class Cursor:
                     f"{self.path!r} is of format {found['format']!r}, this version knows {_FORMAT}",
                     hint="pip install -U stepd",
                 )
-            if found["run"] != self._run_id:
+            if self.run_id is not None and found["run"] != self.run_id:
                 return
             delivered = _ranges(found["streams"])
             rows = found["rows"]
             in_order = None if rows is None else RowsInOrder(int(rows["next_step"]), _ranges(rows["seen"]))
             made = int(found["made"][0]), str(found["made"][1])
             lost = {str(what): {str(k): int(n) for k, n in keys.items()} for what, keys in found["lost"].items()}
+            run_id = str(found["run"])
             state, told, source = dict(found["state"]), [str(text) for text in found["told"]], dict(found["source"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
         self.delivered, self.rows, self.made, self.state, self.lost = delivered, in_order, made, state, lost
+        self.run_id = run_id
         self.told, self.source, self.is_new = told, source, False
 
     def write(self) -> None:
@@ -85,7 +88,7 @@ class Cursor:
         """
         rows = self.rows
         told = {
-            "format": _FORMAT, "run": self._run_id, "target": self._target, "streams": _named(self.delivered),
+            "format": _FORMAT, "run": self.run_id, "target": self._target, "streams": _named(self.delivered),
             "rows": None if rows is None else {"next_step": rows.next_step, "seen": _named(rows.seen)},
             "made": list(self.made), "state": self.state, "lost": self.lost, "told": self.told, "source": self.source,
         }  # fmt: skip

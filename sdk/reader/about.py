@@ -355,6 +355,17 @@ class About:
             for stream in lane.streams
         ]
 
+    @property
+    def hidden_from(self) -> dict[str, int]:
+        """By stream, the step from which on a resume hid its rows; only of those of which it hid any."""
+        self._open()
+        return {
+            stream.hex: limit
+            for lane in self._lanes
+            for stream, limit in zip(lane.streams, lane.step_limits)
+            if limit <= STEP_MAX
+        }
+
     def _stream(self, stream: StreamFacts, ranges: list[tuple[int, int]]) -> StreamInfo:
         return StreamInfo(
             stream.hex,

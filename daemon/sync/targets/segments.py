@@ -64,7 +64,7 @@ class Crossing:
 
     Attributes:
         portions: What lies in the target of segments that are not sealed; to be kept between passes. Where it is lost it is found again.
-        troubles: Names of segments that cannot be read, and why.
+        troubles: What is wrong with segments that cannot be read.
         size: Bytes that were written.
     """
 
@@ -94,7 +94,7 @@ class Crossing:
         self._suffix = f".{tag}.copy"
         self._note = note
         self.portions: Portions = dict(portions or {})
-        self.troubles: dict[str, str] = {}
+        self.troubles: list[str] = []
         self.size = 0
 
     def bring(self) -> None:
@@ -173,7 +173,7 @@ class Crossing:
             except FileNotFoundError:
                 raise
             except (OSError, Error) as error:
-                self.troubles[name] = str(error)
+                self.troubles.append(str(error) if name in str(error) else f"{name}: {error}")
                 continue
             try:
                 end = reader.size if reader.sealed else reader.tail

@@ -38,7 +38,7 @@ class Shelves:
     """The artifacts of a store that is read and of one that is written.
 
     Attributes:
-        troubles: What could not be carried: "name:v3" to why.
+        troubles: What is wrong with versions that could not be carried.
         renumbered: "name:v3" to the number that it has in the target, where that is another.
     """
 
@@ -47,7 +47,7 @@ class Shelves:
         self._source, self._target = source, target
         self._from, self._to = Shelf(source, files), Shelf(target, files)
         self._note = note
-        self.troubles: dict[str, str] = {}
+        self.troubles: list[str] = []
         self.renumbered: dict[str, int] = {}
 
     def bring(self, facts: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Shelves:
                 if number is None:
                     number = self._publish(head, self._from.entries(head))
             except DamageError as error:
-                self.troubles[text] = error.message
+                self.troubles.append(f"artifact {text}: {error.message}")
                 continue
             if number != head.number:
                 self.renumbered[text] = number

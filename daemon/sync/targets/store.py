@@ -21,12 +21,13 @@ from daemon.sync.target import Target
 from daemon.sync.targets.segments import Crossing, Portion, Portions
 from daemon.sync.targets.shelves import Shelves
 from sdk import runfiles
-from sdk.errors import StoreError, UsageError
+from sdk.errors import DamageError, StoreError, UsageError
 from sdk.files import DISK, Files
 from sdk.location import StoreIdentity, check_store, make_store, read_store
 from sdk.segment.naming import run_path
 
 _PORTIONS = "portions"
+_TROUBLES_TOLD_MAX = 5
 
 
 class StoreTarget(Target):
@@ -59,18 +60,22 @@ class StoreTarget(Target):
             tag=key[:8], portions=_portions_of(passage.state, key), note=note,
         )  # fmt: skip
         crossing.bring()
-        for name, why in crossing.troubles.items():
-            passage.lost(f"segment that cannot be read: {why}", name)
-        self._bring_files(passage, store)
+        troubles = [*crossing.troubles, *self._bring_files(passage, store)]
         shelves = Shelves(self._files, source, store.path, note)
         shelves.bring(passage.run.artifacts)
-        for text, why in shelves.troubles.items():
-            passage.lost(f"artifact that is damaged: {why}", text)
+        troubles += shelves.troubles
         for text, number in shelves.renumbered.items():
             passage.told(f"artifact {text} is v{number} in {self.place.text!r}, which has another {text}")
         # Why before anything is removed: whoever finds portions gone that the cursor knows brings them again.
         crossing.tidy(lambda: hold(store.path))
         passage.commit({**passage.state, key: _plain(crossing.portions)})
+        if troubles:
+            # Not `passage.lost`: what is mended comes the next time, and nothing is lost then.
+            raise DamageError(
+                f"{len(troubles)} things of run {passage.run.id!r} cannot be read, the others were carried: "
+                f"{'; '.join(troubles[:_TROUBLES_TOLD_MAX])}",
+                hint=f"stepd verify {passage.run.id}",
+            )
 
     def _open(self, passage: Passage) -> StoreIdentity:
         """The store that is written to, which must not have become another one, nor be that of the run.
@@ -91,8 +96,9 @@ class StoreTarget(Target):
             )
         return store
 
-    def _bring_files(self, passage: Passage, store: StoreIdentity) -> None:
-        """The files of a run; one that is there and younger stays, and of equally old ones the larger."""
+    def _bring_files(self, passage: Passage, store: StoreIdentity) -> list[str]:
+        """The files of a run; one that is there and younger stays, and of equally old ones the larger. Says what could not be brought."""
+        troubles: list[str] = []
         source = runfiles.files_path(passage.run.directory)
         target = runfiles.files_path(run_path(store.path, passage.run.id))
         for kept in runfiles.walk(source):
@@ -103,10 +109,13 @@ class StoreTarget(Target):
                 size = runfiles.copy_in(
                     os.path.join(source, *kept.name.split("/")), target, kept.name, self._files, drafter="sync"
                 )
-            except (FileNotFoundError, ValueError, StoreError) as error:
-                passage.lost(f"file that cannot be carried: {error}", kept.name)
+            except FileNotFoundError:
+                continue  # its owner has removed it
+            except (ValueError, StoreError) as error:
+                troubles.append(str(error))
                 continue
             passage.moved(0, size)
+        return troubles
 
     def _is_younger(self, path: str, kept: runfiles.Kept) -> bool:
         modified_ns = int(kept.modified * 1e9)

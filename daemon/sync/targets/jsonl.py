@@ -1,0 +1,205 @@
+"""``jsonl:DIR``: lines of JSON, one for each row as it was logged. The simplest target, and the model for others (docs/sync.md#jsonl).
+
+    DIR/<project>/<run>/facts.json               what is known of the run, replaced as a whole
+                        rows-<stream>.jsonl      {"_step", "_timestamp", "_sequence", "_stream", key: value, …}
+                        system-<stream>.jsonl    the same of what was observed
+                        console-<stream>.jsonl   the same of what was printed
+                        media/<stream>-<sequence>-<n>-<name>
+
+A file of lines only grows; the state says how long each is, and what is longer was written by a pass that did not come to its commit.
+What is under the same stream, step and key twice was logged twice, and the higher sequence counts. Rows that a resume hid before they
+were carried are left out; when a resume hides some that are in the files, these are written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from daemon.sync.appending import AppendFile
+from daemon.sync.passage import Passage
+from daemon.sync.target import Target
+from sdk import clock
+from sdk.errors import Error, UsageError
+from sdk.files import DISK
+from sdk.ids import run_directory
+from sdk.limits import MIB, NESTING_MAX
+from sdk.reader import MediaItem, Run
+from sdk.reader.delivery import Batch
+from sdk.reader.lanes import TRAINING
+from sdk.reader.plain import as_json
+
+_KINDS = TRAINING | {"system", "console"}
+_COMMIT_SECONDS = 5.0
+_COMMIT_BYTES = 32 * MIB
+FACTS = "facts.json"
+MEDIA = "media"
+# What was logged under our own names, as `Run.rows` calls it.
+_LOGGED = {name: f"_logged{name}" for name in ("_step", "_timestamp", "_sequence", "_stream")}
+
+
+class JsonlTarget(Target):
+    scheme = "jsonl"
+
+    def check(self) -> None:
+        """Raises UsageError where no directory can be made."""
+        if not self.place.path:
+            raise UsageError("jsonl: names no directory", hint="--to jsonl:DIR")
+        try:
+            DISK.make_directory(self.place.path)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.place.text!r}: {error.strerror}") from error
+
+    def carry(self, passage: Passage) -> None:
+        _Lines(self.place.path, passage).carry()
+
+
+class _Lines:
+    """The files of one run in one pass."""
+
+    def __init__(self, root: str, passage: Passage) -> None:
+        self._root, self._passage = root, passage
+        self._state: dict[str, Any] = dict(passage.state)
+        self._file: AppendFile | None = None
+        self._committed, self._since = clock.monotonic(), 0
+
+    def carry(self) -> None:
+        run = self._passage.run
+        hidden = run.hidden_from
+        if self._state and (self._state["hidden"] != hidden or not self._are_whole()):
+            self._passage.start_again()
+            self._state = {}
+        # A run stays where it was put first, whatever its project is called later.
+        self._state.setdefault("directory", os.path.join(_directory(run.project), run_directory(run.id)))
+        self._state["lengths"] = dict(self._state.get("lengths", {}))
+        self._state["hidden"] = hidden
+        try:
+            for batch in self._passage.batches(_KINDS):
+                self._append(batch)
+                if clock.monotonic() - self._committed >= _COMMIT_SECONDS or self._since >= _COMMIT_BYTES:
+                    self._commit()
+            self._tell_facts(run)
+            self._commit()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def _path(self, *names: str) -> str:
+        return os.path.join(self._root, self._state["directory"], *names)
+
+    def _are_whole(self) -> bool:
+        """Whether what was written before is still there."""
+        try:
+            return all(DISK.status(self._path(name)).size >= size for name, size in self._state["lengths"].items())
+        except OSError:
+            return False
+
+    def _append(self, batch: Batch) -> None:
+        file = self._file_of(batch)
+        lines = []
+        for sequence, step, time_us, values in batch.rows():
+            head = {"_step": step, "_timestamp": time_us / 1e6, "_sequence": sequence, "_stream": batch.stream.hex}
+            row = {_LOGGED.get(key, key): self._plain(value, key, head) for key, value in values.items()}
+            lines.append(self._line(head, row))
+        data = "".join(lines).encode("ascii")
+        file.write([data])
+        self._since += len(data)
+        self._passage.moved(batch.values, len(data))
+
+    def _line(self, head: dict[str, Any], row: dict[str, Any]) -> str:
+        try:
+            return as_json({**head, **row}) + "\n"
+        except RecursionError:  # as deep as msgpack reads, deeper than Python's encoder writes
+            kept = {key: value for key, value in row.items() if self._is_shallow(key, value)}
+            return as_json({**head, **kept}) + "\n"
+
+    def _is_shallow(self, key: str, value: Any) -> bool:
+        try:
+            as_json(value)
+        except RecursionError:
+            self._passage.lost("values nested too deep", key)
+            return False
+        return True
+
+    def _file_of(self, batch: Batch) -> AppendFile:
+        kind = batch.stream.kind
+        name = f"{'rows' if kind in TRAINING else kind}-{batch.stream.hex}.jsonl"
+        path = self._path(name)
+        if self._file is None or self._file.path != path:
+            self._force()
+            self._file = AppendFile(path, self._state["lengths"].get(name, 0))
+        return self._file
+
+    def _force(self) -> None:
+        """What was written to the open file is safe, and is in the state; it is closed."""
+        if self._file is not None:
+            self._state["lengths"][os.path.basename(self._file.path)] = self._file.force()
+            self._file.close()
+            self._file = None
+
+    def _commit(self) -> None:
+        self._force()
+        self._passage.commit(self._state)
+        self._committed, self._since = clock.monotonic(), 0
+
+    def _tell_facts(self, run: Run) -> None:
+        text = as_json(facts_of(run), indent=1).encode("ascii")
+        digest = hashlib.sha256(text).hexdigest()
+        if self._state.get("facts") != digest or not DISK.exists(self._path(FACTS)):
+            DISK.make_directory(self._path())
+            DISK.write_whole(self._path(FACTS), text)
+            self._state["facts"] = digest
+
+    # -- media -----------------------------------------------------------------------------------------------------------
+
+    def _plain(self, value: Any, key: str, head: dict[str, Any], depth: int = 0) -> Any:
+        """A value with media written into files; each becomes what it says of itself, and the path of its file."""
+        if isinstance(value, MediaItem):
+            return self._saved(value, key, head)
+        if depth > NESTING_MAX:
+            return value
+        if type(value) is list and any(isinstance(part, (MediaItem, list, dict)) for part in value):
+            return [self._plain(part, key, head, depth + 1) for part in value]
+        if type(value) is dict:
+            return {name: self._plain(part, key, head, depth + 1) for name, part in value.items()}
+        return value
+
+    def _saved(self, item: MediaItem, key: str, head: dict[str, Any]) -> dict[str, Any]:
+        # Of stream and sequence, so that no two are one, and a pass that is begun again writes the same file.
+        name = f"{head['_stream']}-{head['_sequence']}-{item.index}-{item.file_name}"
+        facts = {**item.as_plain(), "kind": item.kind}
+        DISK.make_directory(self._path(MEDIA))
+        try:
+            self._since += DISK.status(item.save(self._path(MEDIA, name))).size
+        except Error as error:
+            self._passage.lost(f"files of {item.kind} that cannot be read", key)
+            return {**facts, "path": None, "error": error.message}
+        return {**facts, "path": f"{MEDIA}/{name}"}
+
+
+def _directory(project: str) -> str:
+    return run_directory(project) if project else "_"
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What is known of a run, for JSON; the same as long as nothing new is known."""
+    facts = {
+        name: getattr(run, name)
+        for name in (
+            "id", "name", "project", "group", "job_type", "notes", "tags", "state", "created", "exit_code", "config", "summary",
+            "metrics", "context", "artifacts", "misuse",
+        )
+    }  # fmt: skip
+    streams = [
+        {"id": one.id, "kind": one.kind, "rank": one.rank, "host": one.host, "started": one.started, "attempt": one.attempt,
+         "parent": one.parent, "continues": one.continues, "records": one.records}
+        for one in run.streams
+    ]  # fmt: skip
+    return {
+        **facts,
+        "error": run.error._asdict() if run.error is not None else None,
+        "alerts": [alert._asdict() for alert in run.alerts],
+        "files": [file.name for file in run.files()],
+        "streams": streams,
+    }

@@ -1,0 +1,296 @@
+"""The door to the library mlflow: one tracking server, or a data base in its place, with its errors as ours.
+
+The library is imported by whoever makes a `Server`, which is a worker process of `stepd sync`. It would retry for minutes by itself,
+report its use, draw progress bars and warn; all that is turned off before it is imported, unless the environment says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from daemon.sync.target import Retriable
+from sdk.errors import Error, UsageError
+
+# Limit: those of a server's API, the same in all versions (mlflow.utils.validation).
+METRICS_MAX = 1000
+PAIRS_MAX = 100
+# Limit: a request may have 1 000 000 bytes; a metric is its name as JSON and at most 180 bytes around it.
+_REQUEST_BYTES_MAX = 900_000
+_METRIC_BYTES = 180
+# Limit: 5000 characters until MLflow 2.12, 8000 since.
+TAG_CHARACTERS_MAX = 5000
+_EXPERIMENT_CHARACTERS_MAX = 500
+_NAME_CHARACTERS_MAX = 250
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the driver waits and tries again, and says so
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_RETRIABLE = frozenset({
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED",
+    "CANCELLED", "RESOURCE_CONFLICT",
+})  # fmt: skip
+_UNKNOWN = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
+_STRANGER = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"})
+_STATUS_RETRIABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+# What stands between "//" and "@" in a URL that the environment gave.
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_CAUSE = re.compile(r"\(Caused by (.*)\)")
+_REASON_CHARACTERS_MAX = 300
+_DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
+
+
+class Unknown(Error):
+    """The server has no such run or experiment."""
+
+
+class Found(NamedTuple):
+    """A run as the server has it.
+
+    Attributes:
+        id: MLflow's.
+        is_deleted: It lies in the trash.
+        metrics: The latest value of each, by MLflow's name; `params` likewise.
+    """
+
+    id: str
+    is_deleted: bool
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+
+
+class Server:
+    """A tracking server. Cheap to make once the library is there; nothing is asked before it is needed.
+
+    Args:
+        uri: As MLflow takes it.
+
+    Raises:
+        UsageError: A package is not installed, or the URI is none that MLflow knows.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        scheme = re.split(r"[:+]", uri, maxsplit=1)[0]
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import mlflow.entities
+            from mlflow.exceptions import MlflowException
+            from mlflow.tracking import MlflowClient
+            from requests.exceptions import RequestException
+        except ImportError as error:
+            raise UsageError(f"mlflow cannot be imported: {error}", hint="pip install 'stepd[mlflow]'") from None
+        if scheme in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
+            raise UsageError(
+                f"{self.said} is a data base, for which MLflow needs more than its client", hint="pip install mlflow"
+            )
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self._entities = mlflow.entities
+        self._failures = (MlflowException, RequestException)
+        with self.asked("open"):
+            self._client = MlflowClient(uri)
+
+    @property
+    def said(self) -> str:
+        """The URI as it may be printed."""
+        return repr(_hidden(self.uri))
+
+    # -- experiments and runs --------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Asks it something.
+
+        Raises:
+            Retriable: It does not answer now. UsageError: It lets nobody in, or is no tracking server.
+        """
+        with self.asked("reach"):
+            self._client.search_experiments(max_results=1)
+
+    def experiment(self, name: str, artifacts: str | None = None) -> str:
+        """The id of the experiment of this name, which is made where there is none.
+
+        Args:
+            artifacts: Where a new one is to keep its files; None: as the server thinks best.
+
+        Raises:
+            Error: It was deleted.
+        """
+        name = name[:_EXPERIMENT_CHARACTERS_MAX]
+        with self.asked(f"find the experiment {name!r}"):
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return str(self._client.create_experiment(name, artifact_location=artifacts))
+                except self._failures as error:
+                    if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    found = self._client.get_experiment_by_name(name)  # another worker was quicker
+        if found is None or found.lifecycle_stage != "active":
+            raise Error(
+                f"the experiment {name!r} of {self.said} was deleted, expected one that is active",
+                hint="restore it in MLflow, or name another: --to 'mlflow:…?experiment=NAME'",
+            )
+        return str(found.experiment_id)
+
+    def find(self, experiment: str, tag: str, value: str) -> str | None:
+        """The id of the oldest run of an experiment with a tag; None without one. `value` holds no quotes."""
+        with self.asked("look for a run"):
+            found = self._client.search_runs(
+                [experiment], f"tags.`{tag}` = '{value}'", max_results=1, order_by=["attributes.start_time ASC"]
+            )
+        return str(found[0].info.run_id) if found else None
+
+    def create(self, experiment: str, name: str, started: float, tags: Mapping[str, str]) -> str:
+        """Makes a run; its id."""
+        with self.asked("make a run"):
+            made = self._client.create_run(
+                experiment, start_time=max(int(started * 1000), 0), tags=dict(tags), run_name=name[:_NAME_CHARACTERS_MAX] or None
+            )
+        return str(made.info.run_id)
+
+    def look(self, run: str) -> Found:
+        """A run as it is now.
+
+        Raises:
+            Unknown: There is none of this id.
+        """
+        with self.asked("read a run"):
+            found = self._client.get_run(run)
+        is_deleted = found.info.lifecycle_stage != "active"
+        return Found(str(found.info.run_id), is_deleted, dict(found.data.metrics), dict(found.data.params))
+
+    def rename(self, run: str, name: str) -> None:
+        with self.asked("name a run"):
+            self._client.update_run(run, name=name[:_NAME_CHARACTERS_MAX])
+
+    def set_status(self, run: str, status: str, ended: float) -> None:
+        """RUNNING, or another status and when it was reached."""
+        with self.asked("say how a run ended"):
+            if status == "RUNNING":
+                self._client.update_run(run, status=status)
+            else:
+                self._client.set_terminated(run, status, int(ended * 1000))
+
+    # -- what a run holds ------------------------------------------------------------------------------------------------
+
+    def log_metrics(self, run: str, metrics: Sequence[tuple[str, float, int, int]]) -> None:
+        """Sends values: (name, value, time in milliseconds, step). What is there already is sent without effect: its primary
+        key is all of that.
+        """
+        make = self._entities.Metric
+        for some in _portions(metrics):
+            with self.asked("log metrics"):
+                self._client.log_batch(run, metrics=[make(*metric) for metric in some])
+
+    def log_params(self, run: str, params: Mapping[str, str]) -> None:
+        """Sets parameters that are not there yet: none can be changed."""
+        make = self._entities.Param
+        for some in _by_hundred([make(*pair) for pair in params.items()]):
+            with self.asked("log parameters"):
+                self._client.log_batch(run, params=some)
+
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        make = self._entities.RunTag
+        for some in _by_hundred([make(name, text[:TAG_CHARACTERS_MAX]) for name, text in tags.items()]):
+            with self.asked("set tags"):
+                self._client.log_batch(run, tags=some)
+
+    def remove_tag(self, run: str, name: str) -> None:
+        with contextlib.suppress(Unknown), self.asked("remove a tag"):
+            self._client.delete_tag(run, name)
+
+    def upload(self, run: str, path: str, directory: str) -> None:
+        """Puts a file of this machine below a directory of the run's artifacts ("": at their top); one of that name is replaced."""
+        with self.asked("store a file"):
+            self._client.log_artifact(run, path, directory or None)
+
+    # -- errors ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def asked(self, what: str) -> Iterator[None]:
+        """Turns what the library raises into our errors, without secrets."""
+        try:
+            yield
+        except self._failures as error:
+            raise self._meant(what, error) from None
+        except ImportError as error:
+            raise UsageError(
+                f"MLflow cannot {what} at {self.said}: {error}", hint=f"pip install {error.name or 'mlflow'}"
+            ) from None
+
+    def _meant(self, what: str, error: Any) -> Error:
+        code, reason = getattr(error, "error_code", ""), _reason(error)
+        said = f"MLflow cannot {what} at {self.said}"
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        if code in _STRANGER or status == 401:
+            return UsageError(
+                f"{said}: it does not know us (401)",
+                hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+            )
+        if code == "PERMISSION_DENIED" or status == 403:
+            return Error(f"{said}: this is not allowed (403): {reason}")
+        if code in _UNKNOWN:
+            return Unknown(f"{said}: {reason}")
+        if code == "ENDPOINT_NOT_FOUND":
+            return UsageError(f"{said}: it is no tracking server: {reason}")
+        if "must be in the 'active' state" in reason:
+            return Retriable(f"{said}: it was deleted in this moment")
+        if type(error).__name__ == "InvalidUrlException" or "[SSL: " in reason:
+            return UsageError(f"{said}: {reason}")
+        is_network = code == "" and status is None
+        if code in _RETRIABLE or status in _STATUS_RETRIABLE or is_network or "database is locked" in reason:
+            return Retriable(f"{said} now: {reason}", after=_retry_after(response))
+        return Error(f"{said}: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, on one line; of a network's only the cause, since the rest is the URL once more."""
+    text = _hidden(" ".join(str(error).split()))
+    cause = _CAUSE.search(text)
+    text = cause[1] if cause else text
+    return text if len(text) <= _REASON_CHARACTERS_MAX else f"{text[:_REASON_CHARACTERS_MAX]}…"
+
+
+def _hidden(text: str) -> str:
+    return _CREDENTIALS.sub("//***@", text)
+
+
+def _retry_after(response: Any) -> float | None:
+    try:
+        return float(response.headers["Retry-After"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _portions(metrics: Sequence[tuple[str, float, int, int]]) -> Iterator[Sequence[tuple[str, float, int, int]]]:
+    """As many as fit into one request. What lies together has mostly one name, whose size is asked once."""
+    start, size, last, bytes_each = 0, 0, "", 0
+    for place, metric in enumerate(metrics):
+        if metric[0] != last:
+            last = metric[0]
+            bytes_each = len(json.dumps(last)) + _METRIC_BYTES
+        if place - start == METRICS_MAX or size + bytes_each > _REQUEST_BYTES_MAX:
+            yield metrics[start:place]
+            start, size = place, 0
+        size += bytes_each
+    if start < len(metrics):
+        yield metrics[start:]
+
+
+def _by_hundred(pairs: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(pairs), PAIRS_MAX):
+        yield pairs[start : start + PAIRS_MAX]
