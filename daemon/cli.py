@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -20,6 +21,8 @@ COMMANDS = {
     "plot": ("Look", "Curves of runs in the terminal."),
     "artifacts": ("Look", "Data sets and models: names, versions, aliases; and their files."),
     "export": ("Move", "All rows of a run as JSON lines or CSV."),
+    "sync": ("Move", "Carry runs to TensorBoard, Parquet, MLflow, W&B, another store."),
+    "import": ("Move", "Runs that TensorBoard or W&B have written, into the store."),
     "verify": ("Mend", "Read every block and say what is damaged or missing."),
     "repair": ("Mend", "Save what can be saved of damaged segments."),
     "compact": ("Mend", "Encode and join large values, and remove old ones."),
@@ -42,7 +45,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"daemon.commands.{cmd_name}").command
+        # A module cannot be called as a keyword of Python is.
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"daemon.commands.{module}").command
         return command
 
     def resolve_command(

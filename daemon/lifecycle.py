@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sdk import clock, platform
 from sdk.platform import HeldLock
@@ -30,6 +33,30 @@ def on_termination(callback: Callable[[], None]) -> None:
     """Calls `callback` on SIGTERM, SIGINT and SIGHUP. The daemon is its own process: these are its own to handle."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: callback())
+
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# As in sdk._spawn: nothing of the working directory is found, and what is found is what we were loaded from.
+_CODE = """\
+import runpy, sys
+sys.path[:] = [p for p in sys.argv.pop(1).split(':') if p]
+runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
+"""
+
+
+def start_module(module: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Starts ``python -m module``, exec'd, so that it shares nothing with us, and connected to nothing.
+
+    Args:
+        options: Of `subprocess.Popen`, where something else is meant.
+
+    Raises:
+        OSError: No process can be made now.
+    """
+    path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])
+    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", _CODE, path, module, *arguments], **{**nowhere, **options})
 
 
 _WORKER_NICE = 10

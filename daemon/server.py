@@ -36,7 +36,7 @@ from daemon.store.recovery import (
 )
 from daemon.store.replacing import kinds_in
 from daemon.store.run_writer import RunWriter
-from daemon.workers import Keeper, Observer, Worker
+from daemon.workers import Carrier, Keeper, Observer, Worker
 from sdk import __version__, clock, platform
 from sdk.budget import Budget, explain
 from sdk.errors import Error, StoreError
@@ -90,6 +90,7 @@ class Server:
         )
         self._rewriter = Worker("daemon.rewriter", [store.path], _log.warning)
         self._keeper = Keeper(store.path, _log.warning)
+        self._carrier = Carrier(store.path, _log.warning)
         self._observer = Observer(
             store.path,
             self._ingest.table,
@@ -136,6 +137,7 @@ class Server:
         self._observer.end(_WORKER_END_SECONDS)
         self._rewriter.end(_WORKER_END_SECONDS)
         self._keeper.end(_WORKER_END_SECONDS)
+        self._carrier.end(_WORKER_END_SECONDS)
         self._ingest.close()
 
     def open(self) -> None:
@@ -184,8 +186,9 @@ class Server:
             self._say_once(f"cannot look around: {error}")
         self._look_for_work(now)
         self._keeper.look(now)
+        self._carrier.look(now)
         self._look_after_observer(now)
-        working = self._rewriter.is_running or self._keeper.is_running
+        working = self._rewriter.is_running or self._keeper.is_running or self._carrier.holds(now)
         self._leaving.note(now, living_trainers=self._living or working)
 
     def _look_after_observer(self, now: float) -> None:
@@ -288,6 +291,7 @@ class Server:
             "rewritten": self._note_rewritten,
             "keeping": self._note_keeping,
             "observed": self._observer.answer,
+            "carrying": self._note_carrying,
         }
         handler = verbs.get(message.verb)
         if handler is None:
@@ -340,6 +344,11 @@ class Server:
         self._keeper.trouble = trouble
         return {}
 
+    def _note_carrying(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The carrier tells whether anything moves."""
+        self._carrier.note(clock.monotonic(), arguments)
+        return {}
+
     def status(self) -> dict[str, Any]:
         """What `stepd status --json` prints; docs/wire.md#control lists the fields."""
         import psutil
@@ -390,6 +399,7 @@ class Server:
             "rewriting": {"running": self._rewriter.is_running, **self._rewritten},
             "keeping": self._keeper.status(),
             "observing": self._observer.status(),
+            "carrying": self._carrier.status(),
         }
 
     def _refused_reasons(self, refused: dict[int, int]) -> dict[str, int]:

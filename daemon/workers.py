@@ -7,15 +7,16 @@ It may be killed at any moment, and is told to end when the daemon leaves.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from daemon.ingest.streams import Streams
+from daemon.lifecycle import start_module
 from sdk import clock
 from sdk._keeping import jobs, keeping_path
+from sdk._syncing import jobs as sync_jobs
+from sdk._syncing import syncing_path
 from sdk.files import DISK
 from sdk.ids import hex_u64
 
@@ -32,16 +33,12 @@ _WELL_SECONDS = 3600.0
 _OBSERVER_TROUBLE_SECONDS = 1.0
 # What it tells, and `stepd status` shows.
 _OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
+# A carrier that is killed is there again soon: somebody looks at what it brings.
+_CARRIER_TROUBLE_SECONDS = 1.0
+# A daemon that nobody else needs waits so long for a target that takes nothing; then the next one goes on, or `stepd sync --drain`.
+_AWAY_SECONDS = 600.0
 # No file system's times are coarser.
 _GRAIN_NS = 2 * 10**9
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-# As in sdk._spawn: nothing of the working directory is found, and what is found is what we were loaded from.
-_CODE = """\
-import runpy, sys
-sys.path[:] = [p for p in sys.argv.pop(1).split(':') if p]
-runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
-"""
 
 
 class Worker:
@@ -102,12 +99,8 @@ class Worker:
 
     def _start(self, now: float) -> None:
         self._started = now
-        path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, path, self._module, *self._arguments],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, close_fds=True, cwd="/",
-            )  # fmt: skip
+            self._process = start_module(self._module, self._arguments, cwd="/")
         except OSError as error:  # too many processes; the next look tries again
             self.wanted = True
             self._not_before = now + _TROUBLE_SECONDS
@@ -127,18 +120,17 @@ class Worker:
             process.wait()
 
 
-class Keeper(Worker):
-    """The worker that does the jobs which trainers leave in the store: wanted as soon as there is one.
+class _Jobber(Worker):
+    """A worker that does jobs which trainers leave in a directory of the store: wanted as soon as there is one of this machine."""
 
-    Attributes:
-        trouble: What keeps a job waiting, as the last keeper told it; "" for nothing.
-    """
-
-    def __init__(self, store: str, say: Callable[[str], None]) -> None:
-        super().__init__("daemon.keeper", [store], say, _KEEPER_TROUBLE_SECONDS)
+    def __init__(
+        self, module: str, store: str, say: Callable[[str], None], trouble_seconds: float, directory: str,
+        has_jobs: Callable[[str], bool],
+    ) -> None:  # fmt: skip
+        super().__init__(module, [store], say, trouble_seconds)
         self._store = store
+        self._directory, self._has_jobs = directory, has_jobs
         self._seen_ns = 0
-        self.trouble = ""
 
     def look(self, now: float) -> None:
         if not self.is_running and not self.wanted:
@@ -149,16 +141,31 @@ class Keeper(Worker):
     def _has_job(self) -> bool:
         # Limit: one stat at each look; a listing, of jobs that may be another machine's, only when the directory changed.
         try:
-            changed_ns = DISK.status(keeping_path(self._store)).modified_ns
+            changed_ns = DISK.status(self._directory).modified_ns
         except FileNotFoundError:
             return False
         if changed_ns == self._seen_ns:
             return False
-        if jobs(self._store):
+        if self._has_jobs(self._store):
             return True
         # Race: what comes within the grain of the time stamp would not change it.
         self._seen_ns = changed_ns if changed_ns < clock.wall_ns() - _GRAIN_NS else 0
         return False
+
+
+class Keeper(_Jobber):
+    """The worker that copies and hashes files.
+
+    Attributes:
+        trouble: What keeps a job waiting, as the last keeper told it; "" for nothing.
+    """
+
+    def __init__(self, store: str, say: Callable[[str], None]) -> None:
+        directory = keeping_path(store)
+        super().__init__(
+            "daemon.keeper", store, say, _KEEPER_TROUBLE_SECONDS, directory, lambda store: bool(jobs(store))
+        )
+        self.trouble = ""
 
     def status(self) -> dict[str, object]:
         """What `stepd status` shows."""
@@ -166,6 +173,44 @@ class Keeper(Worker):
         with contextlib.suppress(OSError):
             waiting = jobs(self._store)
         return {"running": self.is_running, "waiting": len(waiting), "trouble": self.trouble if waiting else ""}
+
+
+class Carrier(_Jobber):
+    """The worker that carries runs to other systems while they are written. The daemon stays for it while something moves (`holds`)."""
+
+    def __init__(self, store: str, say: Callable[[str], None]) -> None:
+        super().__init__("daemon.carrier", store, say, _CARRIER_TROUBLE_SECONDS, syncing_path(store), _has_runs)
+        self._waiting = 0
+        self._moved_at = -float("inf")
+        self._trouble = ""
+
+    def look(self, now: float) -> None:
+        super().look(now)
+        if self.is_running and self._started == now:
+            # Until it has told anything it counts as one that moves.
+            self._waiting, self._moved_at = 1, now
+
+    def note(self, now: float, told: Mapping[str, Any]) -> None:
+        """What the process tells (docs/wire.md#control)."""
+        waiting, quiet, trouble = told.get("waiting"), told.get("quiet_seconds"), str(told.get("trouble") or "")
+        self._waiting = waiting if type(waiting) is int else 0
+        self._moved_at = now - float(quiet) if isinstance(quiet, (int, float)) else now
+        if trouble and trouble != self._trouble:
+            self._say(f"carrying: {trouble}")
+        self._trouble = trouble
+
+    def holds(self, now: float) -> bool:
+        """Whether the daemon is to stay: something is not delivered, and not for want of the target."""
+        return self.is_running and self._waiting > 0 and now - self._moved_at < _AWAY_SECONDS
+
+    def status(self) -> dict[str, Any]:
+        """What `stepd status` shows; how far the targets are stands in the store (`sdk._syncing.backlog`)."""
+        pid = self._process.pid if self._process is not None else None
+        return {"pid": pid, "waiting": self._waiting if pid else 0, "trouble": self._trouble if pid else ""}
+
+
+def _has_runs(store: str) -> bool:
+    return any(job.is_ours for job in sync_jobs(store))
 
 
 class Observer(Worker):

@@ -29,6 +29,8 @@ _TARGET = re.compile(r"([a-z][a-z0-9_+-]{0,31}):([^?]*)(.*)", re.DOTALL)
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
 # Between two looks at a small file.
 _LOOK_SECONDS = 0.02
+# A daemon that `init` started serves by then, or it cannot.
+_START_SECONDS = 3.0
 # After such a pass all that was stored when it began is there, or it never will be: words of `daemon.sync.outcome`.
 _GOOD = frozenset({"delivered", "up to date", "live"})
 _HOPELESS = frozenset({"failed", "misuse"})
@@ -46,9 +48,7 @@ def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
 def _checked(target: str) -> str:
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise UsageError(
-            f"init() sync_to is {target!r}, expected KIND:WHERE", hint="init(sync_to='tensorboard:runs')"
-        )
+        raise UsageError(f"init() sync_to is {target!r}, expected KIND:WHERE", hint="init(sync_to='tensorboard:runs')")
     scheme, path, options = match.groups()
     if _CREDENTIALS.search(path + options):
         # Why the target is not told: it holds the password.
@@ -61,7 +61,9 @@ def _checked(target: str) -> str:
 
         near = nearest(scheme, SCHEMES)
         meant = f". Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"init() sync_to {target!r}: no target is called {scheme!r}{meant} There are {', '.join(SCHEMES)}")
+        raise UsageError(
+            f"init() sync_to {target!r}: no target is called {scheme!r}{meant} There are {', '.join(SCHEMES)}"
+        )
     if scheme in _DIRECTORIES and not path:
         raise UsageError(f"init() sync_to is {target!r}, expected a directory behind the colon")
     is_directory = scheme in _DIRECTORIES and "://" not in path
@@ -96,12 +98,19 @@ def deliver(run: Run, deadline: float) -> list[str]:
     """
     ended = clock.monotonic()
     jobs = {target: job for target in run.settings.sync_to if (job := _put(run, target)) is not None}
-    is_served = _spawn.is_serving(run._store.path)
-    while is_served and clock.monotonic() < deadline:
+    while (is_served := _is_served(run, ended)) and clock.monotonic() < deadline:
         if all(_is_settled(read_told(job), ended, deadline) for job in jobs.values()):
             break
         clock.pause(_LOOK_SECONDS)
     return [_line(run, target, jobs.get(target), ended, is_served=is_served) for target in run.settings.sync_to]
+
+
+def _is_served(run: Run, ended: float) -> bool:
+    """Whether a daemon is there to carry, or is about to be."""
+    if _spawn.is_serving(run._store.path):
+        return True
+    is_late = clock.monotonic() - ended > _START_SECONDS
+    return run.settings.autostart and not is_late and not _spawn.was_stopped(run._store.path)
 
 
 def _put(run: Run, target: str) -> Job | None:
@@ -126,10 +135,13 @@ def _line(run: Run, target: str, job: Job | None, ended: float, *, is_served: bo
         lost = ", ".join(f"{_greeting.clean(what)} × {count:,}" for what, count in told.lost.items())
         return f"! {text}, which cannot hold: {lost}" if lost else text
     if told is not None and told.reason:
-        return f"! not all is synced to {shown}: {_greeting.clean(told.reason)[:200]}. Later: {_command(run, target)}"
+        behind = f", {_greeting.count(told.behind, 'record')}" if told.behind else ""
+        return (
+            f"! sync to {shown} is behind{behind}: {_greeting.clean(told.reason)[:200]}. Later: {_command(run, target)}"
+        )
     if not is_served:
         return f"! not synced to {shown} yet, as no daemon runs: {_greeting.command('sync --drain', run.id, run._store.path)}"
-    return f"! not all is synced to {shown} yet; the daemon goes on, or {_command(run, target)}"
+    return f"! sync to {shown} is behind; the daemon goes on with it. Else: {_command(run, target)}"
 
 
 def _command(run: Run, target: str) -> str:

@@ -139,7 +139,9 @@ def greeting(
         ]
         lead = "     ! "
     else:
-        lines = [f"stepd: run {name} ({run_id}), project {clean(project)}, in {place}; watch: {watch}{carried and '; '}{carried}"]
+        lines = [
+            f"stepd: run {name} ({run_id}), project {clean(project)}, in {place}; watch: {watch}{carried and '; '}{carried}"
+        ]
         lead = "stepd: ! "
     return "\n".join([*lines, *(lead + clean(text) for text in notes)])
 

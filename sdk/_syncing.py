@@ -73,7 +73,7 @@ class Told(NamedTuple):
         began: `clock.monotonic` when the pass was begun that came to its end last; 0: none has.
         again_at: The same, of the next try after one that went wrong; 0: nothing went wrong.
         at_ns: Unix time of this.
-        points: Values delivered so far.
+        points: Values delivered so far. behind: Records that the store had and the target had not when the last pass went wrong.
         reason: Why something is not there; "" for nothing.
         lost: What the target cannot hold -> how often.
         is_over: The run has ended and all of it is there: the job is gone.
@@ -87,6 +87,7 @@ class Told(NamedTuple):
     again_at: float = 0.0
     at_ns: int = 0
     points: int = 0
+    behind: int = 0
     reason: str = ""
     lost: Mapping[str, int] = {}
     is_over: bool = False
@@ -140,7 +141,6 @@ def read_job(job: Job, files: Files = DISK) -> Order:
     is_whole = isinstance(run, str) and isinstance(target, str) and isinstance(mark, str)
     if not is_whole or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
         raise DamageError(f"cannot read job {job.path!r}: found {found!r}, expected {', '.join(Order._fields)}")
-    assert isinstance(run, str) and isinstance(target, str) and isinstance(mark, str)
     return Order(run, target, mark, float(seconds))
 
 
@@ -179,7 +179,7 @@ def read_told(job: Job, files: Files = DISK) -> Told | None:
         found = _read(files, job.told_path)
         known = {name: found[name] for name in Told._fields if name in found}
         told = Told(**known)
-        numbers = (told.began, told.again_at, told.at_ns, told.points, *dict(told.lost).values())
+        numbers = (told.began, told.again_at, told.at_ns, told.points, told.behind, *dict(told.lost).values())
         texts = (told.run, told.target, told.state, told.reason, told.boot, *dict(told.lost))
     except (OSError, DamageError, TypeError, ValueError):
         return None
@@ -255,7 +255,10 @@ def _named(store: str, files: Files) -> list[tuple[Job, str]]:
     directory = syncing_path(store)
     matches = (_NAME.fullmatch(name) for name, _, _ in files.entries(directory))
     return [
-        (Job(os.path.join(directory, match[0].removesuffix(match[4]) + JOB_SUFFIX), match[1], match[2], match[3]), match[4])
+        (
+            Job(os.path.join(directory, match[0].removesuffix(match[4]) + JOB_SUFFIX), match[1], match[2], match[3]),
+            match[4],
+        )
         for match in matches
         if match is not None
     ]

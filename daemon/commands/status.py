@@ -10,6 +10,7 @@ import click
 
 from daemon.commands.service import clean, directory_option, duration, size, store_path
 from sdk import _spawn
+from sdk._syncing import backlog
 from sdk.files import DISK
 from sdk.location import read_store
 from sdk.transport import request
@@ -35,6 +36,7 @@ def command(ctx: click.Context, as_json: bool, show_log: bool, check: bool, dire
         facts: dict[str, Any] = {"serving": True, **request(path, "status")}
     else:
         facts = {"serving": False, "store": path, "pid": None, "runs": []}
+    facts["syncing"] = [entry._asdict() for entry in backlog(path)]
     if as_json:
         click.echo(json.dumps(facts))
     else:
@@ -46,6 +48,7 @@ def command(ctx: click.Context, as_json: bool, show_log: bool, check: bool, dire
 def _print(facts: dict[str, Any]) -> None:
     if not facts["serving"]:
         click.echo(f"no daemon serves {clean(facts['store'])}; the next init() starts one")
+        _print_syncing(facts["syncing"])
         return
     kind = "stays until stopped" if facts["persistent"] else "leaves when idle"
     click.echo(
@@ -65,6 +68,7 @@ def _print(facts: dict[str, Any]) -> None:
         click.echo(f"  keep     {keeping}")
     if observing := _observing(facts.get("observing") or {}):
         click.echo(f"  observe  {observing}")
+    _print_syncing(facts["syncing"])
     if facts["gaps"]:
         lost = ", ".join(f"{count:,} {reason}" for reason, count in facts["gaps"].items())
         click.echo(f"  gaps     records not stored: {lost}; `stepd verify` says which")
@@ -87,6 +91,24 @@ def _keeping(told: dict[str, Any]) -> str:
         [f"{waiting:,} job{'' if waiting == 1 else 's'} of files wait{'s' if waiting == 1 else ''}"] if waiting else []
     )
     words += [f"trouble: {clean(str(told['trouble']))}"] if told.get("trouble") else []
+    return "; ".join(words)
+
+
+def _print_syncing(targets: list[dict[str, Any]]) -> None:
+    """A line for each target that runs are carried to while they are written."""
+    for told in targets:
+        click.echo(f"  sync     {_syncing(told)}")
+
+
+def _syncing(told: dict[str, Any]) -> str:
+    count = told["runs"]
+    words = [f"{clean(told['target'])}   {count:,} run{'' if count == 1 else 's'}"]
+    if told["failing"]:
+        words.append(f"{told['failing']:,} behind: {clean(told['reason'])}")
+    if told["elsewhere"]:
+        words.append(f"{told['elsewhere']:,} left on other machines, which stepd sync --drain delivers too")
+    age = told["age_seconds"]
+    words.append("nothing delivered yet" if age is None else f"last heard of {duration(age)} ago")
     return "; ".join(words)
 
 

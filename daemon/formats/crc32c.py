@@ -71,7 +71,7 @@ def shifted(state: int, count: int) -> int:
     while count:
         if count & 1:
             tables = _shift_tables(level)
-            state = int(tables[0][state & 0xFF] ^ tables[1][state >> 8 & 0xFF] ^ tables[2][state >> 16 & 0xFF] ^ tables[3][state >> 24])  # fmt: skip
+            state = int(_looked_up(tables, numpy.array([state], "u4"))[0])
         count >>= 1
         level += 1
     return state
@@ -91,13 +91,18 @@ def _folded(rows: NDArray[numpy.uint8]) -> NDArray[numpy.uint32]:
     while states.shape[1] > 1:
         left, right = states[:, 0::2], states[:, 1::2]
         tables = _shift_tables(level)
-        joined = tables[0][left & 0xFF]
-        joined ^= tables[1][left >> 8 & 0xFF]
-        joined ^= tables[2][left >> 16 & 0xFF]
-        joined ^= tables[3][left >> 24]
-        states = joined ^ right
+        states = _looked_up(tables, left) ^ right
         level += 1
     return states[:, 0]
+
+
+def _looked_up(tables: NDArray[numpy.uint32], states: NDArray[numpy.uint32]) -> NDArray[numpy.uint32]:
+    """States after the zero bytes that some `_shift_tables` stand for."""
+    found: NDArray[numpy.uint32] = tables[0][states & 0xFF]
+    found ^= tables[1][states >> 8 & 0xFF]
+    found ^= tables[2][states >> 16 & 0xFF]
+    found ^= tables[3][states >> 24]
+    return found
 
 
 @functools.cache
@@ -130,7 +135,9 @@ def _shift_tables(level: int) -> NDArray[numpy.uint32]:
         return _first_table()[states & 0xFF] ^ (states >> numpy.uint32(8))
     half = _shift_tables(level - 1)
     for _ in range(2):
-        states = half[0][states & 0xFF] ^ half[1][states >> 8 & 0xFF] ^ half[2][states >> 16 & 0xFF] ^ half[3][states >> 24]
+        states = (
+            half[0][states & 0xFF] ^ half[1][states >> 8 & 0xFF] ^ half[2][states >> 16 & 0xFF] ^ half[3][states >> 24]
+        )
     return states
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .protobuf import block, double, integer, text
+from daemon.formats.protobuf import block, double, integer, text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from .crc32c import crc32c, crc32c_rows, masked_of, position_tables
-from .events import DATA_CLASS, DATA_TYPES, DTYPE, METADATA, PLUGIN_DATA, PLUGIN_NAME, SCALAR, SHAPE, SIMPLE_VALUE, STEP, SUMMARY, SUMMARY_VALUE, TAG, TENSOR, TENSOR_CONTENT, WALL_TIME  # fmt: skip
-from .protobuf import FIXED32, FIXED64, VARINT, block, head, integer, text, varint
-from .tfrecord import FOOTER_BYTES, HEADER_BYTES, header
+from daemon.formats import events
+from daemon.formats.crc32c import crc32c, crc32c_rows, masked_of, position_tables
+from daemon.formats.protobuf import FIXED32, FIXED64, VARINT, block, head, integer, text, varint
+from daemon.formats.tfrecord import FOOTER_BYTES, HEADER_BYTES, header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +31,8 @@ _SCALARS = "scalars"
 def scalar_records(
     tags: Sequence[str], wall_times: NDArray[Any], steps: NDArray[Any], columns: Sequence[NDArray[Any]], *,
     as_double: bool = False,
-) -> Iterator[memoryview]:  # fmt: skip
-    """The records of rows, in portions of about a megabyte, in order; of a very wide row one record after another.
+) -> Iterator[NDArray[numpy.uint8]]:  # fmt: skip
+    """The records of rows, in portions of about a megabyte: uint8[rows, bytes of a row], in order. A very wide row is several records.
 
     Args:
         wall_times: float64[n], Unix seconds.
@@ -41,7 +41,7 @@ def scalar_records(
         as_double: They become float64 instead, in tensors, which take about 30 bytes more each.
     """
     kind = "<f8" if as_double else "<f4"
-    with numpy.errstate(over="ignore"):
+    with numpy.errstate(over="ignore"):  # beyond float32 is infinite there
         numbers = [column.astype(kind, copy=False) for column in columns]
     lengths = _varint_lengths(steps)
     edges = [0, *(numpy.flatnonzero(numpy.diff(lengths)) + 1).tolist(), len(steps)]
@@ -55,8 +55,7 @@ def scalar_records(
                 )
                 for low, group in groups
             ]  # fmt: skip
-            whole = made[0] if len(made) == 1 else numpy.concatenate(made, axis=1)
-            yield memoryview(whole).cast("B")
+            yield made[0] if len(made) == 1 else numpy.concatenate(made, axis=1)
 
 
 def _groups(tags: Sequence[str], as_double: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -92,13 +91,13 @@ class _Template:
 
     def __init__(self, tags: tuple[str, ...], as_double: bool, step_size: int) -> None:
         self.number_size, self.step_size = (8 if as_double else 4), step_size
-        start = head(WALL_TIME, FIXED64) + bytes(8) + head(STEP, VARINT) + bytes(step_size)
+        start = head(events.WALL_TIME, FIXED64) + bytes(8) + head(events.STEP, VARINT) + bytes(step_size)
         values, places = bytearray(), []
         for tag in tags:
             content = _value_parts(tag, as_double) + bytes(self.number_size)
-            values += block(SUMMARY_VALUE, content)
+            values += block(events.SUMMARY_VALUE, content)
             places.append(len(values) - self.number_size)
-        before = start + head(SUMMARY, 2) + varint(len(values))
+        before = start + head(events.SUMMARY, 2) + varint(len(values))
         payload = before + values
         self.record = numpy.frombuffer(header(len(payload)) + payload + bytes(FOOTER_BYTES), "u1")
         self.places = [HEADER_BYTES + 1, HEADER_BYTES + 10, *(HEADER_BYTES + len(before) + place for place in places)]
@@ -111,12 +110,19 @@ _template = functools.lru_cache(maxsize=256)(_Template)
 
 def _value_parts(tag: str, as_double: bool) -> bytes:
     """A value up to its number, which is the last of it."""
-    start = text(TAG, tag)
+    start = text(events.TAG, tag)
     if not as_double:
-        return start + head(SIMPLE_VALUE, FIXED32)
-    described = block(PLUGIN_DATA, text(PLUGIN_NAME, _SCALARS)) + integer(DATA_CLASS, SCALAR)
-    numbers = integer(DTYPE, DATA_TYPES["f8"]) + block(SHAPE, b"") + head(TENSOR_CONTENT, 2) + varint(8)
-    return start + block(METADATA, described) + head(TENSOR, 2) + varint(len(numbers) + 8) + numbers
+        return start + head(events.SIMPLE_VALUE, FIXED32)
+    described = block(events.PLUGIN_DATA, text(events.PLUGIN_NAME, _SCALARS)) + integer(
+        events.DATA_CLASS, events.SCALAR
+    )
+    numbers = (
+        integer(events.DTYPE, events.DATA_TYPES["f8"])
+        + block(events.SHAPE, b"")
+        + head(events.TENSOR_CONTENT, 2)
+        + varint(8)
+    )
+    return start + block(events.METADATA, described) + head(events.TENSOR, 2) + varint(len(numbers) + 8) + numbers
 
 
 def _filled(

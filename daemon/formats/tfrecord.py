@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
-from .crc32c import crc32c, crc32c_rows, masked, masked_of
+from daemon.formats.crc32c import crc32c, crc32c_rows, masked, masked_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

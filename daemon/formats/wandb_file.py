@@ -141,7 +141,9 @@ class Unknown(NamedTuple):
 
 
 Changes = tuple[tuple[tuple[tuple[str, ...], Any], ...], tuple[tuple[str, ...], ...]]
-Record = Run | History | Summary | Config | Output | Logged | Stats | Metric | Exit | Saved | Alert | Environment | Unknown
+Record = (
+    Run | History | Summary | Config | Output | Logged | Stats | Metric | Exit | Saved | Alert | Environment | Unknown
+)
 
 
 class Damage(NamedTuple):
@@ -285,7 +287,7 @@ class _Message:
 
     def integer(self, number: int, default: int = 0) -> int:
         found = [value for wire, value in self._fields.get(number, ()) if wire == protobuf.VARINT]
-        return protobuf.signed(int(found[-1])) if found else default  # type: ignore[arg-type]
+        return protobuf.signed(int(found[-1])) if found else default
 
     def has(self, number: int) -> bool:
         return number in self._fields

@@ -10,6 +10,7 @@ wrote, nor an imported one that somebody went on with.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -162,7 +163,8 @@ class Inbox:
     def drop(self, run: ImportedRun) -> None:
         """Gives up a run that was begun."""
         run.abandon()
-        self._files.remove_tree(run.directory)
+        with contextlib.suppress(OSError):
+            self._files.remove_tree(run.directory)
 
     def _staged(self, run_id: str, suffix: str) -> str:
         return os.path.join(self._directory, run_directory(run_id) + suffix)

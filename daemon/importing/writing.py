@@ -52,9 +52,16 @@ from sdk.values import plain
 from sdk.values.blobs import Blob
 
 MAIN, CONSOLE, SYSTEM = "main", "console", "system"
+# Rows that come as columns are a stream of their own beside that of the other rows of an attempt: each has sequences that stay the same
+# when both grow.
+_COLUMNS = "columns"
+# Invariant: of two streams of an attempt that begin at the same time the one with the higher id stands behind the other in its lane, so
+# that what a resume hides, which the other one says, is nothing of its own attempt.
+_COLUMNS_BIT = 1 << 63
 # Limit: rows wait for so much before they become a block, and values for so many before they become columns.
 _BLOCK_BYTES = 1 * MIB
 _POINTS_MAX = 1 << 17
+_REMARKS_MAX = 10
 _SEGMENT_BYTES = {HISTORY: 64 * MIB, MEDIA: 256 * MIB}
 # Limit: as of one call of `log` (`sdk.journal.large`).
 _INLINE_BYTES_MAX = 256 * KIB
@@ -63,7 +70,7 @@ _INLINE_BYTES_MAX = 256 * KIB
 def stream_id(run_id: str, name: str) -> int:
     """The id of a stream of an imported run: the same whenever it is imported."""
     digest = hashlib.sha256(f"import\0{run_id}\0{name}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little") or 1
+    return int.from_bytes(digest[:8], "little") % _COLUMNS_BIT or 1
 
 
 class ImportedRun:
@@ -76,7 +83,7 @@ class ImportedRun:
         id: The run's.
         directory: Where it is written now.
         lost: What the store cannot hold as it was -> how often; a source adds its own.
-        told: Remarks that are no loss.
+        told: Remarks: why something was lost, and what is no loss.
         points: Values that were written.
         streams: The ids of its streams, as text.
     """
@@ -94,10 +101,15 @@ class ImportedRun:
         self._media = _Files(files, store, run_id, directory, MEDIA)
         self._open: dict[str, _Stream] = {}
         self._waiting: list[Mapping[str, Any]] = []
-        self._attempts = 0
+        self._attempts = self._started_ns = 0
         self._lines = self._samples = 0
 
     # ---- what a source calls
+
+    def remark(self, text: str) -> None:
+        """Something to be told; the first few are."""
+        if text not in self.told and len(self.told) < _REMARKS_MAX:
+            self.told.append(text)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """Facts about the run: "run", "config", "summary", "metric", "context", … as of docs/segment.md#meta.
@@ -121,14 +133,14 @@ class ImportedRun:
             hide_from: Rows of earlier streams from this step on are hidden.
             about: More facts about the stream: host, pid, rank, …
         """
-        before = self._open.pop(MAIN, None)
-        if before is not None:
-            before.end("finished", 0)
+        before = self._open.get(MAIN)
+        self._end_attempt("finished", 0)
         self._attempts += 1
+        self._started_ns = started_ns
         told = {**(about or {}), "attempt": self._attempts}
         if before is not None:
             told["continues"] = hex_u64(before.id)
-        stream = self._begin(MAIN, name, started_ns, told)
+        stream = self._begin(MAIN, stream_id(self.id, name), started_ns, told)
         if before is not None and hide_from is not None:
             stream.tell({"hide": {"attempt": self._attempts, "from_step": max(hide_from, 0)}})
 
@@ -153,7 +165,7 @@ class ImportedRun:
             values = {key: _taken(column, chosen) for key, column in values.items()}
             steps, times_us = steps[chosen], times_us[chosen]
         if len(steps):
-            self._main(int(times_us[0]) * 1000).rows(steps, times_us, values)
+            self._columns(int(times_us[0]) * 1000).rows(steps, times_us, values)
 
     def points_of(
         self,
@@ -170,7 +182,8 @@ class ImportedRun:
             which, steps, times_us, values = which[good], steps[good], times_us[good], values[good]
         for start in range(0, len(which), _POINTS_MAX):
             cut = slice(start, start + _POINTS_MAX)
-            self._main(int(times_us[start]) * 1000).gathered(keys, which[cut], steps[cut], times_us[cut], values[cut])
+            stream = self._columns(int(times_us[start]) * 1000)
+            stream.gathered(keys, which[cut], steps[cut], times_us[cut], values[cut])
 
     def line(self, time_ns: int, text: str, source: str = "stdout", **more: Any) -> None:
         """A line of the console (docs/console.md#rows)."""
@@ -192,14 +205,16 @@ class ImportedRun:
                 runfiles.copy_in(source, place, name, self._files)
         except (OSError, ValueError) as error:
             self.lost["files that could not be copied"] += 1
-            self.told.append(f"{name!r}: {error}")
+            self.remark(f"{name!r}: {error}")
 
     def end(self, state: str = "finished", exit_code: int = 0, error: Mapping[str, Any] | None = None) -> None:
         """How the run ended: "finished", "failed", "interrupted"; without a call: finished."""
         stream = self._main(0)
         if error is not None:
             stream.tell({"error": dict(error)})
-        stream.end(state, exit_code)
+        for name in (MAIN, _COLUMNS):
+            if name in self._open:
+                self._open[name].end(state, exit_code)
 
     # ---- its end
 
@@ -220,26 +235,39 @@ class ImportedRun:
 
     # ---- streams
 
+    def _end_attempt(self, state: str, exit_code: int) -> None:
+        for name in (MAIN, _COLUMNS):
+            if name in self._open:
+                self._open.pop(name).end(state, exit_code)
+
     def _main(self, time_ns: int) -> _Stream:
         if MAIN not in self._open:
-            self._attempts = 1
-            self._begin(MAIN, MAIN, time_ns or clock.wall_ns(), {"attempt": 1})
+            self.attempt(MAIN, time_ns or clock.wall_ns())
         return self._open[MAIN]
 
-    def _side(self, kind: str, time_ns: int) -> _Stream:
-        return self._open[kind] if kind in self._open else self._begin(kind, kind, time_ns, {"rank": 0})
+    def _columns(self, time_ns: int) -> _Stream:
+        if _COLUMNS not in self._open:
+            main = self._main(time_ns)
+            about = {"attempt": self._attempts, "continues": hex_u64(main.id)}
+            self._begin(MAIN, main.id | _COLUMNS_BIT, self._started_ns, about, place=_COLUMNS)
+        return self._open[_COLUMNS]
 
-    def _begin(self, kind: str, name: str, started_ns: int, about: Mapping[str, Any]) -> _Stream:
-        if self._open.get(kind) is not None:
-            self._open[kind].flush()
-        stream = self._open[kind] = _Stream(self, stream_id(self.id, name), kind)
+    def _side(self, kind: str, time_ns: int) -> _Stream:
+        return self._open[kind] if kind in self._open else self._begin(kind, stream_id(self.id, kind), time_ns, {"rank": 0})
+
+    def _begin(
+        self, kind: str, number: int, started_ns: int, about: Mapping[str, Any], *, place: str | None = None
+    ) -> _Stream:
+        place = place or kind
+        stream = self._open[place] = _Stream(self, number, kind)
         self.streams.append(hex_u64(stream.id))
         stream.time_ns = started_ns
         told = {**about, "kind": kind, "id": hex_u64(stream.id), "started_ns": started_ns, "version": __version__}
         stream.tell({"stream": told})
-        waiting, self._waiting = self._waiting if kind == MAIN else [], [] if kind == MAIN else self._waiting
-        for facts in waiting:
-            stream.tell(facts)
+        if place == MAIN:
+            waiting, self._waiting = self._waiting, []
+            for facts in waiting:
+                stream.tell(facts)
         return stream
 
 
@@ -285,7 +313,7 @@ class _Stream:
         made, bad = plain(values, keep_going=True, put=put)
         for why in bad.values():
             self._run.lost["values that cannot be stored"] += 1
-            self._run.told.append(why)
+            self._run.remark(why)
         if not made:
             return
         for key in flatten(made):

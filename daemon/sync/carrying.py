@@ -21,6 +21,8 @@ from sdk.errors import Error, UsageError
 from sdk.files import DISK
 from sdk.platform import HeldLock, hold_lock
 from sdk.reader import Run
+from sdk.reader.delivery import Delivered
+from sdk.reader.lanes import TRAINING
 from sdk.segment.naming import RUNS
 
 # Points and bytes so far, and how much of the run has passed, 0 to 1.
@@ -152,6 +154,19 @@ class _Pass:
             except OSError:
                 pass
             self._lock.release()
+
+
+def _behind(run: Run, cursor: Cursor | None) -> int:
+    """How many of the run's records no pass has delivered."""
+    known: Delivered = {} if cursor is None else cursor.rows.seen if cursor.rows is not None else cursor.delivered
+    try:
+        return sum(
+            max(0, stream.records - sum(last - first + 1 for first, last in known.get(int(stream.id, 16), ())))
+            for stream in run.streams
+            if stream.kind in TRAINING
+        )
+    except (OSError, Error):  # what cannot be read now has said so already
+        return 0
 
 
 def _lock_beside(path: str) -> HeldLock:

@@ -179,6 +179,8 @@ class _Worker:
     def tell_to_end(self) -> None:
         with contextlib.suppress(OSError):
             self._process.terminate()
+        with contextlib.suppress(OSError):
+            self._input.close()  # one that waits for a task sees that at once
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ import heapq
 import os
 import random
 from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 from daemon.sync import outcome
@@ -27,6 +27,7 @@ from daemon.sync.looking import Look, Source, cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
 from daemon.sync.target import Target
 from sdk import clock
+from sdk.files import DISK
 from sdk.segment.naming import RUNS
 
 TRIES_MAX = 5
@@ -94,11 +95,13 @@ class Driver:
         live: bool = False,
         timeout: float | None = None,
         tries_max: int = TRIES_MAX,
+        looks_for_removed: bool = False,
         see: Callable[[Seen], None] = lambda seen: None,
     ) -> None:
         self._store, self._targets, self._choose = store, targets, choose
         self._workers = workers or workers_default()
         self._is_live, self._timeout, self._tries_max, self._see = live, timeout, tries_max, see
+        self._looks_for_removed = looks_for_removed
         self._cursors = {target.place.text: cursors_of(store, target) for target in targets}
         self._refusals = {target.place.text: _Refusals() for target in targets}
         self._misused: dict[str, Outcome] = {}
@@ -241,10 +244,11 @@ class Driver:
 
     def _all(self) -> list[Outcome]:
         """The outcomes, those of sources that went away included."""
-        gone = []
-        names = set(run_names(self._store)) if os.path.isdir(self._store) else set()
-        for target in self._targets:
-            gone += removed_sources(self._store, self._cursors[target.place.text], target.place.text, names)
+        gone: list[Outcome] = []
+        if self._looks_for_removed:
+            names = set(run_names(self._store))
+            for url, cursors in self._cursors.items():
+                gone += removed_outcomes(self._store, cursors, url, names)
         return [*self.outcomes.values(), *gone]
 
 
@@ -255,7 +259,8 @@ def workers_default() -> int:
 
 def unchanged_outcome(store: str, cursors: str, task: Task, look: Look) -> Outcome | None:
     """The outcome of a task whose cursor says that all of it was carried; None: it is to be looked at."""
-    cursor = Cursor(os.path.join(cursors, f"{task.run}.json"), "", task.target)
+    # A run's directory is named after its id, and so is its cursor.
+    cursor = Cursor(os.path.join(cursors, f"{task.run}.json"), None, task.target)
     cursor.read()
     source = Source(store, cursor)
     if cursor.is_new or not source.is_over or source.signature != look.signature:
@@ -264,3 +269,27 @@ def unchanged_outcome(store: str, cursors: str, task: Task, look: Look) -> Outco
     return Outcome(
         source.id, task.target, outcome.UP_TO_DATE, name=source.name, project=source.project, lost=lost, told=tuple(cursor.told)
     )  # fmt: skip
+
+
+def removed_outcomes(store: str, cursors: str, url: str, names: Container[str]) -> list[Outcome]:
+    """Runs that were removed before all of them had been carried: told once.
+
+    Args:
+        names: Of the directories that are there.
+    """
+    found = []
+    for file, _, _ in DISK.entries(cursors):
+        name, dot, end = file.rpartition(".")
+        if not dot or end != "json" or name in names:
+            continue
+        cursor = Cursor(os.path.join(cursors, file), None, url)
+        cursor.read()
+        source = Source(store, cursor)
+        if source.is_there and not source.is_over:
+            source.is_there = False
+            source.note()
+            reason = "it was removed from the store before all of it had been carried"
+            found.append(
+                Outcome(source.id, url, outcome.FAILED, name=source.name, project=source.project, reason=reason)
+            )
+    return found

@@ -14,6 +14,7 @@ from daemon.sync.cursor import SYNC, Cursor
 from daemon.sync.target import Target
 from sdk.errors import StoreError
 from sdk.files import DISK, Files
+from sdk.location import read_store
 from sdk.reader.listing import SETTLED_SECONDS
 from sdk.segment.naming import RUNS, parse_segment
 
@@ -70,7 +71,10 @@ def run_names(store: str, files: Files = DISK) -> list[str]:
 
 def cursors_of(store: str, target: Target) -> str:
     """The directory with the cursors of a target."""
-    return target.cursors() or os.path.join(store, SYNC, target.place.digest)
+    found = target.cursors()
+    if found is None:
+        return os.path.join(store, SYNC, target.place.digest)
+    return os.path.join(found, read_store(store).id.hex()) if target.is_for_each_store else found
 
 
 class Source:

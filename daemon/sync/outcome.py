@@ -37,6 +37,7 @@ class Outcome(NamedTuple):
         seconds: How long it took.
         reason: Why it is not one of `GOOD`.
         after: Of `DEFERRED`: how long to wait at least, in seconds.
+        behind: Records of the training that the store has and the target has not, where it is not one of `GOOD`.
         lost: What the target cannot hold, in all passes so far -> how often.
         told: Remarks of the target that are no loss.
         trouble: What is wrong with the source: damage, gaps.
@@ -52,6 +53,7 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     reason: str = ""
     after: float | None = None
+    behind: int = 0
     lost: Mapping[str, int] = {}
     told: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()

@@ -59,7 +59,8 @@ def parse(url: str) -> Place:
     """The place that a URL names.
 
     Raises:
-        UsageError: It has no scheme, or holds a user and password, which would be stored and shown with it.
+        UsageError: It has no scheme, no directory where it needs one, or holds a user and password, which would be stored and
+            shown with it.
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
@@ -74,9 +75,11 @@ def parse(url: str) -> Place:
             hint=_CURES.get(scheme, "give them in the environment variables that the service's own library reads"),
         )
     with_options = _OPTIONS.fullmatch(rest)
-    if with_options is None:
-        return Place(scheme, rest, MappingProxyType({}))
-    return Place(scheme, with_options[1], MappingProxyType(dict(parse_qsl(with_options[2], keep_blank_values=True))))
+    path, options = (rest, "") if with_options is None else (with_options[1], with_options[2])
+    place = Place(scheme, path, MappingProxyType(dict(parse_qsl(options, keep_blank_values=True))))
+    if place.is_directory and not path:
+        raise UsageError(f"{url!r} names no directory", hint=f"--to {scheme}:DIR")
+    return place
 
 
 _CURES = {

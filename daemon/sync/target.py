@@ -42,11 +42,13 @@ class Target(ABC):
     Attributes:
         scheme: What its URLs begin with.
         options: The names of the options that they may have.
+        is_for_each_store: What is kept of a run is of one store, so that several may carry one run there at once.
         is_checked: `check` has returned.
     """
 
     scheme: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
+    is_for_each_store: ClassVar[bool] = False
     is_checked = False
 
     def __init__(self, place: Place) -> None:

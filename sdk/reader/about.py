@@ -15,6 +15,7 @@ from .. import clock
 from ..errors import DamageError, StoreError
 from ..files import DISK, Files
 from ..ids import run_directory
+from ..limits import STEP_MAX
 from ..record import decode_map
 from ..segment.reader import Damage
 from . import state

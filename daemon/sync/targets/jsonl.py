@@ -44,8 +44,6 @@ class JsonlTarget(Target):
 
     def check(self) -> None:
         """Raises UsageError where no directory can be made."""
-        if not self.place.path:
-            raise UsageError("jsonl: names no directory", hint="--to jsonl:DIR")
         try:
             DISK.make_directory(self.place.path)
         except OSError as error:

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from daemon.sync.passage import Passage
-from daemon.sync.target import Stopped
-from daemon.sync.targets.mlflow_names import clean, path_of
+from daemon.sync.targets.mlflow_names import clean, digest_of, path_of
 from daemon.sync.targets.mlflow_server import Server
 from sdk.encoders import EncoderMissing
-from sdk.errors import DamageError, Error, NotFoundError
+from sdk.errors import DamageError, NotFoundError
 from sdk.reader.filenames import ending
 from sdk.reader.kept import CHANGED, KEPT
 from sdk.reader.logs import LogLine
 from sdk.reader.media import MediaItem
 
-CONFIG, SUMMARY, NAMES, CONSOLE = "config.json", "summary.json", "names.json", "console.log"
+CONFIG, SUMMARY, NAMES, CONSOLE, ARTIFACTS = (
+    "config.json", "summary.json", "names.json", "console.log", "artifacts.json",
+)  # fmt: skip
 LISTED, UPLOADED = "list", "upload"
 _LINES_AT_A_TIME = 1000
+# A part of a key that looks like the file of another key. "~" is in no name that `path_of` makes.
+_LIKE_A_FILE = re.compile(r"(?:(?<=/)|^)(?=\d+_\d+\.)")
 
 
 class Files:
@@ -34,6 +38,9 @@ class Files:
     def __init__(self, server: Server, passage: Passage, run: str) -> None:
         self._server, self._passage, self._run = server, passage, run
         self._directory = tempfile.TemporaryDirectory(prefix="stepd-mlflow-")
+        # Apart, because a copy lies below directories that may be called as another file is.
+        self._copies, self._drafts = (os.path.join(self._directory.name, name) for name in ("copies", "drafts"))
+        os.mkdir(self._drafts)
 
     def close(self) -> None:
         self._directory.cleanup()
@@ -57,7 +64,7 @@ class Files:
             self._passage.lost("media that cannot be encoded", item.key)
             self._passage.told(str(error))
             return
-        self._upload(path, f"media/{lane}{path_of(item.key)}")
+        self._upload(path, f"media/{lane}{_LIKE_A_FILE.sub('~', path_of(item.key))}")
 
     def kept(self, seen: dict[str, str]) -> None:
         """The run's files that are new or changed, as `files/<name>`. `seen` is what was uploaded, and is kept up to date."""
@@ -71,7 +78,7 @@ class Files:
                     seen[file.name] = stamp
                 continue
             try:
-                path = file.copy_to(self._directory.name)
+                path = file.copy_to(self._copies)
             except NotFoundError:
                 continue  # gone meanwhile: the next look says so
             self._upload_as(path, f"files/{path_of(file.name)}")
@@ -82,10 +89,10 @@ class Files:
         versions = self._passage.run.logged_artifacts()
         if not versions:
             return
-        told = json.dumps([_described(version) for version in versions], indent=1, default=str)
-        if seen.get("artifacts.json") != told:
-            self.put("artifacts.json", told.encode())
-            seen["artifacts.json"] = told
+        told = json.dumps([_described(version) for version in versions], indent=1, default=str).encode()
+        if seen.get(ARTIFACTS) != (digest := digest_of(told)):
+            self.put(ARTIFACTS, told)
+            seen[ARTIFACTS] = digest
         for version in versions if how == UPLOADED else ():
             if version.name in seen:
                 continue
@@ -106,7 +113,7 @@ class Files:
         self._upload(path, "")
 
     def _draft(self, name: str) -> str:
-        return os.path.join(self._directory.name, name)
+        return os.path.join(self._drafts, name)
 
     def _upload_as(self, path: str, name: str) -> None:
         """Under another name than it has here."""
@@ -131,7 +138,13 @@ def _below(directory: str) -> Iterator[str]:
 
 def _described(version: Any) -> dict[str, Any]:
     entries = {path: {"size": entry.size, "digest": entry.digest} for path, entry in version.manifest.entries.items()}
-    return {"name": version.name, "type": version.type, "size": version.size, "digest": version.digest, "files": entries}
+    return {
+        "name": version.name,
+        "type": version.type,
+        "size": version.size,
+        "digest": version.digest,
+        "files": entries,
+    }
 
 
 def _as_text(line: LogLine) -> str:

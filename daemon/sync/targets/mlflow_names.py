@@ -63,8 +63,12 @@ def _write_one(character: str) -> str:
     return f"_x{ord(character):04X}_"
 
 
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_DIGEST_CHARACTERS]
+
+
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
+    return digest_of(text.encode("utf-8", "surrogatepass"))
 
 
 def text_of(value: Any) -> str:

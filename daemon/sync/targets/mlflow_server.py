@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the driver waits and tries again, and says so
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _RETRIABLE = frozenset({
@@ -86,21 +88,23 @@ class Server:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            import mlflow.entities
-            from mlflow.exceptions import MlflowException
-            from mlflow.tracking import MlflowClient
-            from requests.exceptions import RequestException
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import mlflow.entities
+                from mlflow.exceptions import MlflowException
+                from mlflow.tracking import MlflowClient
+                from requests.exceptions import RequestException
         except ImportError as error:
             raise UsageError(f"mlflow cannot be imported: {error}", hint="pip install 'stepd[mlflow]'") from None
         if scheme in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
             raise UsageError(
                 f"{self.said} is a data base, for which MLflow needs more than its client", hint="pip install mlflow"
             )
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs as an error is raised as well
         self._entities = mlflow.entities
         self._failures = (MlflowException, RequestException)
-        with self.asked("open"):
+        with self.asked("open", UsageError):
             self._client = MlflowClient(uri)
 
     @property
@@ -116,7 +120,7 @@ class Server:
         Raises:
             Retriable: It does not answer now. UsageError: It lets nobody in, or is no tracking server.
         """
-        with self.asked("reach"):
+        with self.asked("reach", UsageError):
             self._client.search_experiments(max_results=1)
 
     def experiment(self, name: str, artifacts: str | None = None) -> str:
@@ -157,7 +161,10 @@ class Server:
         """Makes a run; its id."""
         with self.asked("make a run"):
             made = self._client.create_run(
-                experiment, start_time=max(int(started * 1000), 0), tags=dict(tags), run_name=name[:_NAME_CHARACTERS_MAX] or None
+                experiment,
+                start_time=max(int(started * 1000), 0),
+                tags=dict(tags),
+                run_name=name[:_NAME_CHARACTERS_MAX] or None,
             )
         return str(made.info.run_id)
 
@@ -220,18 +227,22 @@ class Server:
     # -- errors ----------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def asked(self, what: str) -> Iterator[None]:
-        """Turns what the library raises into our errors, without secrets."""
+    def asked(self, what: str, fallback: type[Error] = Error) -> Iterator[None]:
+        """Turns what the library raises into our errors, without secrets.
+
+        Args:
+            fallback: What an error becomes that waiting does not mend, and of which no more is known.
+        """
         try:
             yield
         except self._failures as error:
-            raise self._meant(what, error) from None
+            raise self._meant(what, error, fallback) from None
         except ImportError as error:
             raise UsageError(
                 f"MLflow cannot {what} at {self.said}: {error}", hint=f"pip install {error.name or 'mlflow'}"
             ) from None
 
-    def _meant(self, what: str, error: Any) -> Error:
+    def _meant(self, what: str, error: Any, fallback: type[Error]) -> Error:
         code, reason = getattr(error, "error_code", ""), _reason(error)
         said = f"MLflow cannot {what} at {self.said}"
         response = getattr(error, "response", None)
@@ -242,26 +253,26 @@ class Server:
                 hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
             )
         if code == "PERMISSION_DENIED" or status == 403:
-            return Error(f"{said}: this is not allowed (403): {reason}")
+            return fallback(f"{said}: this is not allowed (403): {reason}")
         if code in _UNKNOWN:
             return Unknown(f"{said}: {reason}")
         if code == "ENDPOINT_NOT_FOUND":
             return UsageError(f"{said}: it is no tracking server: {reason}")
         if "must be in the 'active' state" in reason:
             return Retriable(f"{said}: it was deleted in this moment")
-        if type(error).__name__ == "InvalidUrlException" or "[SSL: " in reason:
+        if type(error).__name__ == "InvalidUrlException" or "[SSL: " in reason or "credential configuration" in reason:
             return UsageError(f"{said}: {reason}")
         is_network = code == "" and status is None
         if code in _RETRIABLE or status in _STATUS_RETRIABLE or is_network or "database is locked" in reason:
             return Retriable(f"{said} now: {reason}", after=_retry_after(response))
-        return Error(f"{said}: {reason}")
+        return fallback(f"{said}: {reason}")
 
 
 def _reason(error: BaseException) -> str:
     """What an error says, on one line; of a network's only the cause, since the rest is the URL once more."""
     text = _hidden(" ".join(str(error).split()))
     cause = _CAUSE.search(text)
-    text = cause[1] if cause else text
+    text = cause[1] if cause else text.partition(" [SQL: ")[0]
     return text if len(text) <= _REASON_CHARACTERS_MAX else f"{text[:_REASON_CHARACTERS_MAX]}…"
 
 

@@ -34,6 +34,8 @@ class StoreTarget(Target):
     """A store as a target. Everything is durable against power loss before it is noted, but for files of runs, which nobody forces."""
 
     scheme: ClassVar[str] = "stepd"
+    # Why: the nodes of a job carry their parts of one run at the same moment, and neither waits for the other's lock.
+    is_for_each_store: ClassVar[bool] = True
 
     def __init__(self, place: Place, files: Files = DISK) -> None:
         super().__init__(place)
@@ -49,7 +51,6 @@ class StoreTarget(Target):
     def carry(self, passage: Passage) -> None:
         store = self._open(passage)
         source = os.path.dirname(os.path.dirname(os.path.abspath(passage.run.directory)))
-        key = read_store(source, self._files).id.hex()
 
         def note(size: int) -> None:
             passage.moved(0, size)
@@ -57,7 +58,7 @@ class StoreTarget(Target):
 
         crossing = Crossing(
             self._files, passage.run.directory, run_path(store.path, passage.run.id), passage.run.id, store,
-            tag=key[:8], portions=_portions_of(passage.state, key), note=note,
+            tag=read_store(source, self._files).id.hex()[:8], portions=_portions_of(passage.state), note=note,
         )  # fmt: skip
         crossing.bring()
         troubles = [*crossing.troubles, *self._bring_files(passage, store)]
@@ -68,7 +69,7 @@ class StoreTarget(Target):
             passage.told(f"artifact {text} is v{number} in {self.place.text!r}, which has another {text}")
         # Why before anything is removed: whoever finds portions gone that the cursor knows brings them again.
         crossing.tidy(lambda: hold(store.path))
-        passage.commit({**passage.state, key: _plain(crossing.portions)})
+        passage.commit(_plain(crossing.portions))
         if troubles:
             # Not `passage.lost`: what is mended comes the next time, and nothing is lost then.
             raise DamageError(
@@ -127,10 +128,10 @@ class StoreTarget(Target):
         return False
 
 
-def _portions_of(state: Mapping[str, Any], key: str) -> Portions:
-    """What the cursor says of one source; nothing where it says nonsense, for the target itself tells, too."""
+def _portions_of(state: Mapping[str, Any]) -> Portions:
+    """What the cursor says; nothing where that is nonsense, for the target itself tells, too."""
     try:
-        said: Mapping[str, Any] = state.get(key, {}).get(_PORTIONS, {})
+        said: Mapping[str, Any] = state.get(_PORTIONS, {})
         return {
             str(name): [Portion(int(start), int(end), str(own)) for start, end, own in portions]
             for name, portions in said.items()

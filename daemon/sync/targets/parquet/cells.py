@@ -22,7 +22,15 @@ from sdk.reader.plain import as_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEP, TIME, SEQUENCE, STREAM, ATTEMPT, RANK, NULL = "_step", "_time", "_sequence", "_stream", "_attempt", "_rank", "_null"
+STEP, TIME, SEQUENCE, STREAM, ATTEMPT, RANK, NULL = (
+    "_step",
+    "_time",
+    "_sequence",
+    "_stream",
+    "_attempt",
+    "_rank",
+    "_null",
+)
 _OURS = frozenset({STEP, TIME, SEQUENCE, STREAM, ATTEMPT, RANK, NULL, "project", "run"})
 _LOGGED = "_logged"
 NAMELESS = "_nameless"
@@ -51,11 +59,12 @@ class Writing(NamedTuple):
 
 def column_name(key: str) -> str:
     """The name of a key's column: itself, unless it is one of ours, empty, or no Unicode."""
-    if not key:
-        return NAMELESS
-    if key in _OURS or key == NAMELESS or (key.startswith(_LOGGED) and key.removeprefix(_LOGGED) in _OURS):
-        return _LOGGED + key
-    return key.encode("utf-8", "backslashreplace").decode()
+    logged = key
+    while logged.startswith(_LOGGED):  # so that no two keys get one name
+        logged = logged.removeprefix(_LOGGED)
+    if key in _OURS or (logged != key and (logged in _OURS or logged[1:] in _OURS)):
+        return _LOGGED + (key if key.startswith("_") else f"_{key}")
+    return key.encode("utf-8", "backslashreplace").decode() or NAMELESS
 
 
 def heads(writing: Writing, batch: Batch, sequence: Any, step: Any, time_us: Any) -> dict[str, Any]:
@@ -66,8 +75,8 @@ def heads(writing: Writing, batch: Batch, sequence: Any, step: Any, time_us: Any
         TIME: arrow.array(time_us, arrow.timestamp("us", tz="UTC")),
         SEQUENCE: arrow.array(sequence),
         STREAM: _constant(arrow, stream.hex, arrow.string(), len(step)),
-        ATTEMPT: _constant(arrow, stream.attempt, arrow.int32(), len(step)),
-        RANK: _constant(arrow, stream.number("rank"), arrow.int32(), len(step)),
+        ATTEMPT: _constant(arrow, stream.attempt, arrow.int64(), len(step)),
+        RANK: _constant(arrow, stream.number("rank"), arrow.int64(), len(step)),
     }
 
 
@@ -95,7 +104,10 @@ def wide(writing: Writing, batch: Batch) -> Any:
     columns = heads(writing, batch, sequence, step, time_us)
     nulls: dict[int, list[str]] = {}
     for key, held in _by_key(points, places).items():
-        columns[column_name(key)] = _wide_column(writing, key, held, sequence, nulls)
+        name = column_name(key)
+        while name in columns:  # a key that looks like another one's escaped name
+            name += "_"
+        columns[name] = _wide_column(writing, key, held, sequence, nulls)
     if nulls:
         columns[NULL] = writing.arrow.array(
             [nulls.get(place) for place in range(len(sequence))], writing.arrow.list_(writing.arrow.string())
@@ -119,10 +131,8 @@ def _wide_column(
 ) -> Any:
     arrow, count = writing.arrow, len(sequence)
     (values, place), *others = held
-    if not others and not isinstance(values, list):
-        if place is None:
-            return arrow.array(values)
-        return arrow.array(*_spread(values, place, count))
+    if not others and not isinstance(values, list) and place is None:
+        return arrow.array(values)
     if all(not isinstance(one, list) for one, _ in held) and len({one.dtype for one, _ in held}) == 1:
         whole, hole = numpy.zeros(count, values.dtype), numpy.ones(count, bool)
         for one, place in held:
@@ -136,12 +146,6 @@ def _wide_column(
             if value is None:
                 nulls.setdefault(at, []).append(column_name(key))
     return _objects(writing, key, cells, sequence)
-
-
-def _spread(values: Any, place: Any, count: int) -> tuple[Any, None, None, Any]:
-    whole, hole = numpy.zeros(count, values.dtype), numpy.ones(count, bool)
-    whole[place], hole[place] = values, False
-    return whole, None, hole  # type: ignore[return-value]
 
 
 def _objects(writing: Writing, key: str, cells: list[Any], sequence: NDArray[numpy.uint64]) -> Any:
@@ -158,8 +162,7 @@ def _objects(writing: Writing, key: str, cells: list[Any], sequence: NDArray[num
     if kinds <= {int, float} and _are_numbers(cells, float in kinds):
         return arrow.array(cells, arrow.float64() if float in kinds else arrow.int64())
     texts = [
-        None if value is None else _json(writing, value, key, number)
-        for value, number in zip(cells, sequence.tolist())
+        None if value is None else _json(writing, value, key, number) for value, number in zip(cells, sequence.tolist())
     ]
     return arrow.array(_texts(writing, key, texts), arrow.string())
 
@@ -210,9 +213,10 @@ def _finite(value: Any) -> Any:
 
 
 def long(writing: Writing, batch: Batch) -> Any:
-    """A table of a batch's values: a row for each. `type` says what it was; `value` holds numbers and booleans that are doubles
-    exactly, `text` texts, `json` all else.
-    """  # fmt: skip
+    """A table of a batch's values: a row for each; None of rows without values.
+
+    `type` says what a value was; `value` holds numbers and booleans that a double holds exactly, `text` texts, `json` all else.
+    """
     arrow = writing.arrow
     pieces = [_long(writing, batch, points) for points in batch.points if points.columns]
     return arrow.concat_tables(pieces).unify_dictionaries() if pieces else None
@@ -222,22 +226,16 @@ def _long(writing: Writing, batch: Batch, points: Points) -> Any:
     arrow, rows, keys = writing.arrow, len(points), len(points.columns)
     parts = [_long_values(writing, key, values, points.sequence) for key, values in points.columns.items()]
     names = [key.encode("utf-8", "backslashreplace").decode() for key in points.columns]
-    ours = heads(
-        writing, batch, *(numpy.tile(array, keys) for array in (points.sequence, points.step, points.time_us))
-    )
-    columns = {
+    ours = heads(writing, batch, *(numpy.tile(array, keys) for array in (points.sequence, points.step, points.time_us)))
+    columns: dict[str, Any] = {
         "key": arrow.DictionaryArray.from_arrays(numpy.repeat(numpy.arange(keys, dtype=numpy.int32), rows), names),
         **ours,
         "type": arrow.DictionaryArray.from_arrays(numpy.concatenate([part[0] for part in parts]), list(_TYPES)),
-        "value": _joined(arrow, [part[1] for part in parts]),
-        "text": _joined(arrow, [part[2] for part in parts]),
-        "json": _joined(arrow, [part[3] for part in parts]),
+        "value": arrow.chunked_array([part[1] for part in parts]),
+        "text": arrow.chunked_array([part[2] for part in parts]),
+        "json": arrow.chunked_array([part[3] for part in parts]),
     }
     return arrow.table(columns)
-
-
-def _joined(arrow: Any, pieces: list[Any]) -> Any:
-    return arrow.chunked_array(pieces)
 
 
 def _long_values(writing: Writing, key: str, values: Any, sequence: NDArray[numpy.uint64]) -> tuple[Any, Any, Any, Any]:
@@ -249,21 +247,19 @@ def _long_values(writing: Writing, key: str, values: Any, sequence: NDArray[nump
         if kind != _INT or not count or max(abs(int(values.min())), abs(int(values.max()))) <= _EXACT_MAX:
             return numpy.full(count, kind, numpy.int8), arrow.array(values.astype(numpy.float64)), nothing, nothing
         values = values.tolist()
-    types = numpy.array([_type_of(value) for value in values], numpy.int8)
-    numbers = [float(value) if t <= _BOOL else None for value, t in zip(values, types.tolist())]
-    texts = [value if t == _TEXT else None for value, t in zip(values, types.tolist())]
+    types = [_TYPE_OF.get(type(value), _JSON) for value in values]
+    large = [t == _INT and abs(value) > _EXACT_MAX for value, t in zip(values, types)]
+    numbers = [
+        float(value) if t <= _BOOL and not is_large else None for value, t, is_large in zip(values, types, large)
+    ]
+    texts = [value if t == _TEXT else None for value, t in zip(values, types)]
     plain = [
-        _json(writing, value, key, number) if t == _JSON else None
-        for value, t, number in zip(values, types.tolist(), sequence.tolist())
+        _json(writing, value, key, number) if t == _JSON or is_large else None
+        for value, t, is_large, number in zip(values, types, large, sequence.tolist())
     ]
     return (
-        types,
+        numpy.array(types, numpy.int8),
         arrow.array(numbers, arrow.float64()),
         arrow.array(_texts(writing, key, texts), arrow.string()),
         arrow.array(_texts(writing, key, plain), arrow.string()),
     )
-
-
-def _type_of(value: Any) -> int:
-    found = _TYPE_OF.get(type(value), _JSON)
-    return _JSON if found == _INT and abs(value) > _EXACT_MAX else found

@@ -46,7 +46,7 @@ class ObjectDraft:
     """A draft of `Bucket`: a file that has no name."""
 
     def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile()
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when it was sent
         self.closed = False
 
     def write(self, data: Buffer) -> int:
@@ -76,9 +76,7 @@ class Bucket:
         self.text = path
         self._bucket = bucket
         self._base = "/".join([bucket, *filter(None, prefix.split("/"))])
-        self._endpoint = (
-            endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
-        )
+        self._endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
         self._region = region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")
         self._opened: Any = None
 

@@ -18,6 +18,7 @@ from sdk.reader.media import MediaItem
 ARRAY_VALUES_MAX = 32
 _INTEGER_MAX = (1 << 63) - 1
 LEFT_OUT: Any = object()
+_NODE = ("id", "name", "class_name", "size", "parameters", "output_shape", "is_output", "num_parameters")
 
 Lost = Callable[..., None]
 
@@ -85,7 +86,12 @@ class Values:
         if hasattr(value, "dtype"):
             return self._array(key, value)
         if isinstance(value, list) and value and all(isinstance(one, MediaItem) for one in value):
-            return [self._media(key, one) for one in value]
+            made = [self._media(key, one) for one in value]
+            # Of a list W&B keeps captions only where the first one has one.
+            if any(one.caption is not None for one in value):
+                for one in made:
+                    one._caption = one._caption or "" if hasattr(one, "_caption") else None
+            return made
         return self.plain(key, value)
 
     def plain(self, key: str, value: Any, depth: int = 0) -> Any:
@@ -172,7 +178,6 @@ class Values:
     def _molecule(self, key: str, item: MediaItem) -> Any:
         return self._wandb.Molecule(self._file(item), caption=self._caption(key, item))
 
-
     def _plotly(self, key: str, item: MediaItem) -> Any:
         return _around(self._wandb.Plotly, self._file(item), ".plotly.json")
 
@@ -180,13 +185,10 @@ class Values:
         return _around(self._wandb.data_types.Bokeh, self._file(item), ".bokeh.json")
 
     def _graph(self, key: str, item: MediaItem) -> Any:
-        from json import loads
-
-        told = loads(item.bytes())
+        told = json.loads(item.bytes())
         graph = self._wandb.data_types.Graph(told.get("format", "keras"))
-        nodes = {str(one.get("id")): one for one in told["nodes"]}
-        for one in nodes.values():
-            graph.add_node(**{name: one[name] for name in ("id", "name", "class_name", "size", "parameters", "output_shape", "is_output", "num_parameters") if name in one})  # fmt: skip
+        for node in told["nodes"]:
+            graph.add_node(**{name: node[name] for name in _NODE if name in node})
         for first, second in told.get("edges", ()):
             graph.add_edge(graph[first], graph[second])
         return graph

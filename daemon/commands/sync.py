@@ -1,0 +1,212 @@
+"""`stepd sync`: carries runs to where they will be looked at (docs/sync.md)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from daemon.commands.common import json_option, open_store_of, print_json, write_table
+from daemon.commands.service import clean, clean_lines, directory_option, size
+from daemon.commands.sync_progress import watching
+from daemon.sync import outcome
+from daemon.sync.driver import Chosen, Driver
+from daemon.sync.looking import run_names
+from daemon.sync.outcome import Outcome
+from daemon.sync.place import parse
+from daemon.sync.planning import Plan, plan_of
+from daemon.sync.registry import make
+from daemon.sync.target import Target
+from sdk import clock
+from sdk._greeting import count
+from sdk.errors import NotFoundError, UsageError
+from sdk.reader import Store
+
+# Of runs of which nothing was new, more are only counted.
+_UNCHANGED_SHOWN_MAX = 10
+
+
+@click.command("sync")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@click.option("--project", metavar="NAME", help="All runs of a project.")
+@click.option("--all", "every", is_flag=True, help="All runs of the store.")
+@click.option(
+    "--to",
+    "urls",
+    multiple=True,
+    metavar="TARGET",
+    help="tensorboard:DIR, parquet:DIR, wandb:PROJECT, … (several: --to A --to B)",
+)
+@click.option("--live", is_flag=True, help="Go on while runs do, with what is new; new runs join.")
+@click.option("--drain", is_flag=True, help="Deliver what init(sync_to=…) asked for and nobody has done yet.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="How long a target that is away is tried. Default: five times."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; default: as many as cores, at most 4."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be carried.")
+@json_option
+@directory_option
+@click.pass_context
+def command(
+    ctx: click.Context, runs: tuple[str, ...], project: str | None, every: bool, urls: tuple[str, ...], live: bool, drain: bool,
+    timeout: float | None, workers: int | None, dry_run: bool, as_json: bool, directory: str | None,
+) -> None:  # fmt: skip
+    """Carry runs (default: latest) to TensorBoard, Parquet, MLflow, W&B, another store: what is new of them, exactly once.
+
+    Whatever is killed, the same command goes on where it was; with nothing new it does nothing. Needs no daemon.
+
+    Exit code 0: everything is there as it was logged; 1: something could not be carried, or is nothing that the target can
+    hold, and the table says what; 2: misuse; 130, 143: interrupted.
+    """
+    if sum((bool(runs), project is not None, every)) > 1:
+        raise click.UsageError("RUN, --project and --all exclude each other")
+    store = open_store_of(ctx, directory)
+    if drain:
+        if runs or project is not None or every or live or dry_run:
+            raise click.UsageError("--drain takes --to, --timeout and --json only")
+        _drain(ctx, store, urls, timeout, as_json)
+        return
+    if not urls:
+        raise click.UsageError("no --to. Try: stepd sync latest --to tensorboard:runs")
+    targets = _targets(urls)
+    choose = _chooser(store, runs, project, every)
+    if dry_run:
+        _print_plans(
+            [plan for target in targets for one in choose() if (plan := plan_of(store.path, one.name, target))], as_json
+        )
+        return
+    began = clock.monotonic()
+    with watching(as_json) as see, _Signals() as signals:
+        driver = Driver(
+            store.path, targets, choose, workers=workers, live=live, timeout=timeout,
+            looks_for_removed=every or project is not None, see=lambda seen: see(driver, seen),
+        )  # fmt: skip
+        found = driver.run(signals.is_stopped, signals.should_hurry)
+    _print(found, clock.monotonic() - began, as_json)
+    _exit(ctx, found, signals)
+
+
+def _targets(urls: Iterable[str]) -> list[Target]:
+    """What the URLs name, each once."""
+    try:
+        places = [parse(url).absolute() for url in urls]
+        return [make(place) for place in {place.text: place for place in places}.values()]
+    except UsageError as error:
+        raise click.UsageError(clean_lines(str(error))) from error
+
+
+def _chooser(store: Store, words: Sequence[str], project: str | None, every: bool) -> Callable[[], list[Chosen]]:
+    """What gives the runs that are meant, now. Asked again while `--live`."""
+    if every:
+        return lambda: [Chosen(name) for name in run_names(store.path)]
+    if project is not None:
+        first = store.runs(project)
+        if not first:
+            raise NotFoundError(f"{store.path} holds no run of project {project!r}", hint="stepd runs")
+        return lambda: [_chosen(run) for run in store.runs(project)]
+    named = list({run.directory: _chosen(run) for run in map(store.run, words or ["latest"])}.values())
+    return lambda: named
+
+
+def _chosen(run: Any) -> Chosen:
+    return Chosen(os.path.basename(run.directory), run.id)
+
+
+class _Signals:
+    """SIGINT and SIGTERM while the driver works: the first lets workers come to a batch's end, the second does not."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _note(self, number: int, _: object) -> None:
+        self.number = self.number or number
+        self._count += 1
+
+    def is_stopped(self) -> bool:
+        return self._count > 0
+
+    def should_hurry(self) -> bool:
+        return self._count > 1
+
+
+def _exit(ctx: click.Context, found: list[Outcome], signals: _Signals) -> None:
+    if signals.number:
+        ctx.exit(128 + signals.number)
+    if any(one.state == outcome.MISUSE for one in found):
+        ctx.exit(2)
+    ctx.exit(0 if all(one.is_exact for one in found) else 1)
+
+
+def _print(found: list[Outcome], seconds: float, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "exact": all(one.is_exact for one in found),
+                "seconds": seconds,
+                "outcomes": [one.as_plain() for one in found],
+            }
+        )
+        return
+    unchanged = [one for one in found if one.state == outcome.UP_TO_DATE and one.is_exact]
+    shown = found if len(unchanged) <= _UNCHANGED_SHOWN_MAX else [one for one in found if one not in unchanged]
+    if shown:
+        rows = [
+            (one.run, one.target, f"{one.points:,}", size(one.size), f"{one.seconds:.1f}", _state(one)) for one in shown
+        ]
+        write_table(("RUN", "TARGET", "POINTS", "SIZE", "SECONDS", "STATE"), rows, right=(2, 3, 4))
+    for one in shown:
+        for text in (*one.trouble, *one.told):
+            click.echo(clean(f"{one.run}: {text}"))
+    counts = {state: sum(one.state == state for one in found) for state in dict.fromkeys(one.state for one in found)}
+    told = ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "no runs"
+    points, total = sum(one.points for one in found), sum(one.size for one in found)
+    click.echo(f"{told}: {count(points, 'point')}, {size(total)} in {seconds:.1f} s")
+
+
+def _state(one: Outcome) -> str:
+    """The state with what a user must know of it."""
+    told = f"{one.state}: {one.reason}" if one.reason else one.state
+    lost = "; ".join(f"{what} × {number:,}" for what, number in one.lost.items())
+    return f"{told}; not held: {lost}" if lost else told
+
+
+def _print_plans(plans: list[Plan], as_json: bool) -> None:
+    if as_json:
+        print_json([plan._asdict() for plan in plans])
+        return
+    rows = [
+        (plan.run, plan.name, plan.target, f"{plan.records:,}", f"{plan.points:,}", size(plan.size), "goes on" if plan.has_begun else "new")
+        for plan in plans
+        if plan.records or not plan.has_begun
+    ]  # fmt: skip
+    if rows:
+        write_table(("RUN", "NAME", "TARGET", "RECORDS", "~POINTS", "SIZE", ""), rows, right=(3, 4, 5))
+    click.echo(f"{len(rows):,} of {count(len(plans), 'run')} would be carried; nothing was")
+
+
+def _drain(ctx: click.Context, store: Store, urls: Sequence[str], timeout: float | None, as_json: bool) -> None:
+    from daemon.sync.draining import drain
+
+    targets = [target.place.text for target in _targets(urls)]
+    left = drain(store.path, timeout=timeout, targets=targets, say=lambda text: click.echo(clean(text), err=True))
+    if as_json:
+        print_json([one._asdict() for one in left])
+    for one in left if not as_json else ():
+        click.echo(clean(f"{one.run} to {one.target}: {one.behind:,} records stayed behind: {one.why}"))
+    ctx.exit(1 if left else 0)

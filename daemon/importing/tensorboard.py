@@ -1,0 +1,211 @@
+"""The way in from TensorBoard: a tree of directories with event files (docs/import.md#tensorboard).
+
+As TensorBoard sees it, every directory that holds event files is a run, and its files are read in the order of their names. Each file
+is an attempt of the run, which goes on with the one before; so is what comes behind a SessionLog START within a file, which hides
+what was written from its step on. Scalars, which are nearly everything in most files, are read as columns
+(`daemon.formats.event_reading`); the other values of a portion one by one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy
+from numpy.typing import NDArray
+
+from daemon.formats.event_reading import Event, ScalarReader, Scalars, parse_event
+from daemon.formats.plugins import STATUS_FAILURE
+from daemon.formats.record_files import Portion, RecordFile
+from daemon.formats.tfrecord import read_records
+from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of
+from daemon.importing.tensorboard_values import Values
+from daemon.importing.writing import ImportedRun
+from sdk.errors import UsageError
+from sdk.values import plain
+
+# As TensorBoard knows an event file.
+_MARK, _NO_MARK = "tfevents", ".profile-empty"
+_FIRST_BYTES = 1 << 16
+# Limit: what nanoseconds in 64 bits hold.
+_MICROSECONDS_MAX = 9_000_000_000_000_000
+
+
+class TensorBoardSource(Source):
+    """A logdir, a directory in it, or one event file."""
+
+    scheme = "tensorboard"
+
+    def runs(self) -> Iterator[Found]:
+        if os.path.isfile(self.path):
+            yield from self._found(
+                os.path.dirname(self.path), [os.path.basename(self.path)], os.path.dirname(self.path)
+            )
+            return
+        if not os.path.isdir(self.path):
+            raise UsageError(f"there is nothing to import: {self.path!r} is no directory and no event file")
+        is_any = False
+        for directory, names in files_below(self.path):
+            chosen = [name for name in names if _MARK in name and not name.endswith(_NO_MARK)]
+            if chosen:
+                is_any = True
+                yield from self._found(directory, chosen, self.path)
+        if not is_any:
+            raise UsageError(f"there is nothing to import: no name of a file below {self.path!r} has {_MARK!r} in it")
+
+    def _found(self, directory: str, names: list[str], root: str) -> Iterator[Found]:
+        paths = [os.path.join(directory, name) for name in names]
+        first = next((record for path in paths if (record := _first_record(path))), b"")
+        if not first:
+            return  # nothing was written yet
+        fingerprint, size = fingerprint_of(paths)
+        relative = os.path.relpath(directory, root)
+        name = os.path.basename(os.path.realpath(root)) if relative == "." else relative.replace(os.sep, "/")
+        # Why the first record, which has the time when it was written: at the same path, or at that of another host, may
+        # be another run.
+        run_id = id_of("tensorboard", os.path.realpath(directory), first)
+        project = os.path.basename(os.path.realpath(root)) or "tensorboard"
+        where = paths[0] if self.path == paths[0] else directory
+        yield Found(run_id, name, project, f"tensorboard:{where}", where, fingerprint, len(paths), size)
+
+    def read(self, found: Found, run: ImportedRun, moved: Callable[[int], None]) -> None:
+        if os.path.isfile(found.where):
+            paths = [found.where]
+        else:
+            names = sorted(os.listdir(found.where))
+            paths = [os.path.join(found.where, n) for n in names if _MARK in n and not n.endswith(_NO_MARK)]
+        reading = _Reading(run)
+        for path in paths:
+            reading.file(path, moved)
+        reading.end()
+
+
+def _first_record(path: str) -> bytes:
+    """The first whole record of a file, b"" where there is none yet."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_FIRST_BYTES)
+    except OSError:
+        return b""
+    records = read_records(data)
+    if not len(records.starts):
+        return b""
+    start, size = int(records.starts[0]), int(records.sizes[0])
+    return data[start : start + size]
+
+
+class _Reading:
+    """One run's files on their way into it."""
+
+    def __init__(self, run: ImportedRun) -> None:
+        self._run = run
+        self._values = Values(run.lost, run.remark)
+        self._scalars = ScalarReader()
+        self._name = ""
+        self._has_begun = False
+        self._starts = self._graphs = 0
+        self._step_max = -1
+
+    def file(self, path: str, moved: Callable[[int], None]) -> None:
+        self._name, self._has_begun, self._starts = os.path.basename(path), False, 0
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            records = RecordFile(lambda at, size: os.pread(descriptor, size, at), os.fstat(descriptor).st_size)
+            at = 0
+            for portion in records.portions():
+                self._portion(portion)
+                moved(portion.end - at)
+                at = portion.end
+        finally:
+            os.close(descriptor)
+        if records.bad:
+            self._run.lost["records with a wrong checksum"] += records.bad
+        if records.holes:
+            self._run.lost["places without records"] += records.holes
+            self._run.remark(f"{self._name!r}: {records.lost_bytes} bytes in which there is no record")
+        if records.tail_bytes:
+            self._run.remark(f"{self._name!r}: the last {records.tail_bytes} bytes are not a whole record yet")
+
+    def _portion(self, portion: Portion) -> None:
+        scalars = self._scalars.read(portion.data, portion.starts, portion.sizes)
+        view = memoryview(portion.data)
+        at = 0
+        # Why first all that hides: its rows are those of the events before it, whichever way these are read.
+        waiting: list[Event] = []
+        for record in scalars.rest.tolist():
+            start = int(portion.starts[record])
+            try:
+                event = parse_event(view[start : start + int(portion.sizes[record])])
+            except ValueError as error:
+                self._run.lost["records that are no events"] += 1
+                self._run.remark(f"{self._name!r}: {error}")
+                continue
+            if event.is_start:
+                until = int(numpy.searchsorted(scalars.records, record))
+                self._write(scalars, at, until, waiting)
+                at, waiting = until, []
+                self._start(event)
+            waiting.append(event)
+        self._write(scalars, at, len(scalars.records), waiting)
+
+    def _write(self, scalars: Scalars, at: int, until: int, others: list[Event]) -> None:
+        """The scalars from one place to another, and the other events between them."""
+        if until > at:
+            cut = slice(at, until)
+            times = _microseconds(scalars.wall_times[cut])
+            self._begin(int(times[0]))
+            steps = scalars.steps[cut]
+            self._step_max = max(self._step_max, int(steps.max()))
+            self._run.points_of(self._scalars.tags, scalars.which[cut], steps, times, scalars.values[cut])
+        for event in others:
+            self._one(event)
+
+    def _one(self, event: Event) -> None:
+        time_us = int(_microseconds(numpy.array([event.wall_time]))[0])
+        for what in event.unknown:
+            self._run.lost[f"{what} in events"] += 1
+        if event.log is not None:
+            self._begin(time_us)
+            self._run.line(time_us * 1000, event.log, "log")
+        if event.graph is not None:
+            self._begin(time_us)
+            self._graphs += 1
+            self._run.file(f"graph/graph-{self._graphs}.pb", bytes(event.graph))
+        row = self._values.row_of(event.entries)
+        if row:
+            self._begin(time_us)
+            self._step_max = max(self._step_max, event.step)
+            self._run.row(event.step, time_us * 1000, row)
+
+    def _begin(self, time_us: int) -> None:
+        """Something of this file comes, which is an attempt from there on."""
+        if not self._has_begun:
+            self._run.attempt(self._name, time_us * 1000)
+            self._has_begun = True
+
+    def _start(self, event: Event) -> None:
+        """The training began again: what it had written from this step on does not count."""
+        if self._step_max < event.step:
+            return
+        self._starts += 1
+        time_us = int(_microseconds(numpy.array([event.wall_time]))[0])
+        name = f"{self._name}#{self._starts}" if self._has_begun else self._name
+        self._run.attempt(name, time_us * 1000, hide_from=event.step)
+        self._has_begun, self._step_max = True, event.step - 1
+
+    def end(self) -> None:
+        if self._values.config:
+            config, bad = plain(self._values.config, keep_going=True)
+            self._run.facts({"config": config})
+            for why in bad.values():
+                self._run.lost["hyperparameters that cannot be stored"] += 1
+                self._run.remark(why)
+        failed = self._values.status == STATUS_FAILURE
+        self._run.end("failed" if failed else "finished", int(failed))
+
+
+def _microseconds(wall_times: NDArray[numpy.float64]) -> NDArray[numpy.int64]:
+    """Unix seconds as whole microseconds; what is no time is 0."""
+    scaled = numpy.rint(wall_times * 1e6)
+    scaled[~(numpy.abs(scaled) <= _MICROSECONDS_MAX)] = 0.0
+    return scaled.astype(numpy.int64)

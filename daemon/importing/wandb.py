@@ -1,0 +1,379 @@
+"""``stepd import wandb:PATH``: runs that W&B's package has written, from a `.wandb` file or from all of them below a directory.
+
+Files with the same entity, project and run id are one run: a run that was resumed has a directory for each part. Their order is that of
+their directories' names, which begin with the time; each is an attempt. What W&B's server knows alone (a run that was never written
+here, an artifact) cannot be had.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from daemon.formats import wandb_file, wandb_names
+from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of
+from daemon.importing.wandb_media import Media, MissingFileError
+from daemon.importing.writing import ImportedRun
+from sdk._folding import Folding
+from sdk.errors import Error, UsageError
+from sdk.files import DISK, Files
+from sdk.ids import check_run_id
+from sdk.limits import NESTING_MAX
+from sdk.reader.metrics import Definitions
+from sdk.values import plain
+
+_END = ".wandb"
+_FILES = "files"
+# What W&B adds to rows and summaries for itself.
+_OWN = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})
+# Files that say again what the records say.
+_DERIVED = frozenset({"config.yaml", "wandb-summary.json", "wandb-history.jsonl", "wandb-events.jsonl", "output.log"})
+_MOVED_BYTES = 1 << 20
+# Where the first row is looked for.
+_FIRST_RECORDS = 1000
+
+
+class WandbSource(Source):
+    """Runs of W&B, by their `.wandb` files."""
+
+    scheme: ClassVar[str] = "wandb"
+
+    def __init__(self, path: str, files: Files = DISK) -> None:
+        super().__init__(path)
+        self._files = files
+        self._paths: dict[str, list[str]] = {}
+
+    def runs(self) -> Iterable[Found]:
+        """One for each run id in each project."""
+        parts: dict[tuple[str, str, str], list[tuple[str, wandb_file.Run]]] = {}
+        for path in self._logs():
+            about = self._about(path)
+            if about is not None:
+                parts.setdefault((about.entity, about.project, about.id), []).append((path, about))
+        if not parts:
+            raise UsageError(
+                f"there is no run of W&B at {self.path!r}, expected a {_END} file or a directory with some below it",
+                hint="stepd import wandb:wandb/offline-run-20260504_170000-a41f",
+            )
+        taken: set[str] = set()
+        for key, found in parts.items():
+            run_id = _run_id(key, taken)
+            taken.add(run_id)
+            about = found[-1][1]
+            paths = self._paths[run_id] = [path for path, _ in found]
+            fingerprint, size = fingerprint_of(paths)
+            source = f"wandb:{paths[0] if len(paths) == 1 else os.path.dirname(os.path.dirname(paths[0]))}"
+            yield Found(run_id, about.name or about.id, about.project, source, paths[0], fingerprint, len(paths), size)
+
+    def _logs(self) -> Iterator[str]:
+        if self.path.endswith(_END) and not os.path.isdir(self.path):
+            if self._files.exists(self.path):
+                yield self.path
+            return
+        for where, names in files_below(self.path):
+            yield from (os.path.join(where, name) for name in names if name.endswith(_END))
+
+    def _about(self, path: str) -> wandb_file.Run | None:
+        """What the first records say; None of what is no file of W&B, or says nothing yet."""
+        file = self._files.open(path)
+        try:
+            for record in wandb_file.Log(file).records():
+                if isinstance(record, wandb_file.Run):
+                    return record if record.id else None
+                if isinstance(record, (wandb_file.History, wandb_file.Exit)):
+                    break
+        except ValueError:
+            return None
+        finally:
+            file.close()
+        name = os.path.basename(path)  # its first records are damaged: the name tells the id
+        return wandb_file.Run(id=name.removeprefix("run-").removesuffix(_END) or name)
+
+    def read(self, found: Found, run: ImportedRun, moved: Callable[[int], None]) -> None:
+        paths = self._paths[found.run_id]
+        reading = _Reading(run, found)
+        for path in paths:
+            file = self._files.open(path)
+            try:
+                reading.part(path, file, moved)
+            finally:
+                file.close()
+        reading.end()
+
+
+def _run_id(key: tuple[str, str, str], taken: set[str]) -> str:
+    """W&B's id, unless it is not one here, or another project of the same source has it."""
+    try:
+        return id_of(*key) if key[2] in taken else check_run_id(key[2])
+    except ValueError:
+        return id_of(*key)
+
+
+class _Reading:
+    """What the records of one run come to."""
+
+    def __init__(self, run: ImportedRun, found: Found) -> None:
+        self._run, self._found = run, found
+        self._config: dict[str, Any] = {}
+        self._summary: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
+        self._last: dict[str, Any] = {}
+        self._about: wandb_file.Run | None = None
+        self._exit: wandb_file.Exit | None = None
+        self._media: Media = Media("", {})
+        self._labels: dict[str, Any] = {}
+        self._folding: dict[str, Folding] = {}
+        self._time_ns = self._step = 0
+        self._name = ""
+
+    def part(self, path: str, source: wandb_file.Source, moved: Callable[[int], None]) -> None:
+        """One file."""
+        log = wandb_file.Log(source)
+        directory = os.path.join(os.path.dirname(path), _FILES)
+        self._media = Media(directory, self._labels)
+        self._name, self._exit = os.path.basename(os.path.dirname(path)), None
+        is_begun, told = False, 0
+        for record in log.records():
+            if isinstance(record, wandb_file.Run) and not is_begun:
+                is_begun = True
+                self._begin(record, _start_of(source))
+            self._take(record)
+            if log.end - told > _MOVED_BYTES:
+                moved(log.end - told)
+                told = log.end
+        moved(log.end - told)
+        for stream, folding in self._folding.items():
+            for line in folding.settle():
+                self._line(line, stream)
+        for damage in log.damage:
+            self._run.lost["damaged places, which are left out"] += 1
+            self._run.told.append(f"{path!r}: {damage.size} bytes at {damage.offset} left out: {damage.reason}")
+        if log.is_torn:
+            self._run.told.append(f"{path!r} ends inside a record: it is still written, or its writer was killed")
+        self._copy(directory)
+
+    def end(self) -> None:
+        """What is known when everything was read."""
+        config, bad = plain({key: value for key, value in self._config.items() if key not in _OWN}, keep_going=True)
+        summary, worse = plain(self._set_by_the_user(), keep_going=True)
+        self._run.lost["values that cannot be stored"] += len(bad) + len(worse)
+        self._run.told.extend([*bad.values(), *worse.values()])
+        self._run.facts({"config": config, **({"summary": summary} if summary else {})})
+        if self._exit is None:
+            self._run.told.append("the run has no end: it is still written, or was killed")
+            self._run.end("interrupted", 1)
+        else:
+            self._run.end("failed" if self._exit.code else "finished", self._exit.code)
+
+    def _begin(self, about: wandb_file.Run, started_ns: int) -> None:
+        self._time_ns = started_ns or self._time_ns
+        host = {"host": about.host} if about.host else {}
+        self._run.attempt(self._name, self._time_ns, about=host)
+
+    def _take(self, record: wandb_file.Record) -> None:
+        match record:
+            case wandb_file.History():
+                self._row(record)
+            case wandb_file.Summary():
+                _change(self._summary, record.changes)
+            case wandb_file.Config():
+                self._change_config(record.changes)
+            case wandb_file.Run():
+                self._run.facts({"run": _about(record)})
+                self._change_config(record.config)
+            case wandb_file.Output():
+                self._time_ns = record.time_ns or self._time_ns
+                for line in self._folding.setdefault(record.stream, Folding()).feed(record.text):
+                    self._line(line, record.stream)
+            case wandb_file.Logged():
+                self._line(record.text, "stderr")
+            case wandb_file.Stats():
+                sample = wandb_names.from_wandb({".".join(path): value for path, value in record.values})
+                if sample:
+                    self._run.sample(record.time_ns, sample)
+            case wandb_file.Metric():
+                self._metrics[record.name] = _definition(record)
+                self._run.facts({"metric": {record.name: self._metrics[record.name]}})
+            case wandb_file.Exit():
+                self._exit = record
+            case wandb_file.Alert():
+                level = record.level if record.level in ("INFO", "WARN", "ERROR") else "INFO"
+                said = {"title": record.title, "text": record.text, "level": level}
+                self._run.facts({"alert": {str(self._time_ns): said}})
+            case wandb_file.Environment():
+                self._run.facts({"context": _context(record.facts)})
+            case wandb_file.Unknown():
+                told = f"records of the kind {record.name!r} are not taken over"
+                if told not in self._run.told:
+                    self._run.told.append(told)
+
+    def _change_config(self, changes: wandb_file.Changes) -> None:
+        _change(self._config, changes)
+        own = self._config.get("_wandb")
+        if isinstance(own, dict):
+            self._labels.update(own)
+
+    def _row(self, record: wandb_file.History) -> None:
+        step, at = record.step, None
+        values: dict[str, Any] = {}
+        for path, value in record.values:
+            if path == ("_timestamp",) and _is_number(value):
+                at = value
+            elif path == ("_step",) and step is None and _is_number(value):
+                step = int(value)
+            elif path[0] not in _OWN:
+                self._flatten(".".join(path), value, values)
+        self._step = self._step + 1 if step is None else step
+        if at is not None and math.isfinite(at) and at > 0:
+            self._time_ns = round(at * 1e6) * 1000
+        self._run.row(self._step, self._time_ns, values)
+        self._last.update(values)
+
+    def _flatten(self, key: str, value: Any, into: dict[str, Any], depth: int = 0) -> None:
+        if isinstance(value, dict) and "_type" in value:
+            made = self._made(key, value)
+            if made is not None:
+                into[key] = made
+        elif isinstance(value, dict) and value and depth < NESTING_MAX:
+            for name, one in value.items():
+                self._flatten(f"{key}.{name}", one, into, depth + 1)
+        else:
+            into[key] = value
+
+    def _made(self, key: str, said: dict[str, Any]) -> Any:
+        """A value of media; None where there is none."""
+        try:
+            made = self._media.value(key, said)
+        except MissingFileError:
+            self._run.lost["media whose files are not there"] += 1
+            return None
+        except (Error, ValueError, TypeError, KeyError, OSError, AttributeError, ImportError) as error:
+            self._run.lost["media that make no sense"] += 1
+            self._run.told.append(f"{key!r}: {type(error).__name__}: {error}")
+            return None
+        if made is None or made == []:
+            self._run.lost[f"values of the kind {said.get('_type')!r}"] += 1
+            return None
+        return made
+
+    def _line(self, text: str, source: str) -> None:
+        self._run.line(self._time_ns, text, source)
+
+    def _set_by_the_user(self) -> dict[str, Any]:
+        """Of the summary what is neither the last value of its key nor what `define_metric` made of all of them."""
+        flat: dict[str, Any] = {}
+        definitions = Definitions(self._metrics)
+        for key, value in self._summary.items():
+            if key not in _OWN and not (isinstance(value, dict) and definitions.of(key).summary):
+                _plain_parts(key, value, flat)
+        return {key: value for key, value in flat.items() if not _same(value, self._last.get(key, flat))}
+
+    def _copy(self, directory: str) -> None:
+        """The run's own files; media stand in rows."""
+        for where, names in files_below(directory):
+            below = os.path.relpath(where, directory)
+            if below.split(os.sep)[0] == "media":
+                continue
+            for name in names:
+                place = name if below == os.curdir else f"{below}/{name}"
+                path = os.path.join(where, name)
+                if place in _DERIVED:
+                    continue
+                if os.path.islink(path):
+                    # What a link in a directory of somebody's leads to need not be meant for this store.
+                    self._run.lost["files that are links (cp -rL takes what they lead to)"] += 1
+                    continue
+                self._run.file(place, path)
+
+
+def _start_of(source: wandb_file.Source) -> int:
+    """When a run began: what is said, or, where what it logged is older than that (it was written later by a sync), its first row."""
+    told = 0
+    for count, record in enumerate(wandb_file.Log(source).records()):
+        if isinstance(record, wandb_file.Run):
+            told = record.started_ns
+        if isinstance(record, wandb_file.History):
+            values = dict(record.values)
+            at, runtime = values.get(("_timestamp",)), values.get(("_runtime",))
+            if _is_number(at) and _is_number(runtime) and 0 < at - runtime < told / 1e9:
+                return round((at - runtime) * 1e6) * 1000
+        if isinstance(record, wandb_file.History) or count == _FIRST_RECORDS:
+            break
+    return told
+
+
+def _about(record: wandb_file.Run) -> dict[str, Any]:
+    said = {
+        "name": record.name or record.id, "project": record.project, "group": record.group, "job_type": record.job_type,
+        "notes": record.notes, "tags": list(record.tags),
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value}
+
+
+def _definition(record: wandb_file.Metric) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if record.step_metric:
+        said.update(step_metric=record.step_metric, step_sync=record.step_sync)
+    if record.hidden:
+        said["hidden"] = True
+    if record.summary:
+        said["summary"] = sorted(record.summary)
+    if record.goal:
+        said["goal"] = record.goal
+    return said
+
+
+def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """docs/context.md#facts, of what W&B says."""
+    found: dict[str, Any] = {name: facts[name] for name in ("os", "host") if facts.get(name)}
+    if facts.get("username"):
+        found["user"] = facts["username"]
+    if facts.get("root"):
+        found["cwd"] = facts["root"]
+    python = {"version": facts.get("python"), "executable": facts.get("executable")}
+    found["python"] = {name: value for name, value in python.items() if value}
+    if facts.get("program"):
+        found["program"] = {"kind": "script", "path": facts["program"]}
+        found["command"] = ["python", facts["program"], *facts.get("args", ())]
+    git = facts.get("git")
+    if isinstance(git, dict) and git.get("commit"):
+        found["git"] = {name: value for name, value in git.items() if value}
+    return found
+
+
+def _change(into: dict[str, Any], changes: wandb_file.Changes) -> None:
+    """Sets and removes values by the names around them and their own."""
+    updates, removals = changes
+    for path, value in updates:
+        place = into
+        for name in path[:-1]:
+            inner = place.get(name)
+            if not isinstance(inner, dict):
+                inner = place[name] = {}
+            place = inner
+        place[path[-1]] = value
+    for path in removals:
+        inside: Any = into
+        for name in path[:-1]:
+            inside = inside.get(name) if isinstance(inside, dict) else None
+        if isinstance(inside, dict):
+            inside.pop(path[-1], None)
+
+
+def _plain_parts(key: str, value: Any, into: dict[str, Any], depth: int = 0) -> None:
+    """A value of the summary under dotted names; media are those of the rows."""
+    if isinstance(value, dict) and "_type" not in value and depth < NESTING_MAX:
+        for name, one in value.items():
+            _plain_parts(f"{key}.{name}", one, into, depth + 1)
+    elif not isinstance(value, dict):
+        into[key] = value
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other or (isinstance(one, float) and isinstance(other, float) and one != one and other != other)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

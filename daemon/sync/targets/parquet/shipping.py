@@ -1,0 +1,201 @@
+"""One run on its way into a dataset: which files are there, which are new, which go.
+
+The state names every file of rows that is safe. So:
+
+* Files of the run that the state does not name were published by a pass that was killed before its commit. The next pass removes them
+  first: their rows come again. Only names of ours with a stream of this run count, so that what other stores ship into the same run
+  stays.
+* Where a file that the state names is gone, or has another size, the run is written anew from its first row.
+* Small files, as a run that was carried while it was written has them, are joined when the run is over, or when there are many. The joined
+  file is safe before it is committed, and the small ones are removed after that: readers see rows twice for a moment, never not at
+  all, and the view keeps one of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from daemon.sync.passage import Passage
+from daemon.sync.targets.parquet.beside import Beside
+from daemon.sync.targets.parquet.cells import Writing, long, wide
+from daemon.sync.targets.parquet.facts import digest_of, facts_name, facts_of, facts_table
+from daemon.sync.targets.parquet.names import PartName, parse_part, partition
+from daemon.sync.targets.parquet.parts import PART_BYTES_MAX, Parts, tables_in
+from daemon.sync.targets.parquet.roots import Root
+from sdk.ids import run_directory
+from sdk.limits import MIB
+from sdk.reader.delivery import Batch
+from sdk.reader.lanes import TRAINING
+
+LONG, WIDE = "long", "wide"
+# A dataset for the training, and one for each of what accompanies it.
+KINDS = {"rows": TRAINING, "system": frozenset({"system"}), "console": frozenset({"console"})}
+_FACTS = "runs"
+
+# Limit: of a run that lives. A pass each half minute makes 120 files of a stream in an hour, which are one or two of these joined.
+JOIN_FILES = 64
+_SMALL_BYTES_MAX = 32 * MIB
+
+
+class Shipping:
+    """One call of `carry`."""
+
+    def __init__(self, arrow: Any, root: Root, passage: Passage, layout: str, *, with_media: bool) -> None:
+        run, state = passage.run, passage.state
+        self._arrow, self._root, self._passage, self._layout = arrow, root, passage, layout
+        self._where = partition(run.project, run.id)
+        self._label = run_directory(run.id)
+        self._files: dict[str, dict[str, int]] = {kind: dict(state.get("files", {}).get(kind, {})) for kind in KINDS}
+        self._facts: dict[str, str] = dict(state.get("facts", {}))
+        self._beside = Beside(root, self._where, passage, is_wanted=with_media)
+        told = {"project": run.project, "run": run.id, "layout": layout}
+        self._parts = Parts(arrow, root, self._label, self._where, told, self._published)
+        self._uncommitted = 0
+        self._is_changed = False
+
+    def go(self, *, look: bool = True) -> None:
+        """Ships what is new.
+
+        Args:
+            look: Compare what is there with the state first; False: nobody was killed since, as this process knows.
+        """
+        try:
+            self._begin(look)
+            for kind, streams in KINDS.items():
+                for batch in self._passage.batches(streams):
+                    self._take(kind, batch)
+                self._parts.finish()
+            replaced = list(self._join())
+            self._write_facts()
+            if self._is_changed:
+                self._commit()
+            for name in replaced:
+                self._root.remove(name)
+        finally:
+            self._parts.close()
+
+    # ---- before the first row
+
+    def _begin(self, look: bool) -> None:
+        state = self._passage.state
+        before = (state.get("where", self._where), state.get("layout", self._layout))
+        if before != (self._where, self._layout):
+            # The run was given another project, or is written otherwise: nothing of it stays where it was.
+            self._start_again(before[0])
+        elif look or not state:
+            streams = {stream.id for stream in self._passage.run.streams}
+            for kind in KINDS:
+                there = self._root.list(f"{kind}/{self._where}")
+                if any(there.get(name) != size for name, size in self._files[kind].items()):
+                    self._passage.told("files were missing from the dataset; all of the run was written anew")
+                    self._start_again(self._where)
+                    return
+                for name in there:
+                    part = parse_part(name)
+                    if part is not None and part.stream in streams and name not in self._files[kind]:
+                        self._root.remove(f"{kind}/{self._where}/{name}")
+
+    def _start_again(self, where: str) -> None:
+        for kind, files in self._files.items():
+            for name in files:
+                self._root.remove(f"{kind}/{where}/{name}")
+            files.clear()
+        if where != self._where and "name" in self._facts:
+            self._root.remove(f"{_FACTS}/{where}/{self._facts['name']}")
+        self._facts = {}
+        self._passage.start_again()
+        self._is_changed = True
+
+    # ---- rows
+
+    def _take(self, kind: str, batch: Batch) -> None:
+        self._is_changed = True
+        stream = batch.stream.hex
+        before = self._beside.size
+
+        def described(value: Any, key: str, sequence: int) -> Any:
+            return self._beside.described(value, key, stream, sequence)
+
+        writing = Writing(self._arrow, described, self._odd)
+        table = (long if self._layout == LONG and kind == "rows" else wide)(writing, batch) if batch.points else None
+        if table is not None and len(table):
+            self._parts.add(kind, stream, table)
+        self._passage.moved(batch.values, self._beside.size - before)
+        if self._uncommitted >= PART_BYTES_MAX:
+            self._parts.finish()  # what was given by now must be safe, this batch too
+            self._commit()
+
+    def _odd(self, key: str, count: int) -> None:
+        self._passage.lost("texts that are no Unicode", key, count)
+
+    def _published(self, kind: str, name: str, size: int) -> None:
+        self._files[kind][name] = size
+        self._uncommitted += size
+        self._passage.moved(0, size)
+
+    def _commit(self) -> None:
+        self._uncommitted = 0
+        self._passage.commit(
+            {"where": self._where, "layout": self._layout, "files": self._files, "facts": dict(self._facts)}
+        )
+
+    # ---- joining
+
+    def _join(self) -> Iterator[str]:
+        """Joins small files; the names of those that are to be removed after the commit."""
+        count_min = 2 if self._passage.is_over else JOIN_FILES
+        for kind, files in self._files.items():
+            for group in small_neighbours(files):
+                if len(group) >= count_min:
+                    yield from self._joined(kind, group)
+
+    def _joined(self, kind: str, group: list[PartName]) -> Iterator[str]:
+        files = self._files[kind]
+        before = {part.text: files.pop(part.text) for part in group}
+        for part in group:
+            self._passage.check()
+            for table in tables_in(self._arrow, self._root.source(f"{kind}/{self._where}/{part.text}")):
+                self._parts.add(kind, part.stream, table)
+        self._parts.finish()
+        self._is_changed = True
+        for name in before:
+            if name not in files:
+                yield f"{kind}/{self._where}/{name}"
+
+    # ---- the run's own row
+
+    def _write_facts(self) -> None:
+        import pyarrow.parquet
+
+        facts, name = facts_of(self._passage.run), facts_name(self._passage.run)
+        digest = digest_of(facts)
+        if self._facts == {"name": name, "digest": digest}:
+            return
+        draft = self._root.draft(self._label)
+        try:
+            table = facts_table(self._arrow, facts)
+            pyarrow.parquet.write_table(table, draft, compression="zstd", write_statistics=False, store_schema=False)
+        except BaseException:
+            self._root.discard(draft)
+            raise
+        size = self._root.publish(draft, f"{_FACTS}/{self._where}/{name}")
+        if self._facts.get("name", name) != name:  # an older stream of the run has come
+            self._root.remove(f"{_FACTS}/{self._where}/{self._facts['name']}")
+        self._facts = {"name": name, "digest": digest}
+        self._passage.moved(0, size)
+        self._is_changed = True
+
+
+def small_neighbours(files: dict[str, int]) -> Iterator[list[PartName]]:
+    """Files of one stream that follow one another and are all small, in order of sequences."""
+    parts = sorted(part for part in map(parse_part, files) if part is not None)
+    group: list[PartName] = []
+    for part in parts:
+        if group and (part.stream != group[0].stream or files[part.text] >= _SMALL_BYTES_MAX):
+            yield group
+            group = []
+        if files[part.text] < _SMALL_BYTES_MAX:
+            group.append(part)
+    if group:
+        yield group

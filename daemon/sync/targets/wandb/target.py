@@ -1,0 +1,320 @@
+"""Runs to W&B: online to its server, or offline as directories that `wandb sync` takes.
+
+Offline, each pass that finds something new writes one directory. W&B's package writes it below `work-…`, and when it is whole it gets
+its name, `wandb/offline-run-<created>-<id>-stepd<pass>`; only then the pass is noted. A pass that was killed leaves a directory in
+`work-…`, or one with a number that was never noted: the next pass removes both and writes the same again.
+
+Online, W&B itself knows the last step that it has. A pass is noted when W&B's package has said that everything arrived; of one that was
+killed before, the rows that arrived are known by their step, and the next pass leaves them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from daemon.formats import wandb_names
+from daemon.sync.passage import Passage
+from daemon.sync.place import Place
+from daemon.sync.target import CURSORS, Target
+from daemon.sync.targets.wandb import facts as about
+from daemon.sync.targets.wandb.session import Session, explained, outside_environment, put_back
+from daemon.sync.targets.wandb.values import Values
+from sdk.errors import UsageError
+from sdk.files import DISK, Files, sync_names
+from sdk.ids import run_directory
+
+# While a run lives, so many steps wait for what other ranks may still say of them: W&B takes no row behind a later one.
+HOLD_BACK_STEPS = 100
+_MODES = ("online", "offline")
+_CONSOLE, _SYSTEM = "console", "system"
+
+
+class WandbTarget(Target):
+    """`wandb:`, `wandb:project` or `wandb:entity/project`, with the options `mode` and `dir`."""
+
+    scheme: ClassVar[str] = "wandb"
+    options: ClassVar[frozenset[str]] = frozenset({"mode", "dir"})
+
+    def __init__(self, place: Place, files: Files = DISK) -> None:
+        super().__init__(place)
+        self._files = files
+        entity, _, project = place.path.strip("/").rpartition("/")
+        self.entity, self.project = entity, project
+        if "/" in entity:
+            raise UsageError(f"{place.text!r} names no project of W&B, expected wandb:project or wandb:entity/project")
+        self.mode = _mode_of(place)
+        chosen = place.options.get("dir") or os.environ.get("WANDB_DIR") or os.curdir
+        self.directory = os.path.abspath(os.path.expanduser(chosen))
+        self._wandb: Any = None
+        self._taken: dict[str, str] | None = None
+
+    @property
+    def is_offline(self) -> bool:
+        return self.mode == "offline"
+
+    def cursors(self) -> str | None:
+        return os.path.join(self.directory, CURSORS) if self.is_offline else None
+
+    def check(self) -> None:
+        wandb = self._package()
+        if self.is_offline:
+            try:
+                self._files.make_directory(self.directory)
+            except OSError as error:
+                raise UsageError(f"{self.place.text!r}: {self.directory!r} cannot be written: {error}") from error
+            return
+        with explained(wandb, "log in to W&B"):
+            if not wandb.login(relogin=False, timeout=1):
+                raise UsageError(
+                    "W&B wants an API key, and there is none",
+                    hint="WANDB_API_KEY=… stepd sync …, wandb login, or --to wandb:…?mode=offline",
+                )
+
+    def carry(self, passage: Passage) -> None:
+        where = self._where()
+        if passage.state and passage.state.get("where") != where:
+            passage.start_again()
+        _Carrying(self, passage, where).carry()
+
+    def close(self) -> None:
+        if self._wandb is not None:
+            self._wandb.teardown()
+        if self._taken is not None:
+            put_back(self._taken)
+            self._taken = None
+
+    def _package(self) -> Any:
+        if self._taken is None:
+            self._taken = outside_environment()
+        if self._wandb is None:
+            try:
+                self._wandb = importlib.import_module("wandb")
+            except ImportError as error:
+                raise UsageError(
+                    f"{self.place.text!r} needs the package wandb: {error}", hint="pip install 'stepd[wandb]'"
+                ) from error
+        return self._wandb
+
+    def _where(self) -> str:
+        """What a pass may go on with: the same directory, or the same server and owner."""
+        if self.is_offline:
+            return "offline"
+        server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+        return f"{server} {self.entity}"
+
+    def open(self, passage: Passage, said: Mapping[str, Any], work: str) -> Session:
+        """A session for a run; `work` is where W&B puts its directory."""
+        project = self.project or said["project"] or "uncategorized"
+        told = {name: said[name] for name in ("id", "name", "group", "job_type", "tags", "notes") if said[name]}
+        return Session(
+            self._package(),
+            {**told, "project": project, "entity": self.entity or None, "config": said["config"]},
+            work,
+            is_offline=self.is_offline,
+            is_last=passage.is_over,
+            host=said["host"],
+        )
+
+
+class _Carrying:
+    """One run on its way."""
+
+    def __init__(self, target: WandbTarget, passage: Passage, where: str) -> None:
+        self._target, self._passage, self._where = target, passage, where
+        self._files = target._files
+        self._run = passage.run
+        self._state: dict[str, Any] = copy.deepcopy(passage.state)
+        self._said: dict[str, Any] = {}
+        self._session: Session | None = None
+        self._values: Values | None = None
+        name = run_directory(self._run.id)
+        self._parent = os.path.join(target.directory, CURSORS) if target.is_offline else ""
+        self._works = f"work-{hashlib.sha256(name.encode()).hexdigest()[:16]}-"
+        self._work = ""
+        self._name = f"offline-run-{time.strftime('%Y%m%d_%H%M%S', time.gmtime(self._run.created))}-{name}-stepd"
+
+    def carry(self) -> None:
+        """Everything that is new; a session is begun when there is something."""
+        passage = self._passage
+        self._said = about.facts_of(self._run, passage.is_over, self._lost_once)
+        digest = hashlib.sha256(json.dumps(self._said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        try:
+            if digest != self._state.get("facts"):
+                self._begin()
+            self._rows()
+            self._system()
+            self._console()
+            self._kept()
+            if self._session is not None:
+                self._end(digest)
+        finally:
+            if self._session is not None:
+                self._session.abandon()
+            self._clean()
+
+    def _lost_once(self, what: str, key: str = "") -> None:
+        """Facts are told anew with each pass; what is lost of them counts once."""
+        known = self._state.setdefault("lost", [])
+        if [what, key] not in known:
+            known.append([what, key])
+            self._passage.lost(what, key)
+
+    def _begin(self) -> Session:
+        if self._session is None:
+            self._clean()
+            if self._parent:
+                # Race: W&B's service outlives a killed worker by a second or two, and writes where that one was.
+                self._work = os.path.join(self._parent, f"{self._works}{os.urandom(4).hex()}")
+            else:
+                self._work = tempfile.mkdtemp(prefix="stepd-wandb-")  # online nothing of it is wanted later
+            made = os.path.join(self._work, "media")
+            self._files.make_directory(made)
+            self._session = self._target.open(self._passage, self._said, self._work)
+            self._values = Values(self._target._package(), made, self._passage.lost)
+            self._session.environment(about.environment_of(self._run))
+            for name, said in about.metrics_of(self._run, self._passage.told):
+                try:
+                    self._session.define(name, said)
+                except Exception as error:  # W&B's rules about names are its own
+                    self._passage.lost(f"definitions of metrics that W&B refused ({type(error).__name__})", name)
+        return self._session
+
+    def _rows(self) -> None:
+        created = self._run.created
+        for rows in self._passage.rows(hold_back=HOLD_BACK_STEPS):
+            session = self._begin()
+            assert self._values is not None
+            points = 0
+            for row in rows:
+                step, at = row.pop("_step"), row.pop("_timestamp")
+                points += len(row)
+                if step < session.first_step:
+                    continue  # arrived with a pass that was killed before it was noted
+                values = self._values.row(row)
+                media = {key: value for key, value in values.items() if not _is_plain(value)}
+                plain = {key: value for key, value in values.items() if key not in media}
+                plain["_timestamp"], plain["_runtime"] = at, max(at - created, 0.0)
+                session.row(step, plain, media, self._passage.lost)
+            self._passage.moved(points)
+
+    def _system(self) -> None:
+        for batch in self._passage.batches({_SYSTEM}):
+            for _, _, time_us, values in batch.rows():
+                found = wandb_names.to_wandb(values)
+                if found:
+                    self._begin().sample(time_us * 1000, found)
+                    self._passage.moved(len(found))
+
+    def _console(self) -> None:
+        console = about.Console(self._state.get("live", {}), self._passage.lost)
+        for batch in self._passage.batches({_CONSOLE}):
+            rank = batch.stream.number("rank")
+            for _, _, time_us, values in batch.rows():
+                for stream, text in console.lines(batch.stream.hex, batch.lane, rank, values):
+                    self._begin().output(stream, time_us * 1000, text)
+                    self._passage.moved(1)
+        if self._passage.is_over:
+            for stream, text in console.rest():
+                self._begin().output(stream, int(self._run.updated * 1e9), text)
+        self._state["live"] = console.live
+
+    def _kept(self) -> None:
+        """Files and artifacts that are new or have changed."""
+        known = dict(self._state.get("files", {}))
+        for file in self._run.files():
+            mark = f"{file.size} {file.state}"
+            if file.state != "kept" or known.get(file.name) == mark:
+                continue
+            if file.name in about.RESERVED or file.name.startswith("media/"):
+                self._passage.lost("files that W&B's own have the names of", file.name)
+            else:
+                session = self._begin()
+                file.copy_to(session.files)
+                session.save(file.name)
+            known[file.name] = mark
+            self._passage.check()
+        self._state["files"] = known
+        carried = list(self._state.get("artifacts", []))
+        for artifact in self._run.logged_artifacts():
+            name = f"{artifact.name}"
+            if artifact.state != "COMMITTED" or name in carried:
+                continue
+            session = self._begin()
+            try:
+                made = about.artifact_of(self._target._package(), artifact, os.path.join(self._work, "artifact"))
+                session.log_artifact(made, list(artifact.aliases))
+            except Exception as error:  # the package raises what it likes; the run is more than one of its artifacts
+                self._passage.lost(f"artifacts that could not be carried ({type(error).__name__})", name)
+            carried.append(name)
+            self._passage.check()
+        self._state["artifacts"] = carried
+        if self._run.used_artifacts():
+            self._passage.told("which artifacts a run used is not carried: W&B wants to look them up at its server")
+
+    def _end(self, digest: str) -> None:
+        session, said = self._session, self._said
+        assert session is not None
+        session.finish(said["summary"], said["exit_code"])
+        self._session = None
+        self._state.update(where=self._where, facts=digest)
+        if self._target.is_offline:
+            self._put_in_place()
+        self._passage.commit(self._state)
+
+    def _put_in_place(self) -> None:
+        """Gives the directory that W&B wrote its name. What has a number that was never noted is of a killed pass."""
+        made = os.path.join(self._work, "wandb")
+        (source,) = (name for name, _, _ in self._files.entries(made) if name.startswith("offline-run-"))
+        target = os.path.join(self._target.directory, "wandb")
+        self._files.make_directory(target)
+        number = int(self._state.get("passes", 0)) + 1
+        for name, _, _ in self._files.entries(target):
+            tail = name.removeprefix(self._name)
+            if tail != name and tail.isdecimal() and int(tail) >= number:
+                self._files.remove_tree(os.path.join(target, name))
+        for name in ("logs", "tmp"):  # they tell of this process
+            if self._files.exists(os.path.join(made, source, name)):
+                self._files.remove_tree(os.path.join(made, source, name))
+        size = about.force(os.path.join(made, source), self._files)
+        self._files.rename(os.path.join(made, source), os.path.join(target, f"{self._name}{number:04d}"))
+        sync_names(self._files, target)
+        self._passage.moved(0, size)
+        self._state["passes"] = number
+
+    def _clean(self) -> None:
+        """Removes what this pass needed, and what killed ones left."""
+        left = [self._work] if self._work else []
+        if self._parent:
+            names = [name for name, _, _ in self._files.entries(self._parent)]
+            left = [os.path.join(self._parent, name) for name in names if name.startswith(self._works)]
+        for path in left:
+            with contextlib.suppress(OSError):  # what somebody still writes into is removed the next time
+                self._files.remove_tree(path)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it: an object of W&B's package, or a list of them, cannot."""
+    return value is None or isinstance(value, (str, int, float, dict)) or (
+        isinstance(value, list) and all(map(_is_plain, value))
+    )  # fmt: skip
+
+
+def _mode_of(place: Place) -> str:
+    """What the URL says, else `WANDB_MODE`, else "online"."""
+    mode = place.options.get("mode") or os.environ.get("WANDB_MODE") or "online"
+    mode = "offline" if mode == "dryrun" else mode
+    if mode not in _MODES:
+        raise UsageError(
+            f"{place.text!r}: the mode of W&B is {mode!r}, expected online or offline",
+            hint="--to wandb:…?mode=offline",
+        )
+    return mode

@@ -1,0 +1,200 @@
+"""Carried while it is written: a real trainer, daemon, carrier and worker, any of which may be killed, and a target that may be away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import sdk
+from sdk._syncing import all_told, jobs
+from sdk.errors import Error
+from sdk.transport import request
+from tests.end_to_end.world import Trainer, kill_daemon, start_daemon, until
+
+ROOT = Path(__file__).parents[2]
+RUN = "carried"
+
+
+class Target:
+    """A directory of lines, and a file beside it that tells trainers to end."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = path / "out"
+        self.told = path / "told"
+        self.url = f"jsonl:{self.directory}"
+
+    def steps(self, run: str = RUN) -> list[int]:
+        """The steps that are there, in order of files; a row that is there twice is none that was delivered exactly once."""
+        rows: list[dict[str, Any]] = []
+        for path in sorted(self.directory.glob(f"*/{run}/rows-*.jsonl")):
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            rows += [json.loads(line) for line in whole.splitlines()]
+        counts = Counter((row["_stream"], row["_sequence"]) for row in rows)
+        assert not [row for row, count in counts.items() if count > 1]
+        return [row["_step"] for row in rows if "x" in row]
+
+    def body(
+        self, *urls: str, run: str = RUN, kill: bool = False, **settings: Any
+    ) -> Callable[[Callable[[int], None]], None]:
+        """A trainer that logs a row each millisecond until it is told to end."""
+
+        def train(count: Callable[[int], None]) -> None:
+            chosen = {"sync_seconds": 0.2, "silent": True, **settings}
+            run_ = sdk.init(id=run, project="p", sync_to=[self.url, *urls], settings=chosen)
+            n = 0
+            while not self.told.exists():
+                run_.log({"x": n})
+                n += 1
+                count(n)
+                sdk.clock.pause(0.001)
+            if kill:
+                os.kill(os.getpid(), 9)
+            run_.finish()
+
+        return train
+
+    def end(self, trainer: Trainer) -> int:
+        """Tells the trainer to end; how many calls it has made."""
+        self.told.touch()
+        trainer.wait()
+        return trainer.returned
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    return Target(tmp_path)
+
+
+def drain(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`stepd sync --drain`."""
+    return subprocess.run(
+        [sys.executable, "-m", "daemon", "sync", "--drain", "--dir", str(store), *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def carrier_of(store: Path) -> int:
+    """The pid of the carrier, when there is one."""
+    found: list[int] = []
+
+    def runs() -> bool:
+        try:
+            pid = request(str(store), "status")["carrying"]["pid"]
+        except Error:
+            return False
+        found[:] = [int(pid)] if pid else []
+        return bool(found)
+
+    until(runs)
+    return found[0]
+
+
+def test_rows_appear_while_it_trains(store: Path, target: Target) -> None:
+    """And when `finish()` has returned, the last one is there, each once."""
+    start_daemon(store)
+    trainer = Trainer(target.body())
+    until(lambda: len(target.steps()) > 20)
+    seen = len(target.steps())
+    until(lambda: len(target.steps()) > seen)
+    assert trainer.returned
+    target.told.touch()
+    assert trainer.wait() == 0
+    assert target.steps() == list(range(trainer.returned))
+    assert sdk.open_store(store).run(RUN).state == "finished"
+    until(lambda: not jobs(str(store)))
+    (told,) = all_told(str(store))
+    assert told.is_over
+    assert told.points == trainer.returned
+
+
+@pytest.mark.parametrize("victim", ["worker", "carrier", "daemon"])
+def test_whoever_is_killed_it_is_delivered_exactly_once(store: Path, target: Target, victim: str) -> None:
+    """The next one goes on where the last commit was."""
+    start_daemon(store)
+    trainer = Trainer(target.body())
+    until(lambda: len(target.steps()) > 20)
+    carrier = psutil.Process(carrier_of(store))
+    if victim == "worker":
+        (worker,) = carrier.children()
+        worker.kill()
+    elif victim == "carrier":
+        carrier.kill()
+    else:
+        kill_daemon(store)
+    seen = len(target.steps())
+    until(lambda: len(target.steps()) > seen)
+    count = target.end(trainer)
+    done = drain(store, "--timeout", "30")
+    assert done.returncode == 0, done
+    assert target.steps() == list(range(count))
+
+
+def test_a_killed_trainer_is_delivered_by_its_daemon(store: Path, target: Target) -> None:
+    """What was in its ring too."""
+    start_daemon(store)
+    trainer = Trainer(target.body(kill=True))
+    until(lambda: len(target.steps()) > 20)
+    count = target.end(trainer)
+    until(lambda: len(target.steps()) == count)
+    assert target.steps() == list(range(count))
+
+
+def test_a_target_that_is_away_harms_nothing(store: Path, target: Target, tmp_path: Path) -> None:
+    """The other one gets everything, the training ends at once, the status says it; when it is back it is delivered."""
+    start_daemon(store)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("no directory", encoding="utf-8")
+    away = f"jsonl:{blocked}"
+    trainer = Trainer(target.body(away))
+    until(lambda: len(target.steps()) > 20)
+    count = target.end(trainer)
+    assert target.steps() == list(range(count))
+    text = subprocess.run(
+        [sys.executable, "-m", "daemon", "status", "--dir", str(store)], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert f"  sync     {away}   1 run; 1 behind: " in text
+    done = drain(store, "--timeout", "30", "--to", away)
+    assert done.returncode == 1
+    assert f"{RUN} to {away}: " in done.stdout
+    blocked.unlink()
+    assert drain(store, "--timeout", "30").returncode == 0
+    back = Target(tmp_path)
+    back.directory = blocked
+    assert back.steps() == list(range(count))
+    assert jobs(str(store)) == []
+
+
+def test_what_is_left_without_a_daemon_is_drained(store: Path, target: Target) -> None:
+    """A trainer that was killed, and one that ended: its rows are in shared memory or in the spool."""
+    for number, kill in enumerate([True, False]):
+        trainer = Trainer(target.body(run=f"run{number}", kill=kill, autostart=False))
+        until(lambda trainer=trainer: trainer.returned > 20)
+        target.end(trainer)
+        target.told.unlink()
+        expected = list(range(trainer.returned))
+        assert target.steps(f"run{number}") == []
+        done = drain(store)
+        assert done.returncode == 0, done
+        assert target.steps(f"run{number}") == expected
+    assert jobs(str(store)) == []
+    assert drain(store).returncode == 0
+
+
+def test_a_resumed_run_is_carried_on(store: Path, target: Target) -> None:
+    """By the job that its new process leaves, into the same files."""
+    start_daemon(store)
+    for attempt in range(2):
+        with sdk.init(id=RUN, project="p", resume="allow", sync_to=target.url, settings={"silent": True}) as run:
+            for _ in range(10):
+                run.log({"x": 1})
+        assert len(target.steps()) == 10 * (attempt + 1)
+    assert sorted(target.steps()) == list(range(20))

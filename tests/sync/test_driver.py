@@ -1,0 +1,287 @@
+"""The driver with real worker processes, and a target that does what a test wants of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.sync import driver as driver_module
+from daemon.sync import outcome
+from daemon.sync.carrying import carry_run
+from daemon.sync.crew import Crew
+from daemon.sync.cursor import cursor_path
+from daemon.sync.driver import Chosen, Driver, Seen
+from daemon.sync.looking import cursors_of, run_names
+from daemon.sync.outcome import Outcome
+from daemon.sync.place import parse
+from daemon.sync.registry import make, schemes
+from daemon.sync.target import Target
+from sdk.errors import UsageError
+from sdk.platform import hold_lock
+from sdk.segment.naming import run_path
+from tests.builders import RunBuilder, make_run, make_store
+from tests.serving import until
+
+# A line a word of ``DIR/<run>.plan`` is what is done at each try, and then it goes well: kill, refuse, fail, hang.
+_TARGET = """
+import os, signal
+from daemon.sync.target import Retriable, Target
+from daemon.sync.targets.jsonl import JsonlTarget
+from sdk.errors import UsageError
+
+
+class Odd(JsonlTarget):
+    scheme = "odd"
+    options = frozenset({"colour"})
+
+    def cursors(self):
+        return os.path.join(self.place.path, ".stepd-sync")
+
+    def check(self):
+        if os.path.exists(os.path.join(self.place.path, "misuse")):
+            raise UsageError("the package odd is not installed", hint="pip install odd")
+
+    def carry(self, passage):
+        path = os.path.join(self.place.path, passage.run.id + ".plan")
+        words = open(path).read().split() if os.path.exists(path) else []
+        if words:
+            open(path, "w").write("\\n".join(words[1:]))
+        if words[:1] == ["kill"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if words[:1] == ["refuse"]:
+            raise Retriable("503, try later")
+        if words[:1] == ["fail"]:
+            raise RuntimeError("no such thing")
+        if words[:1] == ["hang"]:
+            open(os.path.join(self.place.path, "hangs"), "w").write(str(os.getpid()))
+            while True:
+                passage.check()
+        print("noise of a library")
+        super().carry(passage)
+"""
+
+
+class World:
+    """A store, a directory, and the target `odd:DIR`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = make_store(directory)
+        self.out = directory / "out"
+        self.out.mkdir()
+        self.url = f"odd:{self.out}"
+        self.seen: list[Seen] = []
+
+    def plan(self, run: str, *words: str) -> None:
+        (self.out / f"{run}.plan").write_text("\n".join(words))
+
+    def target(self) -> Target:
+        return make(parse(self.url))
+
+    def driver(self, **kind: Any) -> Driver:
+        def choose() -> list[Chosen]:
+            return [Chosen(name) for name in run_names(self.store)]
+
+        return Driver(self.store, [self.target()], choose, see=self.seen.append, **{"workers": 1, **kind})
+
+    def sync(self, **kind: Any) -> dict[str, Outcome]:
+        return {one.run: one for one in self.driver(**kind).run()}
+
+    def lines(self, run: str) -> int:
+        paths = self.out.glob(f"digits/{run}/rows-*.jsonl")
+        return sum(len(path.read_text().splitlines()) for path in paths)
+
+    def age(self) -> None:
+        """As if nothing had changed for a while."""
+        for path in Path(self.store, "runs").rglob("*"):
+            os.utime(path, (1.7e9, 1.7e9))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    package = tmp_path / "package"
+    (package / "odd-1.dist-info").mkdir(parents=True)
+    (package / "odd_target.py").write_text(textwrap.dedent(_TARGET))
+    (package / "odd-1.dist-info" / "METADATA").write_text("Name: odd\nVersion: 1\n")
+    entries = "[stepd.targets]\nodd = odd_target:Odd\nbroken = odd_target:Nothing\nstrange = os:path\n"
+    (package / "odd-1.dist-info" / "entry_points.txt").write_text(entries)
+    monkeypatch.syspath_prepend(str(package))
+    monkeypatch.setattr(driver_module, "BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(driver_module, "LIVE_SECONDS", 0.05)
+    return World(tmp_path)
+
+
+def test_one_bad_run_stops_nobody(world: World) -> None:
+    """A worker that is killed costs its run one try; a run that kills twice, or fails, is failed, and the others are carried."""
+    for name in ("killed-once", "killed-twice", "failing", "refused", "good"):
+        make_run(world.store, name, [{"loss": 1.0}] * 3)
+    world.plan("killed-once", "kill")
+    world.plan("killed-twice", "kill", "kill")
+    world.plan("failing", "fail")
+    world.plan("refused", "refuse", "refuse")
+    found = world.sync(workers=2)
+    states = {name: one.state for name, one in found.items()}
+    good = outcome.DELIVERED
+    assert states == {
+        "killed-once": good, "killed-twice": outcome.FAILED, "failing": outcome.FAILED, "refused": good, "good": good
+    }  # fmt: skip
+    assert "signal 9 (SIGKILL)" in found["killed-twice"].reason
+    assert found["failing"].reason == "RuntimeError: no such thing"
+    assert [world.lines(name) for name in ("killed-once", "refused", "good", "failing")] == [3, 3, 3, 0]
+    again = world.sync()
+    assert {one.state for name, one in again.items() if name.startswith(("killed-t", "fail"))} == {outcome.DELIVERED}
+
+
+def test_a_target_that_is_away_is_given_up_after_some_tries(world: World) -> None:
+    """Every try is refused: the outcome is deferred with the reason, and says how much stayed behind."""
+    make_run(world.store, "a", [{"loss": 1.0}] * 3)
+    world.plan("a", *["refuse"] * 9)
+    (found,) = world.sync().values()
+    assert (found.state, found.reason, found.behind) == (outcome.DEFERRED, "503, try later", 6)
+    assert (world.out / "a.plan").read_text().split() == ["refuse"] * 4
+
+
+def test_what_can_never_be_ends_at_once(world: World) -> None:
+    """A target that lacks a package says so of every run, and no run is tried."""
+    for name in ("a", "b"):
+        make_run(world.store, name, [{"loss": 1.0}])
+        world.plan(name, "fail")
+    (world.out / "misuse").touch()
+    found = world.sync()
+    assert {one.state for one in found.values()} == {outcome.MISUSE}
+    assert all("pip install odd" in one.reason for one in found.values())
+    assert (world.out / "a.plan").read_text() == "fail"
+
+
+def test_what_is_unchanged_needs_no_worker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was over and carried, and whose directory is as it was, is up to date without being opened."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    world.age()
+    assert world.sync()["a"].state == outcome.DELIVERED
+    monkeypatch.setattr(Crew, "hand", lambda crew, task: pytest.fail("a worker was asked"))
+    (found,) = world.sync().values()
+    assert (found.state, found.name, found.project) == (outcome.UP_TO_DATE, "calm-otter-12", "digits")
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(world.directory / "package"))
+    os.utime(Path(run_path(world.store, "a"), os.listdir(run_path(world.store, "a"))[0]), (1.7e9 + 1, 1.7e9 + 1))
+    assert world.sync()["a"].state == outcome.UP_TO_DATE
+    assert any(seen.outcome is not None for seen in world.seen)
+
+
+def test_a_run_that_was_removed_too_early_is_told_once(world: World) -> None:
+    """What was not wholly carried when its run was removed is failed, at one sync; what was is no trouble."""
+    RunBuilder(world.store, "half").stream().log({"loss": 1.0})
+    run = RunBuilder(world.store, "growing")
+    run.stream().log({"loss": 1.0})
+    run.flush()
+    make_run(world.store, "whole", [{"loss": 1.0}])
+    assert world.sync()["growing"].state == outcome.LIVE
+    for name in ("growing", "whole"):
+        path = run_path(world.store, name)
+        for file in os.listdir(path):
+            os.remove(os.path.join(path, file))
+        os.rmdir(path)
+    found = world.sync(looks_for_removed=True)
+    assert {name: one.state for name, one in found.items()} == {"growing": outcome.FAILED}
+    assert "removed" in found["growing"].reason
+    assert not world.sync(looks_for_removed=True)
+
+
+def test_live_goes_on_until_runs_are_over(world: World) -> None:
+    """New rows and new runs are carried while it works; it ends with the last run."""
+    run = RunBuilder(world.store, "growing")
+    main = run.stream()
+    main.log({"loss": 1.0})
+    run.flush()
+    driver = world.driver(live=True)
+    stages: list[Callable[[], Any]] = [
+        lambda: (main.log({"loss": 2.0}), run.flush(), make_run(world.store, "new", [{"loss": 5.0}])),
+        lambda: (main.log({"loss": 3.0}), main.finish(), run.seal()),
+    ]
+
+    def is_stopped() -> bool:
+        if stages and world.lines("growing") == 3 - len(stages):
+            stages.pop(0)()
+        return False
+
+    found = {one.run: one for one in driver.run(is_stopped)}
+    assert {name: one.state for name, one in found.items()} == dict.fromkeys(("growing", "new"), outcome.DELIVERED)
+    assert found["growing"].points == 3
+    assert (world.lines("growing"), world.lines("new")) == (3, 1)
+
+
+def test_told_to_end(world: World) -> None:
+    """A run that is on its way stops at the next look, those that wait are not begun; the next sync carries both."""
+    for name in ("a", "b"):
+        make_run(world.store, name, [{"loss": 1.0}])
+        world.plan(name, "hang")
+    found = world.driver().run((world.out / "hangs").exists)
+    assert [one.state for one in found] == [outcome.STOPPED] * 2
+    (world.out / "a.plan").unlink()
+    (world.out / "b.plan").unlink()
+    assert {one.state for one in world.sync().values()} == {outcome.DELIVERED}
+
+
+def test_two_at_once_do_not_carry_the_same(world: World) -> None:
+    """Who finds the lock of a cursor taken says that the run is busy, and touches nothing."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    target = world.target()
+    path = cursor_path(cursors_of(world.store, target), "a")
+    os.makedirs(os.path.dirname(path))
+    lock = hold_lock(f"{path}.lock")
+    assert lock is not None
+    found = carry_run(world.store, "a", target)
+    assert (found.state, world.lines("a")) == (outcome.BUSY, 0)
+    lock.release()
+    assert carry_run(world.store, "a", target).state == outcome.DELIVERED
+    assert os.listdir(os.path.dirname(path)) == ["a.json"], "the lock is gone"
+
+
+def test_workers_end_with_their_driver(world: World) -> None:
+    """A driver that is killed leaves no worker behind, whatever it was doing."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    world.plan("a", "hang")
+    code = f"""
+import sys
+sys.path[:0] = {[str(world.directory / "package"), *sys.path]!r}
+from daemon.sync.driver import *
+from daemon.sync.place import parse
+from daemon.sync.registry import make
+Driver({world.store!r}, [make(parse({world.url!r}))], lambda: [Chosen("a")], workers=1).run()
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            told = until(lambda: (world.out / "hangs").exists() and (world.out / "hangs").read_text())
+        finally:
+            process.send_signal(signal.SIGKILL)
+    until(lambda: not _lives(int(told)), "the worker's end")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_targets_of_others(world: World) -> None:
+    """Entry points add targets; what they are not is told, and options are those that a target has."""
+    assert "odd" in schemes()
+    assert world.target().scheme == "odd"
+    make(parse(f"{world.url}?colour=red"))
+    with pytest.raises(UsageError, match="no option 'color'.*Did you mean 'colour'"):
+        make(parse(f"{world.url}?color=red"))
+    with pytest.raises(UsageError, match="no target is called 'tensorbord'. Did you mean 'tensorboard'"):
+        make(parse("tensorbord:x"))
+    with pytest.raises(UsageError, match="broken.*cannot be loaded"):
+        make(parse("broken:x"))
+    with pytest.raises(UsageError, match="expected a class"):
+        make(parse("strange:x"))
