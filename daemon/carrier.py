@@ -1,6 +1,6 @@
 """The worker process that carries runs while they are written: ``python -m daemon.carrier STORE``. Started by the daemon.
 
-It does the jobs that trainers of this machine left in the store (`sdk._syncing`, `daemon.sync.rounds`) and ends when none is left.
+It does the jobs that trainers of this machine left in the store (`sdk._syncing`, `daemon.sync.rounds`) and ends when none has been left for a while.
 It carries nothing itself: each target has a worker process, which this one starts and watches. It is nice, idle in I/O, holds no more
 than some MiB, and ends when its parent has; whoever kills it at any moment loses nothing. Exit code: 0.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 from daemon.lifecycle import behave_as_worker
-from daemon.sync.rounds import Rounds
+from daemon.sync.rounds import LINGER_SECONDS, Rounds
 from sdk import clock
 from sdk.errors import CommError, Error
 from sdk.location import StoreIdentity, check_store, read_store
@@ -31,14 +31,15 @@ def main(store_path: str) -> int:
 def carry(store: StoreIdentity, is_wanted: Callable[[], bool]) -> int:
     """The work of the process. 0: no job is left, or it is told to end."""
     rounds = Rounds(store.path)
-    told_at = -float("inf")
+    told_at, used_at = -float("inf"), clock.monotonic()
     try:
         while is_wanted():
             with contextlib.suppress(Error, OSError):  # a store that is away for a moment comes back
                 check_store(store)
                 rounds.turn()
-                if not rounds.entries:
-                    break
+            used_at = clock.monotonic() if rounds.entries else used_at
+            if clock.monotonic() - used_at >= LINGER_SECONDS:
+                break
             if clock.monotonic() - told_at >= _TELL_SECONDS:
                 told_at = clock.monotonic()
                 _tell(store, rounds)

@@ -6,7 +6,7 @@ looks around and starts the carrier (`daemon.carrier`), which makes one pass aft
 and delivered. With no daemon it waits for the next one, or for `stepd sync --drain`. A job appears whole, by rename, and is not
 forced to the disk: after a power loss it may be gone, and then `stepd sync` carries the run.
 
-Beside it stands ``….told``, a small JSON file that says what became of the last pass. It stays when the job is gone, so that
+``<store>/syncing/told/`` holds a small JSON file of the same name that says what became of the last pass. It stays when the job is gone, so that
 `finish()`, the receipt and `stepd status` need nobody to ask.
 """
 
@@ -28,13 +28,13 @@ from .platform import boot_id, machine_id
 from .segment.naming import SYNCING, machine_tag
 
 JOB_SUFFIX = ".json"
-TOLD_SUFFIX = ".told"
+TOLD = "told"
 _ENDED_SUFFIX = ".ended"
 # Limit: a run's id has 128 characters, a target is a line, and of what is told the losses have some lines.
 BYTES_MAX = 256 << 10
 # What says how a run was carried stays so long after the last word of it.
 TOLD_SECONDS_MAX = 7 * 86400.0
-_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.([0-9a-f]{8}|unknown)(\.json|\.told)", re.ASCII)
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.([0-9a-f]{8}|unknown)\.json", re.ASCII)
 
 
 class Job(NamedTuple):
@@ -48,7 +48,8 @@ class Job(NamedTuple):
     @property
     def told_path(self) -> str:
         """Where what is told of it stands."""
-        return self.path.removesuffix(JOB_SUFFIX) + TOLD_SUFFIX
+        directory, name = os.path.split(self.path)
+        return os.path.join(directory, TOLD, name)
 
     @property
     def is_ours(self) -> bool:
@@ -126,7 +127,7 @@ def put_job(store: StoreIdentity, run: str, target: str, seconds: float, files: 
 
 def jobs(store: str, files: Files = DISK) -> list[Job]:
     """The jobs that wait, of all machines, in order of names. Only names are looked at."""
-    return [job for job, suffix in _named(store, files) if suffix == JOB_SUFFIX]
+    return _named(syncing_path(store), "", files)
 
 
 def read_job(job: Job, files: Files = DISK) -> Order:
@@ -170,6 +171,7 @@ def tell(job: Job, told: Told, files: Files = DISK) -> None:
     Raises:
         OSError: The store takes no file now.
     """
+    files.make_directory(os.path.dirname(job.told_path))
     _write(files, job.told_path, {**told._asdict(), "lost": dict(told.lost)})
 
 
@@ -189,18 +191,19 @@ def read_told(job: Job, files: Files = DISK) -> Told | None:
 
 def all_told(store: str, files: Files = DISK) -> list[Told]:
     """What was told last of every run and target, those whose job is gone included."""
-    found = (read_told(job, files) for job, suffix in _named(store, files) if suffix == TOLD_SUFFIX)
+    found = (read_told(job, files) for job in _named(syncing_path(store), TOLD, files))
     return [told for told in found if told is not None]
 
 
 def forget_told(store: str, now_ns: int, files: Files = DISK) -> None:
     """Removes what was told of jobs that are long gone."""
     waiting = {job.told_path for job in jobs(store, files)}
-    for job, suffix in _named(store, files):
-        if suffix != TOLD_SUFFIX or job.told_path in waiting:
-            continue
+    for job in _named(syncing_path(store), TOLD, files):
         with contextlib.suppress(OSError):
-            if files.status(job.told_path).modified_ns < now_ns - TOLD_SECONDS_MAX * 1e9:
+            if (
+                job.told_path not in waiting
+                and files.status(job.told_path).modified_ns < now_ns - TOLD_SECONDS_MAX * 1e9
+            ):
                 files.remove(job.told_path)
 
 
@@ -251,16 +254,11 @@ def own_tag() -> str:
     return machine_tag(machine_id())
 
 
-def _named(store: str, files: Files) -> list[tuple[Job, str]]:
-    directory = syncing_path(store)
-    matches = (_NAME.fullmatch(name) for name, _, _ in files.entries(directory))
+def _named(directory: str, below: str, files: Files) -> list[Job]:
+    """The jobs that names in the directory, or in one below it, are made of."""
+    matches = (_NAME.fullmatch(name) for name, _, _ in files.entries(os.path.join(directory, below)))
     return [
-        (
-            Job(os.path.join(directory, match[0].removesuffix(match[4]) + JOB_SUFFIX), match[1], match[2], match[3]),
-            match[4],
-        )
-        for match in matches
-        if match is not None
+        Job(os.path.join(directory, match[0]), match[1], match[2], match[3]) for match in matches if match is not None
     ]
 
 

@@ -35,7 +35,9 @@ def endpoint() -> str:
     global _port
     if not _running:
         command = [sys.executable, "-W", "ignore", "-c", _PROGRAM]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         _running.append(server)
         atexit.register(_stop)
         assert server.stdout is not None

@@ -144,6 +144,8 @@ class _Pass:
             # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
             lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
             found = found._replace(points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told))
+        if run is not None and state not in outcome.GOOD:
+            found = found._replace(behind=_behind(run, cursor))
         return found
 
     def close(self) -> None:

@@ -42,6 +42,8 @@ QUIET_SECONDS = 60.0
 HANG_SECONDS = 600.0
 # A job whose run has no directory after so long is a job for nothing: the run was removed, or never began.
 ORPHAN_SECONDS = 86400.0
+# The worker of a target that nothing goes to any more stays so long: short runs come one after another.
+LINGER_SECONDS = 30.0
 # How often the directory of a run is looked at, and how long one that nobody carries is waited for.
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 0.3
@@ -110,6 +112,7 @@ class _Line:
         self.crew = crew
         self.not_before = 0.0
         self.refusals = 0
+        self.used = 0.0
 
     def refuse(self, now: float, after: float | None) -> None:
         seconds = min(BACK_OFF_SECONDS * 2**self.refusals, BACK_OFF_SECONDS_MAX)
@@ -184,8 +187,11 @@ class Rounds:
                 entry = self.entries.get(path)
                 if entry is None or entry.stamp != stamp:
                     self._read(job, stamp, now)
-        for target in self._lines.keys() - {entry.order.target for entry in self.entries.values()}:
-            self._lines.pop(target).crew.end(_END_SECONDS)
+        used = {entry.order.target for entry in self.entries.values()}
+        for target, line in list(self._lines.items()):
+            line.used = now if target in used else line.used
+            if now - line.used >= LINGER_SECONDS:
+                self._lines.pop(target).crew.end(_END_SECONDS)
 
     def _read(self, job: Job, stamp: _Stamp, now: float) -> None:
         try:

@@ -35,7 +35,7 @@ def main() -> int:
         if told:
             run.mark_preempting()
             break
-    run.finish()
+    run.finish(exit_code=AGAIN if told else 0)
     return AGAIN if told else 0
 
 

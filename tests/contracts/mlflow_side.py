@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from daemon.sync.targets.mlflow_names import key_of
+from daemon.sync.targets.mlflow_names import key_of, name_of
 from tests.contracts.sides import FLOAT64, LANES, LATE, MEDIA, NAN, ODD_KEYS, Held
 from tests.mlflow_rig import artifacts, client, tracking_server
 
@@ -21,6 +21,7 @@ class Side:
     exact = frozenset({NAN, FLOAT64, MEDIA, LATE, LANES, ODD_KEYS})
     is_shared = True
     is_huge = False
+    is_slow = True  # each look at it reads all that it has
 
     def start(self, directory: Path) -> str:
         return f"mlflow:{tracking_server().uri}"
@@ -61,7 +62,7 @@ class Side:
         return [path for path in (tracking_server().directory / "artifacts").rglob("*") if path.is_file()]
 
     def key(self, key: str) -> str:
-        return key
+        return key_of(name_of(key))  # a long one ends in a digest
 
     def stop(self) -> None:
         """The next module's tests use it too; it ends with the process."""

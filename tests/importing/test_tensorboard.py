@@ -61,11 +61,12 @@ def test_scalars_of_old_and_new_writers_keep_their_steps_and_times(tmp_path: Pat
 
 def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     """Images, audio, text, histograms old and new, tensors, PR curves, meshes, graphs and hparams."""
-    from tensorboard.plugins.hparams.summary import session_end_pb
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-    from tensorboard.plugins.mesh.summary_v2 import mesh_pb
 
+    ended = HParamsPluginData(session_end_info=SessionEndInfo(status=2)).SerializeToString()
     points = numpy.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]], numpy.float32)
+    faces = numpy.array([[[0, 1, 2]]], numpy.int32)
     shades = numpy.full((1, 3, 3), 255, numpy.uint8)
     write(
         tmp_path / "logs" / "events.out.tfevents.1.host",
@@ -77,12 +78,12 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
         values(3, tensor("histogram", numpy.array([[0, 1, 5], [1, 2, 6]], numpy.float64), "histograms")),
         values(4, tensor("weights", numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "tensor")),
         values(4, tensor("pr", numpy.arange(12, dtype=numpy.float32).reshape(6, 2), "pr_curves")),
-        made.Event(wall_time=START, step=5, summary=mesh_pb("cloud", points, colors=shades)),
-        made.Event(wall_time=START, step=5, summary=mesh_pb("mesh", points, faces=numpy.array([[[0, 1, 2]]], numpy.int32))),
+        values(5, tensor("cloud_VERTEX", points, "mesh"), tensor("cloud_COLOR", shades, "mesh")),
+        values(5, tensor("mesh_VERTEX", points, "mesh"), tensor("mesh_FACE", faces, "mesh")),
         made.Event(wall_time=START, graph_def=b"\x0a\x03abc"),
         made.logged("it begins", START),
         made.Event(wall_time=START, summary=hparams_pb({"lr": 0.5, "name": "x", "amp": True})),
-        made.Event(wall_time=START, summary=session_end_pb(2)),
+        values(0, tensor("_hparams_/session_end_info", 0.0, "hparams", ended)),
     )
     (one,) = brought(tmp_path)
     assert (one.state, one.lost, one.told) == (IMPORTED, {}, ())

@@ -145,7 +145,7 @@ def test_a_target_that_is_away_is_given_up_after_some_tries(world: World) -> Non
     make_run(world.store, "a", [{"loss": 1.0}] * 3)
     world.plan("a", *["refuse"] * 9)
     (found,) = world.sync().values()
-    assert (found.state, found.reason, found.behind) == (outcome.DEFERRED, "503, try later", 6)
+    assert (found.state, found.reason, found.behind) == (outcome.DEFERRED, "503, try later", 5)
     assert (world.out / "a.plan").read_text().split() == ["refuse"] * 4
 
 

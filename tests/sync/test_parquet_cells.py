@@ -9,15 +9,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.sync.targets.parquet.cells import NAMELESS, column_name, strict_json
 from daemon.sync.targets.parquet.names import NO_VALUE, PartName, parse_part, partition
+from sdk.record import EXT_BIG_INT
 from tests.builders import START_NS
 from tests.sync.parquet_rig import Rig
 
+HUGE = msgpack.ExtType(EXT_BIG_INT, str(2**70).encode())  # as `log` packs an integer beyond 64 bits
 OURS = ["_step", "_time", "_sequence", "_stream", "_attempt", "_rank", "_null", "project", "run"]
 
 
@@ -32,7 +35,7 @@ class TestWide:
             main.log(
                 {
                     "float": index / 3, "int": 2**53 + index, "large": 2**64 - 1 - index, "bool": index == 1, "text": f"ü{index}",
-                    "bytes": bytes([index]), "list": [index, {"a": None}], "mixed": [1.5, "x", True][index], "huge": 2**70,
+                    "bytes": bytes([index]), "list": [index, {"a": None}], "mixed": [1.5, "x", True][index], "huge": HUGE,
                 }
             )  # fmt: skip
         main.finish()
@@ -71,7 +74,9 @@ class TestWide:
         rig = Rig(tmp_path)
         run, main = rig.run()
         for step in range(40):
-            main.log({"loss": float(step), **({"acc": step} if step % 4 == 0 else {}), **({"t": "x"} if step > 30 else {})})
+            main.log(
+                {"loss": float(step), **({"acc": step} if step % 4 == 0 else {}), **({"t": "x"} if step > 30 else {})}
+            )
         run.seal()
         rig.carry()
         rows = rig.rows()
@@ -105,7 +110,9 @@ class TestWide:
         assert [row.get("_null") for row in rows] == [["only"], ["a"], None]
         assert [row.get("a") for row in rows] == [1.0, None, None]
 
-    @pytest.mark.parametrize("key", ["", *OURS, "_logged_step", "_logged_run", "a\ud800b", "nul\0l", "../../x", "ü😀" * 200])
+    @pytest.mark.parametrize(
+        "key", ["", *OURS, "_logged_step", "_logged_run", "a\ud800b", "nul\0l", "../../x", "ü😀" * 200]
+    )
     def test_any_key_has_its_column(self, tmp_path: Path, key: str) -> None:
         """Keys that are named like columns of ours, are empty or no Unicode get a name beside those."""
         rig = Rig(tmp_path)
@@ -128,7 +135,9 @@ class TestWide:
         (row,) = rig.rows()
         assert sorted(value for key, value in row.items() if isinstance(value, float)) == [1.0, 2.0, 3.0, 4.0]
 
-    @given(st.text(st.sampled_from("_logedrunstpj "), max_size=30), st.text(st.sampled_from("_logedrunstpj "), max_size=30))
+    @given(
+        st.text(st.sampled_from("_logedrunstpj "), max_size=30), st.text(st.sampled_from("_logedrunstpj "), max_size=30)
+    )
     def test_no_two_keys_have_one_name(self, first: str, second: str) -> None:
         """The name of a column tells the key."""
         if first != second and first and second:
@@ -154,14 +163,16 @@ class TestLong:
         rig = Rig(tmp_path, "?layout=long")
         run, main = rig.run()
         logged: dict[str, Any] = {
-            "float": 0.1, "int": 7, "big": 2**53 + 1, "huge": 2**70, "bool": True, "text": "ü", "list": [1, 2], "null": None,
+            "float": 0.1, "int": 7, "big": 2**53 + 1, "huge": HUGE, "bool": True, "text": "ü", "list": [1, 2], "null": None,
         }  # fmt: skip
         main.log(logged)
         main.log({"float": 0.2, "run": 1.0})
         run.seal()
         assert rig.carry().is_exact
         found = {(row["key"], row["_step"]): row for row in rig.rows()}
-        held = {key: (row["type"], row.get("value"), row.get("text"), row.get("json")) for (key, _), row in found.items()}
+        held = {
+            key: (row["type"], row.get("value"), row.get("text"), row.get("json")) for (key, _), row in found.items()
+        }
         assert found["float", 0]["value"] == 0.1
         assert held == {
             "float": ("float", 0.2, None, None), "int": ("int", 7.0, None, None), "big": ("int", None, None, str(2**53 + 1)),

@@ -254,9 +254,12 @@ class _Carrying:
 
     def _tell_end(self) -> None:
         """How the run ended, and numbers of its summary that are no series."""
+        self._force()
         run, file = self._run, self._file("")
         status = facts.status(run.state)
-        logged = file.last_steps(plugins.SCALARS)
+        logged: dict[str, int] = {}
+        for told in self._state["files"].values():
+            logged.update(told["tags"].get(plugins.SCALARS, {}))
         known = set(self._state["end"]["summary"]) if self._state["end"] else set()
         numbers = {key: value for key, value in facts.numbers(run.summary).items() if key in known or key not in logged}
         end = {"status": status, "summary": numbers}

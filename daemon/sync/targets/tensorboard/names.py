@@ -20,12 +20,12 @@ def directory_of(project: str, name: str, run_id: str) -> str:
 
 
 def lane_directory(stream: StreamFacts, taken: set[str]) -> str:
-    """A directory below the run's for a lane that is not the main one: ``rank1``, ``system``, ``system-node7``."""
+    """A directory below the run's for a lane that is not the main one: ``rank1``, ``rank0-fork``, ``system``, ``system-node7``."""
     if stream.kind == "system":
         host = stream.text("host")
         wanted = "system" if "system" not in taken or not host else f"system-{safe_name(host)}"
     else:
-        wanted = f"rank{stream.number('rank') or 0}"
+        wanted = f"rank{stream.number('rank') or 0}{'' if stream.kind == 'main' else f'-{safe_name(stream.kind)}'}"
     return wanted if wanted not in taken else f"{wanted}-{stream.hex[:8]}"
 
 

@@ -97,6 +97,10 @@ class Session:
         self._records, self._to_json = wandb_internal_pb2, history_dict_to_json
         self.summary: dict[str, Any] = {}
 
+    def _publish(self, **record: Any) -> None:
+        """Hands a record to W&B's service, and waits until it is sent: what waits needs no bound of ours."""
+        self._interface._publish(self._interface._make_record(**record))
+
     @property
     def first_step(self) -> int:
         """Rows below it are at the server already: an earlier pass was killed before it was noted."""
@@ -127,7 +131,7 @@ class Session:
             item = record.item.add()
             item.nested_key.append(key)
             item.value_json = dumped(value)
-        self._interface._publish_history(record)
+        self._publish(history=record)
         self.summary.update(values)
 
     def define(self, name: str, said: Mapping[str, Any]) -> None:
@@ -145,7 +149,7 @@ class Session:
         for key, value in values.items():
             item = record.item.add()
             item.key, item.value_json = key, dumped(value)
-        self._interface._publish(self._interface._make_record(stats=record))
+        self._publish(stats=record)
 
     def output(self, stream: str, time_ns: int, text: str) -> None:
         """A line with its newline. `stream` is "stdout" or "stderr"."""
@@ -154,7 +158,7 @@ class Session:
             output_type=kinds.STDOUT if stream == "stdout" else kinds.STDERR, line=text
         )
         record.timestamp.FromNanoseconds(time_ns)
-        self._interface._publish_output_raw(record, nowait=False)
+        self._publish(output_raw=record)
 
     def environment(self, facts: Mapping[str, Any]) -> None:
         """Where the run was: names of `EnvironmentRecord` to texts, numbers, lists; "git" to its remote and commit."""
@@ -169,7 +173,7 @@ class Session:
             elif value:
                 setattr(record, name, value)
         record.writer_id = "stepd"
-        self._interface._publish_environment(record)
+        self._publish(environment=record)
 
     def save(self, name: str) -> None:
         """A file that lies in `files` belongs to the run."""
@@ -188,7 +192,7 @@ class Session:
         for key, value in {**self.summary, **summary}.items():
             item = record.update.add()
             item.key, item.value_json = key, dumped(value)
-        self._interface._publish_summary(record)
+        self._publish(summary=record)
         with explained(self._wandb, "finish the run at W&B"):
             self._run.finish(exit_code=exit_code)
 
