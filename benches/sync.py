@@ -171,7 +171,7 @@ def measure_killed(options: argparse.Namespace) -> list[Results]:
                 if draw.random() < 0.1:  # what has arrived would leave nothing to be killed
                     shutil.rmtree(killed, ignore_errors=True)
             made_runs.command_usage(store, "sync", RUN, "--to", f"{target}:{killed}")
-            equal = contents(calm) == contents(killed)
+            equal = contents(target, calm) == contents(target, killed)
             results.append({"target": target, "kills": kills, "equal": "yes" if equal else "NO", "seconds": seconds})
             common.progress(results[-1])
             shutil.rmtree(calm)
@@ -199,13 +199,21 @@ def killed_once(store: str, url: str, after: float) -> bool:
     return False
 
 
-def contents(directory: str) -> dict[str, bytes]:
-    """All files of a target by name, but what says how far it was carried."""
+def contents(target: str, directory: str) -> Any:
+    """What a target holds, in a form that can be compared: its files; of Parquet its rows, of a store its series."""
+    if target == "stepd":
+        import sdk
+
+        run = sdk.open_store(directory).run(RUN)
+        return {key: (run.series(key).step.tolist(), run.series(key).value.tolist()) for key in sorted(run.keys())}
+    if target == "parquet":
+        import pyarrow.dataset
+
+        rows = pyarrow.dataset.dataset(os.path.join(directory, "rows"), partitioning="hive").to_table()
+        return rows.sort_by("_sequence").to_pydict()
     found = {}
     for path, _, names in os.walk(directory):
-        if ".stepd-sync" in path:
-            continue
-        for name in names:
+        for name in names if ".stepd-sync" not in path else ():
             with open(os.path.join(path, name), "rb") as file:
                 found[os.path.relpath(os.path.join(path, name), directory)] = file.read()
     return found
@@ -245,7 +253,7 @@ def table_killed(results: list[Results]) -> Table:
     """Whether a killed sync ends where an undisturbed one does."""
     rows = [[f"{r['target']}:", r["kills"], r["equal"], r["seconds"]] for r in results]
     return Table(
-        "killed at random, then synced: byte for byte as undisturbed",
+        "killed at random, then synced: as undisturbed (files byte for byte, Parquet row by row, stores value by value)",
         ["target", "kills", "equal", "undisturbed, s"],
         rows,
     )

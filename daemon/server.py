@@ -146,7 +146,8 @@ class Server:
         self._mending = mend_segments(self._files, self._store.path, self._judge)
 
     def _is_due(self) -> bool:
-        return self._leaving.is_due(clock.monotonic(), living_trainers=self._living)
+        now = clock.monotonic()
+        return self._leaving.is_due(now, living_trainers=self._living or self._carrier.moves(now))
 
     def _is_still_due(self) -> bool:
         """Takes what came in meanwhile: a `stay` that is answered must be kept."""

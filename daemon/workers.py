@@ -37,6 +37,8 @@ _OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
 _CARRIER_TROUBLE_SECONDS = 1.0
 # A daemon that nobody else needs waits so long for a target that takes nothing; then the next one goes on, or `stepd sync --drain`.
 _AWAY_SECONDS = 600.0
+# Of one that is told to end; a batch takes a second, and the carrier tells every two.
+_MOVES_SECONDS = 5.0
 # No file system's times are coarser.
 _GRAIN_NS = 2 * 10**9
 
@@ -201,7 +203,14 @@ class Carrier(_Jobber):
 
     def holds(self, now: float) -> bool:
         """Whether the daemon is to stay: something is not delivered, and not for want of the target."""
-        return self.is_running and self._waiting > 0 and now - self._moved_at < _AWAY_SECONDS
+        return self._moved_within(_AWAY_SECONDS, now)
+
+    def moves(self, now: float) -> bool:
+        """Whether something is being delivered right now: a daemon that is told to end gives it the time that trainers get."""
+        return self._moved_within(_MOVES_SECONDS, now)
+
+    def _moved_within(self, seconds: float, now: float) -> bool:
+        return self.is_running and self._waiting > 0 and now - self._moved_at < seconds
 
     def status(self) -> dict[str, Any]:
         """What `stepd status` shows; how far the targets are stands in the store (`sdk._syncing.backlog`)."""

@@ -6,8 +6,8 @@ looks around and starts the carrier (`daemon.carrier`), which makes one pass aft
 and delivered. With no daemon it waits for the next one, or for `stepd sync --drain`. A job appears whole, by rename, and is not
 forced to the disk: after a power loss it may be gone, and then `stepd sync` carries the run.
 
-``<store>/syncing/told/`` holds a small JSON file of the same name that says what became of the last pass. It stays when the job is gone, so that
-`finish()`, the receipt and `stepd status` need nobody to ask.
+``<store>/syncing/told/`` holds a small JSON file of the same name that says what became of the last pass. It stays when the job is
+gone, so that `finish()`, the receipt and `stepd status` need nobody to ask.
 """
 
 from __future__ import annotations
@@ -198,12 +198,10 @@ def all_told(store: str, files: Files = DISK) -> list[Told]:
 def forget_told(store: str, now_ns: int, files: Files = DISK) -> None:
     """Removes what was told of jobs that are long gone."""
     waiting = {job.told_path for job in jobs(store, files)}
+    oldest_ns = now_ns - int(TOLD_SECONDS_MAX * 1e9)
     for job in _named(syncing_path(store), TOLD, files):
         with contextlib.suppress(OSError):
-            if (
-                job.told_path not in waiting
-                and files.status(job.told_path).modified_ns < now_ns - TOLD_SECONDS_MAX * 1e9
-            ):
+            if job.told_path not in waiting and files.status(job.told_path).modified_ns < oldest_ns:
                 files.remove(job.told_path)
 
 

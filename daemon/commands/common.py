@@ -21,7 +21,7 @@ from sdk.errors import NotFoundError
 from sdk.reader import MediaItem, Run, Store
 from sdk.reader.media import items_in
 from sdk.reader.names import list_names, nearest
-from sdk.reader.plain import as_json, with_text_keys
+from sdk.reader.plain import to_json as to_json
 from sdk.reader.run import SYSTEM_PREFIX
 from sdk.reader.times import ago
 
@@ -29,8 +29,6 @@ _LATEST = re.compile(r"latest(~[0-9]+)?")
 _COLUMN_CHARACTERS_MAX = 40
 # Limit: what is looked at in about half a second.
 _PROGRESS_BYTES_MIN = 32 << 20
-# Limit: what a value of 1024 levels needs, at some frames for each; each takes well under 1 kB of an 8 MB stack.
-_RECURSION = 10_000
 
 
 def json_option(function: Any) -> Any:
@@ -46,15 +44,6 @@ def open_store_of(ctx: click.Context, directory: str | None) -> Store:
 def print_json(document: Any) -> None:
     """One document; NaN and infinities as Python's json writes them."""
     click.echo(to_json(document, indent=1))
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """As `as_json`, of any depth that msgpack reads."""
-    try:
-        return as_json(value, indent)
-    except RecursionError:
-        sys.setrecursionlimit(_RECURSION)
-        return as_json(with_text_keys(value), indent)
 
 
 _VALUE_CHARACTERS_MAX = 200

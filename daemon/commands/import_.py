@@ -77,10 +77,10 @@ def _print(found: list[Brought], seconds: float | None, as_json: bool) -> None:
     shown = found if len(unchanged) <= _UNCHANGED_SHOWN_MAX else [one for one in found if one not in unchanged]
     if shown:
         rows = [
-            (one.run, one.project, one.name, f"{one.points:,}" if seconds is not None else "", size(one.size), f"{one.seconds:.1f}", _state(one))
+            (one.run, one.project, one.name, "" if seconds is None else f"{one.points:,}", size(one.size), _state(one))
             for one in shown
-        ]  # fmt: skip
-        write_table(("RUN", "PROJECT", "NAME", "POINTS", "SIZE", "SECONDS", "STATE"), rows, right=(3, 4, 5))
+        ]
+        write_table(("RUN", "PROJECT", "NAME", "POINTS", "SIZE", "STATE"), rows, right=(3, 4))
     for one in shown:
         for text in one.told:
             click.echo(clean(f"{one.run}: {text}"))

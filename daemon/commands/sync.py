@@ -25,7 +25,8 @@ from sdk._greeting import count
 from sdk.errors import NotFoundError, UsageError
 from sdk.reader import Store
 
-# Of runs of which nothing was new, more are only counted.
+# Of runs that are wholly there, more are only counted.
+_DELIVERED_SHOWN_MAX = 50
 _UNCHANGED_SHOWN_MAX = 10
 
 
@@ -163,8 +164,7 @@ def _print(found: list[Outcome], seconds: float, as_json: bool) -> None:
             }
         )
         return
-    unchanged = [one for one in found if one.state == outcome.UP_TO_DATE and one.is_exact]
-    shown = found if len(unchanged) <= _UNCHANGED_SHOWN_MAX else [one for one in found if one not in unchanged]
+    shown = _shown(found)
     if shown:
         rows = [
             (one.run, one.target, f"{one.points:,}", size(one.size), f"{one.seconds:.1f}", _state(one)) for one in shown
@@ -177,6 +177,18 @@ def _print(found: list[Outcome], seconds: float, as_json: bool) -> None:
     told = ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "no runs"
     points, total = sum(one.points for one in found), sum(one.size for one in found)
     click.echo(f"{told}: {count(points, 'point')}, {size(total)} in {seconds:.1f} s")
+
+
+def _shown(found: list[Outcome]) -> list[Outcome]:
+    """Those that get a line in the table: all with trouble, and the others if they are few."""
+    unchanged = sum(one.is_exact and one.state == outcome.UP_TO_DATE for one in found)
+    exact = sum(one.is_exact for one in found) - unchanged
+    return [
+        one
+        for one in found
+        if not one.is_exact
+        or (unchanged <= _UNCHANGED_SHOWN_MAX if one.state == outcome.UP_TO_DATE else exact <= _DELIVERED_SHOWN_MAX)
+    ]
 
 
 def _state(one: Outcome) -> str:
@@ -204,9 +216,13 @@ def _drain(ctx: click.Context, store: Store, urls: Sequence[str], timeout: float
     from daemon.sync.draining import drain
 
     targets = [target.place.text for target in _targets(urls)]
-    left = drain(store.path, timeout=timeout, targets=targets, say=lambda text: click.echo(clean(text), err=True))
+    with _Signals() as signals:
+        left = drain(
+            store.path, timeout=timeout, targets=targets, is_stopped=signals.is_stopped,
+            say=lambda text: click.echo(clean(text), err=True),
+        )  # fmt: skip
     if as_json:
         print_json([one._asdict() for one in left])
     for one in left if not as_json else ():
-        click.echo(clean(f"{one.run} to {one.target}: {one.behind:,} records stayed behind: {one.why}"))
-    ctx.exit(1 if left else 0)
+        click.echo(clean(f"{one.run} to {one.target}: {count(one.behind, 'record')} stayed behind: {one.why}"))
+    ctx.exit(128 + signals.number if signals.number else 1 if left else 0)

@@ -85,10 +85,14 @@ def value(tag: str, content: bytes, described: bytes = b"") -> bytes:
     return b"".join(parts)
 
 
-def metadata(plugin: str, data_class: int, content: bytes = b"", *, display_name: str = "", note: str = "") -> bytes:
+def metadata(
+    plugin: str, content: bytes = b"", *, data_class: int = 0, display_name: str = "", note: str = ""
+) -> bytes:
     """SummaryMetadata: which plugin shows the values of a tag.
 
     Args:
+        data_class: Readers know it of their own plugins, and convert what has none: a sound that says BLOB_SEQUENCE is not divided
+            from its label any more.
         note: Markdown that is shown beside it.
     """
     about = text(PLUGIN_NAME, plugin) + (block(PLUGIN_CONTENT, content) if content else b"")

@@ -50,31 +50,33 @@ class Shown(NamedTuple):
     described: bytes
 
 
-def number(value: float) -> Shown:
-    """A number, exactly."""
+def number(value: float, *, as_double: bool = False) -> Shown:
+    """A number, as float32 unless `as_double`, which TensorBoard's fast loader leaves out."""
     import numpy
 
-    return Shown(SCALARS, events.tensor(numpy.float64(value)), events.metadata(SCALARS, events.SCALAR))
+    with numpy.errstate(over="ignore"):
+        array = numpy.asarray(value, "<f8" if as_double else "<f4")
+    return Shown(SCALARS, events.tensor(array), events.metadata(SCALARS))
 
 
 def images(files: Sequence[bytes], width: int, height: int) -> Shown:
     """Pictures, as files that a browser knows: png, jpg, gif (which may move) and others."""
     parts = [str(width).encode(), str(height).encode(), *files]
-    return Shown(IMAGES, events.string_tensor(parts), events.metadata(IMAGES, events.BLOB_SEQUENCE))
+    return Shown(IMAGES, events.string_tensor(parts), events.metadata(IMAGES))
 
 
 def audio(files: Sequence[bytes], labels: Sequence[str], *, is_wav: bool) -> Shown:
     """Sounds, as files that a browser knows; a label is markdown."""
     parts = [part for file, label in zip(files, labels) for part in (file, label.encode("utf-8", "replace"))]
     content = integer(AUDIO_ENCODING, WAV if is_wav else 0)
-    described = events.metadata(AUDIO, events.BLOB_SEQUENCE, content)
+    described = events.metadata(AUDIO, content)
     return Shown(AUDIO, events.string_tensor(parts, [len(files), 2]), described)
 
 
 def texts(parts: Sequence[str]) -> Shown:
     """Markdown."""
     tensor = events.string_tensor([part.encode("utf-8", "replace") for part in parts])
-    return Shown(TEXT, tensor, events.metadata(TEXT, events.TENSORS))
+    return Shown(TEXT, tensor, events.metadata(TEXT))
 
 
 def histogram(counts: Sequence[float], edges: Sequence[float]) -> Shown:
@@ -82,7 +84,7 @@ def histogram(counts: Sequence[float], edges: Sequence[float]) -> Shown:
     import numpy
 
     bins = numpy.column_stack([edges[:-1], edges[1:], counts]).astype("<f8").reshape(-1, 3)
-    return Shown(HISTOGRAMS, events.tensor(bins), events.metadata(HISTOGRAMS, events.TENSORS))
+    return Shown(HISTOGRAMS, events.tensor(bins), events.metadata(HISTOGRAMS))
 
 
 def tensor(array: NDArray[Any]) -> Shown:
@@ -91,7 +93,7 @@ def tensor(array: NDArray[Any]) -> Shown:
     Raises:
         ValueError: TensorFlow has no such type.
     """
-    return Shown(TENSOR, events.tensor(array), events.metadata(TENSOR, events.TENSORS))
+    return Shown(TENSOR, events.tensor(array), events.metadata(TENSOR, data_class=events.TENSORS))
 
 
 def pr_curve(precision: Sequence[float], recall: Sequence[float]) -> Shown:
@@ -100,7 +102,7 @@ def pr_curve(precision: Sequence[float], recall: Sequence[float]) -> Shown:
 
     points = numpy.zeros((PR_ROWS, len(precision)), "<f4")
     points[PR_PRECISION], points[PR_RECALL] = precision, recall
-    described = events.metadata(PR_CURVES, events.TENSORS, integer(PR_THRESHOLDS, len(precision)))
+    described = events.metadata(PR_CURVES, integer(PR_THRESHOLDS, len(precision)))
     return Shown(PR_CURVES, events.tensor(points), described)
 
 
@@ -122,7 +124,7 @@ def mesh(
             text(MESH_NAME, name), integer(MESH_CONTENT, kind), packed(MESH_SHAPE, batch.shape),
             integer(MESH_COMPONENTS, components),
         ))  # fmt: skip
-        described = events.metadata(MESH, events.TENSORS, content, display_name=name)
+        described = events.metadata(MESH, content, display_name=name)
         yield f"{name}_{called}", Shown(MESH, events.tensor(batch), described)
 
 
@@ -143,7 +145,7 @@ def _hparams(content: bytes) -> Shown:
     import numpy
 
     # A value must be there; only what describes it is looked at.
-    return Shown(HPARAMS, events.tensor(numpy.float32(0)), events.metadata(HPARAMS, events.TENSORS, content))
+    return Shown(HPARAMS, events.tensor(numpy.float32(0)), events.metadata(HPARAMS, content))
 
 
 def _any(value: bool | float | str) -> bytes:

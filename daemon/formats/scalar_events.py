@@ -113,9 +113,7 @@ def _value_parts(tag: str, as_double: bool) -> bytes:
     start = text(events.TAG, tag)
     if not as_double:
         return start + head(events.SIMPLE_VALUE, FIXED32)
-    described = block(events.PLUGIN_DATA, text(events.PLUGIN_NAME, _SCALARS)) + integer(
-        events.DATA_CLASS, events.SCALAR
-    )
+    described = events.metadata(_SCALARS)
     numbers = (
         integer(events.DTYPE, events.DATA_TYPES["f8"])
         + block(events.SHAPE, b"")

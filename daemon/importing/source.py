@@ -129,8 +129,18 @@ def id_of(*parts: str | bytes) -> str:
     return text
 
 
-def files_below(directory: str) -> Iterator[tuple[str, list[str]]]:
-    """(directory, names of its files in order) of a directory and those below it, in order; links to directories are not followed."""
-    for where, directories, names in os.walk(directory):
+def files_below(directory: str, *, follows_links: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """(directory, names of its files in order) of a directory and those below it, in order; each directory once.
+
+    Args:
+        follows_links: Also to directories that links lead to.
+    """
+    seen: set[str] = set()
+    for where, directories, names in os.walk(directory, followlinks=follows_links):
+        real = os.path.realpath(where)
+        if real in seen:
+            directories.clear()
+            continue
+        seen.add(real)
         directories.sort()
         yield where, sorted(names)

@@ -45,7 +45,7 @@ class TensorBoardSource(Source):
         if not os.path.isdir(self.path):
             raise UsageError(f"there is nothing to import: {self.path!r} is no directory and no event file")
         is_any = False
-        for directory, names in files_below(self.path):
+        for directory, names in files_below(self.path, follows_links=True):
             chosen = [name for name in names if _MARK in name and not name.endswith(_NO_MARK)]
             if chosen:
                 is_any = True

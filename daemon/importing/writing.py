@@ -224,8 +224,11 @@ class ImportedRun:
         for stream in self._open.values():
             stream.end("finished", 0)
             stream.flush()
-        self._media.end()
-        self._history.end()
+        # As if they had been written when the run was: how long it lasted, and how old it is, is told by its files.
+        ended = max(stream.time_ns for stream in self._open.values()) / 1e9
+        for kind in (self._media, self._history):
+            kind.end()
+            kind.look_old(ended)
         self._files.sync_directory(self.directory)
 
     def abandon(self) -> None:
@@ -253,7 +256,11 @@ class ImportedRun:
         return self._open[_COLUMNS]
 
     def _side(self, kind: str, time_ns: int) -> _Stream:
-        return self._open[kind] if kind in self._open else self._begin(kind, stream_id(self.id, kind), time_ns, {"rank": 0})
+        return (
+            self._open[kind]
+            if kind in self._open
+            else self._begin(kind, stream_id(self.id, kind), time_ns, {"rank": 0})
+        )
 
     def _begin(
         self, kind: str, number: int, started_ns: int, about: Mapping[str, Any], *, place: str | None = None
@@ -408,6 +415,7 @@ class _Files:
         self._writer = random_u64()
         self._number = self._next_block = 0
         self._segment: SegmentWriter | None = None
+        self._paths: list[str] = []
 
     def open(self) -> SegmentWriter:
         """The segment that takes what comes next."""
@@ -421,6 +429,7 @@ class _Files:
                 first_block_number=self._next_block, holds=self._holds,
             )  # fmt: skip
             self._number = number + 1
+            self._paths.append(self._segment.path)
         return self._segment
 
     def end(self) -> None:
@@ -436,6 +445,12 @@ class _Files:
         self._next_block = segment.next_block_number
         self._segment = None
         segment.close()
+
+    def look_old(self, seconds: float) -> None:
+        """Gives what was written the age of what is in it."""
+        for path in self._paths:
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                self._files.set_modified(path, seconds)
 
     def abandon(self) -> None:
         segment, self._segment = self._segment, None

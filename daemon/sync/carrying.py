@@ -17,7 +17,7 @@ from daemon.sync.passage import Passage
 from daemon.sync.target import Retriable, Stopped, Target
 from sdk import clock
 from sdk._secrets import MASK, is_secret_name, mask_text
-from sdk.errors import Error, UsageError
+from sdk.errors import Error, StoreError, UsageError
 from sdk.files import DISK
 from sdk.platform import HeldLock, hold_lock
 from sdk.reader import Run
@@ -176,10 +176,17 @@ def _lock_beside(path: str) -> HeldLock:
 
     Raises:
         _Busy: Somebody has it.
-        OSError: The directory of the cursors cannot be made.
+        StoreError: Nothing can be noted there.
     """
-    DISK.make_directory(os.path.dirname(path))
-    lock = hold_lock(f"{path}.lock")
+    directory = os.path.dirname(path)
+    try:
+        DISK.make_directory(directory)
+        lock = hold_lock(f"{path}.lock")
+    except OSError as error:
+        raise StoreError(
+            f"cannot note in {directory!r} how far runs were carried: {error.strerror}",
+            hint="a target that is a directory keeps that itself, so that a store may be one that is only read",
+        ) from error
     if lock is None:
         raise _Busy
     return lock

@@ -13,6 +13,7 @@ With `live` a task whose run goes on is begun again and again, runs that are new
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import random
@@ -27,6 +28,7 @@ from daemon.sync.looking import Look, Source, cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
 from daemon.sync.target import Target
 from sdk import clock
+from sdk.errors import StoreError
 from sdk.files import DISK
 from sdk.segment.naming import RUNS
 
@@ -134,7 +136,8 @@ class Driver:
                 for task, heard in crew.hear(_HEAR_SECONDS):
                     self._take(task, heard, began)
                 if self._is_live and clock.monotonic() - looked >= LIVE_SECONDS:
-                    self._find_tasks()
+                    with contextlib.suppress(StoreError):  # the disk is away for a moment
+                        self._find_tasks()
                     looked = clock.monotonic()
         finally:
             left = [*(task for _, task in self._ready), *(task for _, _, task in self._waiting), *crew.busy]

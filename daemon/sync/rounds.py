@@ -40,7 +40,7 @@ DEATHS_MAX = 3
 QUIET_SECONDS = 60.0
 # A worker that tells of no progress for so long hangs; the largest batch takes a target some seconds.
 HANG_SECONDS = 600.0
-# A job whose run has no directory after so long is a job for nothing: the run was removed, or never began.
+# A job whose run never had a directory after so long is a job for nothing.
 ORPHAN_SECONDS = 86400.0
 # The worker of a target that nothing goes to any more stays so long: short runs come one after another.
 LINGER_SECONDS = 30.0
@@ -223,7 +223,9 @@ class Rounds:
 
     def _drop_orphan(self, entry: Entry) -> None:
         age = clock.wall_ns() - entry.stamp[0]
-        if age > ORPHAN_SECONDS * 1e9 and not DISK.exists(run_path(self._store, entry.order.run)):
+        had_directory = entry.told.at_ns > 0
+        may_be = entry.handed is None and (had_directory or age > ORPHAN_SECONDS * 1e9)
+        if may_be and not DISK.exists(run_path(self._store, entry.order.run)):
             end_job(entry.job, entry.order)
 
     def _hand(self, line: _Line, entry: Entry, now: float) -> None:

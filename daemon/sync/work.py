@@ -7,6 +7,7 @@ ends with its input, on SIGTERM, or when its parent is gone; a run that it carri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import IO, Any
 
 from daemon.lifecycle import behave_as_worker
 from daemon.sync.carrying import carry_run, misused
-from daemon.sync.outcome import Outcome
+from daemon.sync.outcome import GOOD, Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
 from daemon.sync.target import Target
@@ -69,9 +70,16 @@ class _Targets:
             self._open[url] = make(parse(url))
         return self._open[url]
 
+    def drop(self, url: str) -> None:
+        """After trouble: the next run gets a new one, which is checked again."""
+        target = self._open.pop(url, None)
+        if target is not None:
+            with contextlib.suppress(Exception):  # the trouble has been told
+                target.close()
+
     def close(self) -> None:
-        for target in self._open.values():
-            target.close()
+        for url in list(self._open):
+            self.drop(url)
 
 
 def _carry(
@@ -84,7 +92,10 @@ def _carry(
         target = targets.get(url)
     except Error as error:
         return misused(run, url, error)
-    return carry_run(store, run, target, is_stopped=lambda: not is_wanted(), report=report)
+    found = carry_run(store, run, target, is_stopped=lambda: not is_wanted(), report=report)
+    if found.state not in GOOD:
+        targets.drop(url)
+    return found
 
 
 def _tell(output: IO[bytes], message: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import Any
 
 from .media import MediaItem
@@ -22,6 +23,19 @@ def as_json(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, indent=indent, default=_plain)
     except TypeError:  # a map whose keys are neither text nor numbers
         return json.dumps(with_text_keys(value), indent=indent, default=_plain)
+
+
+# Limit: what a value of 1024 levels needs, at some frames for each; each takes well under 1 kB of an 8 MB stack.
+_RECURSION = 10_000
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """As `as_json`, of any depth that msgpack reads; for programs of our own, whose limit of recursion it may raise."""
+    try:
+        return as_json(value, indent)
+    except RecursionError:
+        sys.setrecursionlimit(_RECURSION)
+        return as_json(with_text_keys(value), indent)
 
 
 def _plain(value: Any) -> Any:

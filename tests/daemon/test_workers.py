@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from daemon import workers
-from daemon.workers import Keeper, Worker
+from daemon.workers import Carrier, Keeper, Worker
+from sdk import _syncing
 from sdk._keeping import end_job, jobs, keeping_path, put_job
 from tests.serving import temporary_store
 
@@ -168,3 +169,46 @@ def test_a_keeper_lists_jobs_only_when_there_may_be_a_new_one(monkeypatch: pytes
         put_job(store, "files", {})
         keeper.look(6.0)
         assert len(looks) == 4
+
+
+def test_a_daemon_stays_for_what_is_carried() -> None:
+    """While something moves; a target that takes nothing for long keeps no daemon, nor does a carrier without jobs."""
+    with temporary_store() as store:
+        said: list[str] = []
+        carrier = Carrier(store.path, said.append)
+        carrier._module, carrier._arguments = SLEEPS
+        carrier.look(1.0)
+        assert not carrier.is_running
+        assert not carrier.holds(1.0)
+        _syncing.put_job(store, "a41f", "jsonl:/data/out", 10.0)
+        carrier.look(2.0)
+        try:
+            assert carrier.is_running
+            assert carrier.holds(2.0), "it has only begun"
+            assert carrier.moves(2.0 + workers._MOVES_SECONDS - 1)
+            assert not carrier.moves(2.0 + workers._MOVES_SECONDS)
+            assert carrier.holds(2.0 + workers._AWAY_SECONDS - 1)
+            assert not carrier.holds(2.0 + workers._AWAY_SECONDS)
+            carrier.note(700.0, {"waiting": 1, "quiet_seconds": 20.0, "trouble": "no route"})
+            assert carrier.holds(680.0 + workers._AWAY_SECONDS - 1)
+            assert not carrier.holds(680.0 + workers._AWAY_SECONDS)
+            carrier.note(701.0, {"waiting": 1, "quiet_seconds": 21.0, "trouble": "no route"})
+            assert said == ["carrying: no route"]
+            assert carrier.status()["trouble"] == "no route"
+            carrier.note(702.0, {"waiting": 0, "quiet_seconds": 0.0})
+            assert not carrier.holds(702.0)
+            carrier.note(703.0, {"waiting": "many", "quiet_seconds": None})
+            assert not carrier.holds(703.0)
+        finally:
+            carrier.end()
+        assert carrier.status() == {"pid": None, "waiting": 0, "trouble": ""}
+
+
+def test_no_carrier_for_jobs_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are left to those."""
+    with temporary_store() as store:
+        _syncing.put_job(store, "a41f", "jsonl:/data/out", 10.0)
+        monkeypatch.setattr("sdk._syncing.machine_id", lambda: "another")
+        carrier = Carrier(store.path, lambda text: None)
+        carrier.look(2.0)
+        assert not carrier.is_running

@@ -99,50 +99,39 @@ def carrier_of(store: Path) -> int:
 
 
 def test_rows_appear_while_it_trains(store: Path, target: Target) -> None:
-    """And when `finish()` has returned, the last one is there, each once."""
+    """When `finish()` has returned the last one is there, each once; so when the run is resumed later, in the same files."""
     start_daemon(store)
     trainer = Trainer(target.body())
     until(lambda: len(target.steps()) > 20)
     seen = len(target.steps())
     until(lambda: len(target.steps()) > seen)
-    assert trainer.returned
-    target.told.touch()
-    assert trainer.wait() == 0
-    assert target.steps() == list(range(trainer.returned))
+    count = target.end(trainer)
+    assert target.steps() == list(range(count))
     assert sdk.open_store(store).run(RUN).state == "finished"
     until(lambda: not jobs(str(store)))
     (told,) = all_told(str(store))
     assert told.is_over
-    assert told.points == trainer.returned
+    assert told.points == count
+    with sdk.init(id=RUN, project="p", resume="allow", sync_to=target.url, settings={"silent": True}) as run:
+        run.log({"x": 1})
+    assert sorted(target.steps()) == list(range(count + 1))
 
 
-@pytest.mark.parametrize("victim", ["worker", "carrier", "daemon"])
-def test_whoever_is_killed_it_is_delivered_exactly_once(store: Path, target: Target, victim: str) -> None:
-    """The next one goes on where the last commit was."""
-    start_daemon(store)
-    trainer = Trainer(target.body())
-    until(lambda: len(target.steps()) > 20)
-    carrier = psutil.Process(carrier_of(store))
-    if victim == "worker":
-        (worker,) = carrier.children()
-        worker.kill()
-    elif victim == "carrier":
-        carrier.kill()
-    else:
-        kill_daemon(store)
-    seen = len(target.steps())
-    until(lambda: len(target.steps()) > seen)
-    count = target.end(trainer)
-    done = drain(store, "--timeout", "30")
-    assert done.returncode == 0, done
-    assert target.steps() == list(range(count))
-
-
-def test_a_killed_trainer_is_delivered_by_its_daemon(store: Path, target: Target) -> None:
-    """What was in its ring too."""
+def test_whoever_is_killed_it_is_delivered_exactly_once(store: Path, target: Target) -> None:
+    """The next one goes on where the last commit was: of a worker, a carrier, a daemon, and the trainer at last."""
     start_daemon(store)
     trainer = Trainer(target.body(kill=True))
-    until(lambda: len(target.steps()) > 20)
+    for victim in ("worker", "carrier", "daemon"):
+        seen = len(target.steps())
+        until(lambda seen=seen: len(target.steps()) > seen)
+        if victim == "daemon":
+            kill_daemon(store)
+            continue
+        carrier = psutil.Process(carrier_of(store))
+        for process in carrier.children() if victim == "worker" else [carrier]:
+            process.kill()
+    seen = len(target.steps())
+    until(lambda: len(target.steps()) > seen)
     count = target.end(trainer)
     until(lambda: len(target.steps()) == count)
     assert target.steps() == list(range(count))
@@ -175,26 +164,11 @@ def test_a_target_that_is_away_harms_nothing(store: Path, target: Target, tmp_pa
 
 def test_what_is_left_without_a_daemon_is_drained(store: Path, target: Target) -> None:
     """A trainer that was killed, and one that ended: its rows are in shared memory or in the spool."""
-    for number, kill in enumerate([True, False]):
-        trainer = Trainer(target.body(run=f"run{number}", kill=kill, autostart=False))
-        until(lambda trainer=trainer: trainer.returned > 20)
-        target.end(trainer)
-        target.told.unlink()
-        expected = list(range(trainer.returned))
-        assert target.steps(f"run{number}") == []
-        done = drain(store)
-        assert done.returncode == 0, done
-        assert target.steps(f"run{number}") == expected
+    trainers = [Trainer(target.body(run=f"run{n}", kill=kill, autostart=False)) for n, kill in enumerate([True, False])]
+    until(lambda: all(trainer.returned > 20 for trainer in trainers))
+    counts = [target.end(trainer) for trainer in trainers]
+    assert target.steps("run0") == target.steps("run1") == []
+    done = drain(store)
+    assert done.returncode == 0, done
+    assert [target.steps(f"run{n}") for n in range(2)] == [list(range(count)) for count in counts]
     assert jobs(str(store)) == []
-    assert drain(store).returncode == 0
-
-
-def test_a_resumed_run_is_carried_on(store: Path, target: Target) -> None:
-    """By the job that its new process leaves, into the same files."""
-    start_daemon(store)
-    for attempt in range(2):
-        with sdk.init(id=RUN, project="p", resume="allow", sync_to=target.url, settings={"silent": True}) as run:
-            for _ in range(10):
-                run.log({"x": 1})
-        assert len(target.steps()) == 10 * (attempt + 1)
-    assert sorted(target.steps()) == list(range(20))

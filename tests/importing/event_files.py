@@ -30,7 +30,9 @@ def tensor(tag: str, value: Any, plugin: str = "", content: bytes = b"", dtype: 
 
 
 def old_histogram(tag: str, limits: list[float], counts: list[float], low: float, high: float) -> Any:
-    return Summary.Value(tag=tag, histo=HistogramProto(min=low, max=high, num=sum(counts), bucket_limit=limits, bucket=counts))
+    return Summary.Value(
+        tag=tag, histo=HistogramProto(min=low, max=high, num=sum(counts), bucket_limit=limits, bucket=counts)
+    )
 
 
 def values(step: int, *parts: Any, at: float | None = None) -> Any:

@@ -16,11 +16,15 @@ from daemon.importing.source import source_of
 from sdk.errors import StoreError, UsageError
 from sdk.location import make_store
 from sdk.reader import MediaItem, Run, Store
+from sdk.reader.delivery import deliver
+from tests.builders import RunBuilder
 from tests.importing import event_files as made
 from tests.importing.event_files import START, simple, started, tensor, values, write
 
 
-def brought(tmp_path: Path, logs: Path | str | None = None, project: str | None = None, name: str | None = None) -> list[Brought]:
+def brought(
+    tmp_path: Path, logs: Path | str | None = None, project: str | None = None, name: str | None = None
+) -> list[Brought]:
     source = source_of(f"tensorboard:{logs or tmp_path / 'logs'}")
     runs = named(list(source.runs()), project, name)
     store = make_store(str(tmp_path / "store"))
@@ -70,7 +74,12 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     shades = numpy.full((1, 3, 3), 255, numpy.uint8)
     write(
         tmp_path / "logs" / "events.out.tfevents.1.host",
-        values(1, made.Summary.Value(tag="old image", image=made.Summary.Image(height=1, width=1, encoded_image_string=made.PNG))),
+        values(
+            1,
+            made.Summary.Value(
+                tag="old image", image=made.Summary.Image(height=1, width=1, encoded_image_string=made.PNG)
+            ),
+        ),
         values(1, tensor("images", made.strings(b"1", b"1", made.PNG, made.PNG), "images")),
         values(2, made.Summary.Value(tag="old audio", audio=made.Summary.Audio(encoded_audio_string=made.wav()))),
         values(2, tensor("text", made.strings(b"**hello**"), "text")),
@@ -103,7 +112,195 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     old = rows[3]["old histogram"]
     assert (old.values, old.bins) == ([3, 4, 2], [-0.5, 0, 1, 5])
     assert rows[4]["weights"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert rows[4]["pr"].columns[:3] == ["class", "precision", "recall"]
-    assert rows[4]["pr"].rows[1][:4] == ["pr", 9, 11, 1]
+    table = rows[4]["pr"].value["table"]
+    assert table.columns[:3] == ["class", "precision", "recall"]
+    assert table.rows[1][:4] == ["pr", 9, 11, 1]
     assert rows[5]["cloud"].to_numpy().tolist()[1] == [1, 0, 0, 255, 255, 255]
     assert rows[5]["mesh"].bytes() == b"v 0.0 0.0 0.0\nv 1.0 0.0 0.0\nv 0.0 1.0 0.0\nf 1 2 3\n"
+
+
+def test_a_session_start_hides_what_was_written_from_its_step_on(tmp_path: Path) -> None:
+    """Whether it stands in the file or at the head of the next one; what is hidden is still stored."""
+    logs = tmp_path / "logs"
+    write(
+        logs / "events.out.tfevents.1.host",
+        *(values(step, simple("loss", step), at=START + step) for step in range(10)),
+        values(8, tensor("note", made.strings(b"old"), "text")),
+        started(6, START + 20),
+        *(values(step, simple("loss", step + 100), at=START + 20 + step) for step in (6, 7)),
+        values(6, tensor("note", made.strings(b"new"), "text")),
+    )
+    write(
+        logs / "events.out.tfevents.2.host",
+        started(7, START + 40),
+        values(7, simple("loss", 1000), at=START + 40),
+    )
+    (one,) = brought(tmp_path)
+    run = only_run(tmp_path)
+    assert [(step, value) for step, _, value in series_of(run, "loss")] == [
+        *((step, step) for step in range(6)), (6, 106), (7, 1000),
+    ]  # fmt: skip
+    assert [(step, value) for step, _, value in series_of(run, "note")] == [(6, "new")]
+    assert sorted({stream.attempt for stream in run.streams}) == [1, 2, 3]
+    assert (one.state, one.lost) == (IMPORTED, {})
+
+
+def test_files_of_a_directory_go_on_with_one_another(tmp_path: Path) -> None:
+    """In the order of their names; of a step that two of them hold the later file's value counts."""
+    logs = tmp_path / "logs" / "deep" / "er"
+    write(logs / "events.out.tfevents.2.host", *(values(step, simple("loss", -step)) for step in range(5, 10)))
+    write(logs / "events.out.tfevents.1.host", *(values(step, simple("loss", step)) for step in range(7)))
+    write(logs.parent / "events.out.tfevents.1.host", values(1, simple("other", 1)))
+    (logs / "notes.txt").write_text("no event file")
+    found = {one.name: one for one in brought(tmp_path, project="mine")}
+    assert sorted(found) == ["deep", "deep/er"]
+    run = Store(str(tmp_path / "store")).run(found["deep/er"].run)
+    assert run.project == "mine"
+    assert [value for *_, value in series_of(run, "loss")] == [0, 1, 2, 3, 4, -5, -6, -7, -8, -9]
+
+
+def test_importing_again_does_nothing_until_the_source_has_grown(tmp_path: Path) -> None:
+    """Then the run is written anew under the same id, with the same sequences for what was there."""
+    path = tmp_path / "logs" / "events.out.tfevents.1.host"
+    write(
+        path,
+        *(values(step, simple("loss", step), simple("lr", 1)) for step in range(50)),
+        values(9, tensor("a", [1.0, 2.0], "tensor")),
+    )
+    (first,) = brought(tmp_path)
+    before = {stream.id: (stream.first, stream.last) for stream in only_run(tmp_path).streams}
+    (again,) = brought(tmp_path)
+    assert (again.state, again.run, again.points) == (UP_TO_DATE, first.run, 0)
+    write(path, *(values(step, simple("loss", step)) for step in range(50, 60)), values(9, simple("late", 9)))
+    (grown,) = brought(tmp_path)
+    assert (grown.state, grown.run) == (REPLACED, first.run)
+    run = only_run(tmp_path)
+    assert len(series_of(run, "loss")) == 60
+    after = {stream.id: (stream.first, stream.last) for stream in run.streams}
+    assert after.keys() == before.keys()
+    assert sum(last for _, last in after.values()) > sum(last for _, last in before.values())
+    assert os.listdir(tmp_path / "store" / "importing") == ["lock"]
+
+
+def test_sequences_stay_the_same_when_a_file_grows(tmp_path: Path) -> None:
+    """A value has the sequence that it had, and a row that got more values a higher one."""
+    path = tmp_path / "logs" / "events.out.tfevents.1.host"
+    events = [values(step // 2, simple(f"k{step % 2}", step)) for step in range(40)]
+    write(path, *events[:31])
+    brought(tmp_path)
+    before = sequences_of(only_run(tmp_path))
+    write(path, *events[31:])
+    brought(tmp_path)
+    after = sequences_of(only_run(tmp_path))
+    changed = {step for step, sequence in before.items() if after[step] != sequence}
+    assert changed == {15}
+    assert after[15] > max(before.values())
+
+
+def sequences_of(run: Run) -> dict[int, int]:
+    return {step: sequence for batch in deliver(run, {}) for sequence, step, _, _ in batch.rows()}
+
+
+def test_a_torn_end_is_not_there_yet(tmp_path: Path) -> None:
+    """Wherever a file that is being written ends; when the rest has come, it is imported."""
+    path = write(
+        tmp_path / "logs" / "events.out.tfevents.1.host", *(values(step, simple("loss", step)) for step in range(3))
+    )
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    (one,) = brought(tmp_path)
+    assert (one.state, one.lost) == (IMPORTED, {})
+    assert "not a whole record yet" in one.told[0]
+    assert len(series_of(only_run(tmp_path), "loss")) == 2
+    path.write_bytes(whole)
+    (one,) = brought(tmp_path)
+    assert (one.state, one.told) == (REPLACED, ())
+    assert len(series_of(only_run(tmp_path), "loss")) == 3
+
+
+@pytest.mark.parametrize("where", ["payload", "header"])
+def test_a_damaged_record_is_skipped_and_counted(tmp_path: Path, where: str) -> None:
+    """A wrong byte in a payload costs its record; one in a header costs it too, and the next one is found."""
+    path = write(
+        tmp_path / "logs" / "events.out.tfevents.1.host", *(values(step, simple("loss", step)) for step in range(9))
+    )
+    data = bytearray(path.read_bytes())
+    record = (len(data) - data.index(b"loss") + 30) // 9
+    place = data.index(b"loss") + 3 * record
+    data[place if where == "payload" else place - 30] ^= 0x40
+    path.write_bytes(data)
+    (one,) = brought(tmp_path)
+    assert one.state == IMPORTED
+    assert sum(one.lost.values()) == 1
+    assert not one.is_exact
+    assert len(series_of(only_run(tmp_path), "loss")) == 8
+
+
+def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
+    """Bytes of other plugins, steps below zero, pictures that are none: the rest is imported."""
+    write(
+        tmp_path / "logs" / "events.out.tfevents.1.host",
+        values(-3, simple("loss", 1)),
+        values(0, simple("loss", 2)),
+        values(0, tensor("layout", made.strings(b"\x00\x01"), "custom_scalars")),
+        values(0, tensor("image", made.strings(b"1", b"1", b"no picture"), "images")),
+        made.Event(wall_time=START, tagged_run_metadata={"tag": "x", "run_metadata": b"1"}),
+        values(0, tensor("empty", numpy.zeros((0, 3)), "histograms")),
+        values(1, simple("loss", 3), at=float("nan")),
+    )
+    (one,) = brought(tmp_path)
+    assert one.lost == {
+        "values at steps below 0 or above 2**62": 1,
+        "custom_scalars that cannot be stored": 1,
+        "images that cannot be stored": 1,
+        "run metadata in events": 1,
+        "histograms that cannot be stored": 1,
+    }
+    assert [value for *_, value in series_of(only_run(tmp_path), "loss")] == [2, 3]
+
+
+def test_a_run_that_is_no_import_is_never_replaced(tmp_path: Path) -> None:
+    """Nor an imported one that somebody went on with: it is told, and the others are imported."""
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    (first,) = brought(tmp_path)
+    builder = RunBuilder(str(tmp_path / "store"), first.run)
+    builder.stream().log({"loss": 2}, step=1)
+    builder.seal()
+    write(path, values(1, simple("loss", 3)))
+    (one,) = brought(tmp_path)
+    assert one.state == FAILED
+    assert "gone on with" in one.reason
+    assert sorted(only_run(tmp_path).series("loss", stream="all").value.tolist()) == [1, 2]
+
+
+def test_one_import_at_a_time(tmp_path: Path) -> None:
+    """A second one is refused while the first one holds the store."""
+    from daemon.importing.placing import Inbox
+
+    write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    with Inbox(make_store(str(tmp_path / "store"))), pytest.raises(StoreError, match="another process imports"):
+        brought(tmp_path)
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    """Unknown kinds, with the nearest name; a path with nothing to import."""
+    with pytest.raises(UsageError, match="Did you mean 'tensorboard'"):
+        source_of("tensorbord:x")
+    with pytest.raises(UsageError, match="expected KIND:PATH"):
+        source_of("runs")
+    with pytest.raises(UsageError, match="tfevents"):
+        list(source_of(f"tensorboard:{tmp_path}").runs())
+    with pytest.raises(UsageError, match="no directory"):
+        list(source_of(f"tensorboard:{tmp_path / 'none'}").runs())
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """It says what is new, what has changed, what is there."""
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    runs = named(list(source_of(f"tensorboard:{tmp_path / 'logs'}").runs()), None, None)
+    assert [one.state for one in look(None, runs)] == [IMPORTED]
+    brought(tmp_path)
+    assert [one.state for one in look(str(tmp_path / "store"), runs)] == [UP_TO_DATE]
+    write(path, values(1, simple("loss", 1)))
+    runs = named(list(source_of(f"tensorboard:{tmp_path / 'logs'}").runs()), None, None)
+    assert [one.state for one in look(str(tmp_path / "store"), runs)] == [REPLACED]

@@ -349,7 +349,7 @@ class TestTheServersSide:
         assert world.carry().state == "deferred"
 
     @pytest.mark.parametrize(
-        "url", ["mlflow:", "mlflow:nosuch://x", "mlflow:http://127.0.0.1:1?artifacts=all", "mlflow:databricks"]
+        "url", ["mlflow:", "mlflow:nosuch://x", "mlflow:http://127.0.0.1:1?artifacts=all"]
     )
     def test_what_can_never_work_is_misuse(self, world: World, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -107,6 +107,7 @@ class TestFiles:
     def test_a_large_run_is_committed_on_its_way(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Files are closed and committed when they are large enough, so that a kill costs one of them."""
         monkeypatch.setattr("sdk.reader.delivery.BATCH_RECORDS", 10)
+        monkeypatch.setattr(parts, "GROUP_ROWS_MAX", 10)
         for where in (parts, shipping):
             monkeypatch.setattr(where, "PART_BYTES_MAX", 1)
         monkeypatch.setattr(shipping, "_SMALL_BYTES_MAX", 1)
@@ -142,7 +143,7 @@ class TestPasses:
         before = rig.rows()
         main.finish()
         run.seal()
-        assert rig.carry().state == outcome.DELIVERED
+        assert rig.carry().state in outcome.GOOD
         (name,) = rig.names()
         found = parse_part(name)
         assert found is not None

@@ -17,6 +17,7 @@ from daemon.sync.rounds import (
     BACK_OFF_SECONDS_MAX,
     FAILURE_SECONDS,
     HANG_SECONDS,
+    LINGER_SECONDS,
     ORPHAN_SECONDS,
     QUIET_SECONDS,
     Entry,
@@ -167,7 +168,7 @@ def test_a_quiet_run_is_looked_at_now_and_then(scene: Scene) -> None:
 
 @pytest.mark.parametrize("state", [outcome.DELIVERED, outcome.UP_TO_DATE])
 def test_a_run_that_is_over_and_delivered_is_done(scene: Scene, state: str) -> None:
-    """The job goes, what was told of it stays, and so does no worker."""
+    """The job goes, and what was told of it stays; its worker waits a while for the next run."""
     scene.leave()
     scene.turn()
     job = jobs(scene.store.path)[0]
@@ -178,6 +179,9 @@ def test_a_run_that_is_over_and_delivered_is_done(scene: Scene, state: str) -> N
     assert (found.is_over, found.points, found.lost) == (True, 3, {"nan": 1})
     scene.turn()
     assert scene.rounds.entries == {}
+    scene.turn(LINGER_SECONDS - 1)
+    assert scene.crew.ends == 0
+    scene.turn(1.0)
     assert scene.crew.ends == 1
 
 
@@ -333,7 +337,14 @@ def test_what_is_no_job_is_set_aside(scene: Scene) -> None:
 
 
 def test_a_job_for_a_run_that_was_removed_ends(scene: Scene) -> None:
-    """After a day: one that begins has no directory yet."""
+    """Of one that never had a directory after a day: one that begins has none yet."""
+    scene.leave()
+    scene.turn()
+    scene.answer(outcome.LIVE)
+    os.rename(run_path(scene.store.path, "a41f"), run_path(scene.store.path, "trash"))
+    scene.turn(SECONDS)
+    assert jobs(scene.store.path) == []
+    scene.turn()
     put_job(scene.store, "gone", TARGET, SECONDS)
     path = jobs(scene.store.path)[0].path
     scene.turn()

@@ -75,6 +75,14 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/commands/values.py": ("os.makedirs os.path.isdir", "likewise"),
     "sdk/reader/media.py": ("open os.path.isdir os.replace os.unlink", "saves a value where its user says"),
+    "daemon/importing/source.py": (
+        "os.stat os.walk os.path.realpath",
+        "finds and looks at the files that are imported, which are the user's own",
+    ),
+    "daemon/importing/tensorboard.py": (
+        "open os.fstat os.listdir os.open os.pread os.path.isdir os.path.isfile os.path.realpath",
+        "reads them",
+    ),
     "daemon/observe/gpu.py": ("os.path.exists", "/dev, to see whose accelerators there are"),
     "daemon/observe/machine.py": ("open os.path.exists os.stat", "/proc and /sys"),
     "daemon/observe/processes.py": ("open os.listdir", "/proc"),

@@ -28,7 +28,7 @@ from sdk.limits import MIB, NESTING_MAX
 from sdk.reader import MediaItem, Run
 from sdk.reader.delivery import Batch
 from sdk.reader.lanes import TRAINING
-from sdk.reader.plain import as_json
+from sdk.reader.plain import to_json
 
 _KINDS = TRAINING | {"system", "console"}
 _COMMIT_SECONDS = 5.0
@@ -99,26 +99,11 @@ class _Lines:
         for sequence, step, time_us, values in batch.rows():
             head = {"_step": step, "_timestamp": time_us / 1e6, "_sequence": sequence, "_stream": batch.stream.hex}
             row = {_LOGGED.get(key, key): self._plain(value, key, head) for key, value in values.items()}
-            lines.append(self._line(head, row))
+            lines.append(to_json({**head, **row}) + "\n")
         data = "".join(lines).encode("ascii")
         file.write([data])
         self._since += len(data)
         self._passage.moved(batch.values, len(data))
-
-    def _line(self, head: dict[str, Any], row: dict[str, Any]) -> str:
-        try:
-            return as_json({**head, **row}) + "\n"
-        except RecursionError:  # as deep as msgpack reads, deeper than Python's encoder writes
-            kept = {key: value for key, value in row.items() if self._is_shallow(key, value)}
-            return as_json({**head, **kept}) + "\n"
-
-    def _is_shallow(self, key: str, value: Any) -> bool:
-        try:
-            as_json(value)
-        except RecursionError:
-            self._passage.lost("values nested too deep", key)
-            return False
-        return True
 
     def _file_of(self, batch: Batch) -> AppendFile:
         kind = batch.stream.kind
@@ -142,7 +127,7 @@ class _Lines:
         self._committed, self._since = clock.monotonic(), 0
 
     def _tell_facts(self, run: Run) -> None:
-        text = as_json(facts_of(run), indent=1).encode("ascii")
+        text = to_json(facts_of(run), indent=1).encode("ascii")
         digest = hashlib.sha256(text).hexdigest()
         if self._state.get("facts") != digest or not DISK.exists(self._path(FACTS)):
             DISK.make_directory(self._path())

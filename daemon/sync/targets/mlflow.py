@@ -20,6 +20,7 @@ from sdk.reader.lanes import TRAINING
 
 if TYPE_CHECKING:
     from daemon.sync.passage import Passage
+    from daemon.sync.place import Place
     from daemon.sync.targets.mlflow_files import Files
     from daemon.sync.targets.mlflow_points import Sender
     from daemon.sync.targets.mlflow_server import Server
@@ -43,6 +44,10 @@ class MlflowTarget(Target):
     scheme = "mlflow"
     options = frozenset({"experiment", "artifacts"})
     _server: Server | None = None
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._experiments: dict[str, str] = {}
 
     def check(self) -> None:
         how = self.place.options.get("artifacts", "list")
@@ -73,14 +78,17 @@ class MlflowTarget(Target):
         return self._server
 
     def experiment(self, project: str) -> str:
-        """The name of the experiment for a run of a project."""
+        """The id of the experiment for a run of a project; made where there is none."""
         name = self.place.options.get("experiment") or clean(project) or _EXPERIMENT
-        if self._open().uri.startswith("databricks") and not name.startswith("/"):
+        server = self._open()
+        if server.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
                 f"the experiment is {name!r}, expected a path of the workspace",
                 hint="--to 'mlflow:databricks?experiment=/Users/NAME/EXPERIMENT'",
             )
-        return name
+        if name not in self._experiments:
+            self._experiments[name] = server.experiment(name, _artifacts_beside(server.uri))
+        return self._experiments[name]
 
 
 class _Carried:
@@ -125,15 +133,18 @@ class _Carried:
 
     def _find_or_make(self, target: MlflowTarget) -> None:
         run, server = self._passage.run, self._server
-        experiment = server.experiment(target.experiment(run.project), _artifacts_beside(server.uri))
+        experiment = target.experiment(run.project)
         # As a name, because an id from hostile bytes could hold the quotes of a query.
         marked = name_of(run.id)
         found = server.find(experiment, RUN_ID, marked)
         if found is None:
-            found = server.create(experiment, clean(run.name), run.created, {RUN_ID: marked})
+            self.state = {
+                "run": server.create(experiment, clean(run.name), run.created, {RUN_ID: marked}),
+                "name": run.name,
+            }
         else:
             self._params = dict(server.look(found).params)
-        self.state = {"run": found}
+            self.state = {"run": found}
         self._commit()
 
     def rows(self, sender: Sender) -> None:

@@ -26,10 +26,20 @@ from sdk.errors import DamageError, Error
 from sdk.files import File, Files, sync_names
 from sdk.ids import hex_u64, random_u64
 from sdk.location import StoreIdentity
-from sdk.segment.format import BLOCKS_OFFSET, KIND_INDEX, KIND_KEYS, KIND_META, Block, FileHeader
+from sdk.segment.format import (
+    BLOCKS_OFFSET,
+    KIND_COLUMNS,
+    KIND_INDEX,
+    KIND_KEYS,
+    KIND_META,
+    KIND_ROWS,
+    Block,
+    FileHeader,
+)
 from sdk.segment.naming import HISTORY, MEDIA, RUN_LEVELS, SegmentName, format_segment, parse_segment
 from sdk.segment.reader import SegmentReader
 from sdk.segment.recovery import set_aside
+from sdk.segment.windows import is_window
 from sdk.segment.writer import SegmentWriter
 
 COPIED = "copied"
@@ -57,6 +67,7 @@ class _Seen(NamedTuple):
     end: int
     is_sealed: bool
     modified: float
+    records: int
 
 
 class Crossing:
@@ -65,7 +76,6 @@ class Crossing:
     Attributes:
         portions: What lies in the target of segments that are not sealed; to be kept between passes. Where it is lost it is found again.
         troubles: What is wrong with segments that cannot be read.
-        size: Bytes that were written.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Crossing:
         *,
         tag: str,
         portions: Portions | None = None,
-        note: Callable[[int], None] = lambda size: None,
+        note: Callable[[int, int], None] = lambda records, size: None,
     ) -> None:
         """Nothing is read or written yet.
 
@@ -86,7 +96,7 @@ class Crossing:
             source, target: The run's directory in either store.
             store: The one that is written to.
             tag: Of the store that is read, for names of drafts: only one pass at a time comes from there.
-            note: Hears of every buffer that was written, and may raise.
+            note: Hears of every buffer that was written: records, of which it is told when all of a segment is there, and bytes. May raise.
         """
         self._files = files
         self._source, self._target = source, target
@@ -95,7 +105,6 @@ class Crossing:
         self._note = note
         self.portions: Portions = dict(portions or {})
         self.troubles: list[str] = []
-        self.size = 0
 
     def bring(self) -> None:
         """Writes what the target lacks. All of it is safe there when this returns.
@@ -177,10 +186,20 @@ class Crossing:
                 continue
             try:
                 end = reader.size if reader.sealed else reader.tail
-                found.append(_Seen(name, end, reader.sealed, modified))
+                found.append(_Seen(name, end, reader.sealed, modified, self._records(name, reader.blocks, bool(there))))
             finally:
                 reader.close()
         return found
+
+    def _records(self, name: str, blocks: Iterable[Block], is_begun: bool) -> int:
+        """How many records of a segment are new to the target; what was rewritten holds none of which it had not heard."""
+        known = self.portions.get(name)
+        start = known[-1].end if known else 0
+        return sum(
+            block.records
+            for block in blocks
+            if block.offset >= start and block.kind in (KIND_ROWS, KIND_COLUMNS) and not (is_begun and is_window(block))
+        )
 
     def _rewritten(self) -> set[str]:
         """Names of what the target holds in segments that replace it."""
@@ -215,6 +234,7 @@ class Crossing:
         source = os.path.join(self._source, seen.name)
         with self._draft(seen.name, seen.modified) as draft:
             copy_file(self._files, source, draft, seen.end, self._wrote)
+        self._note(seen.records, 0)
 
     def _copy_portion(self, seen: _Seen, there: Mapping[str, Any]) -> bool:
         """Whether something of a segment that is not sealed was new."""
@@ -271,6 +291,7 @@ class Crossing:
                     segment.sync()
                 finally:
                     segment.close()
+            self._note(seen.records, 0)
             return text
         finally:
             reader.close()
@@ -291,8 +312,7 @@ class Crossing:
             raise
 
     def _wrote(self, size: int) -> None:
-        self.size += size
-        self._note(size)
+        self._note(0, size)
 
     # -- removing ----------------------------------------------------------------------------------------------------------------
 

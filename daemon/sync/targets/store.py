@@ -52,8 +52,8 @@ class StoreTarget(Target):
         store = self._open(passage)
         source = os.path.dirname(os.path.dirname(os.path.abspath(passage.run.directory)))
 
-        def note(size: int) -> None:
-            passage.moved(0, size)
+        def note(records: int, size: int) -> None:
+            passage.moved(records, size)
             passage.check()
 
         crossing = Crossing(
@@ -62,7 +62,7 @@ class StoreTarget(Target):
         )  # fmt: skip
         crossing.bring()
         troubles = [*crossing.troubles, *self._bring_files(passage, store)]
-        shelves = Shelves(self._files, source, store.path, note)
+        shelves = Shelves(self._files, source, store.path, lambda size: note(0, size))
         shelves.bring(passage.run.artifacts)
         troubles += shelves.troubles
         for text, number in shelves.renumbered.items():

@@ -120,6 +120,8 @@ class Bucket:
     def draft(self, label: str) -> ObjectDraft:
         return ObjectDraft()
 
+    def sweep(self, label: str) -> None: ...
+
     def publish(self, draft: Draft, name: str) -> int:
         assert isinstance(draft, ObjectDraft)
         size = draft.file.tell()

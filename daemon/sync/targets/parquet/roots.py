@@ -46,7 +46,10 @@ class Root(Protocol):
         """The files directly in a directory with their sizes; {} where there is none."""
 
     def draft(self, label: str) -> Draft:
-        """A new draft. A label has one at a time: what a killed process left under it is overwritten."""
+        """A new draft. A label has one at a time: what a killed process left under it goes."""
+
+    def sweep(self, label: str) -> None:
+        """Removes what a killed process left under a label."""
 
     def publish(self, draft: Draft, name: str) -> int:
         """Gives a draft its name, over what had it before, and returns its size. It survives a loss of power."""
@@ -73,8 +76,6 @@ class DirectoryDraft:
 
     def __init__(self, files: Files, path: str) -> None:
         files.make_directory(os.path.dirname(path))
-        with contextlib.suppress(FileNotFoundError):
-            files.remove(path)
         self.file: File = files.create(path)
         self.path = path
         self.closed = False
@@ -113,7 +114,15 @@ class Directory:
             return {}
 
     def draft(self, label: str) -> DirectoryDraft:
-        return DirectoryDraft(self._files, os.path.join(self.text, CURSORS, f"{label}.draft"))
+        self.sweep(label)
+        return DirectoryDraft(self._files, self._draft_path(label))
+
+    def sweep(self, label: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.remove(self._draft_path(label))
+
+    def _draft_path(self, label: str) -> str:
+        return os.path.join(self.text, CURSORS, f"{label}.draft")
 
     def publish(self, draft: Draft, name: str) -> int:
         assert isinstance(draft, DirectoryDraft)

@@ -47,7 +47,7 @@ class Shipping:
         self._where = partition(run.project, run.id)
         self._label = run_directory(run.id)
         self._files: dict[str, dict[str, int]] = {kind: dict(state.get("files", {}).get(kind, {})) for kind in KINDS}
-        self._facts: dict[str, str] = dict(state.get("facts", {}))
+        self._facts: dict[str, str] = dict(state.get("facts", {}))  # name -> digest
         self._beside = Beside(root, self._where, passage, is_wanted=with_media)
         told = {"project": run.project, "run": run.id, "layout": layout}
         self._parts = Parts(arrow, root, self._label, self._where, told, self._published)
@@ -84,12 +84,13 @@ class Shipping:
             # The run was given another project, or is written otherwise: nothing of it stays where it was.
             self._start_again(before[0])
         elif look or not state:
+            self._root.sweep(self._label)
             streams = {stream.id for stream in self._passage.run.streams}
             for kind in KINDS:
                 there = self._root.list(f"{kind}/{self._where}")
                 if any(there.get(name) != size for name, size in self._files[kind].items()):
-                    self._passage.told("files were missing from the dataset; all of the run was written anew")
                     self._start_again(self._where)
+                    self._passage.told("files were missing from the dataset; all of the run was written anew")
                     return
                 for name in there:
                     part = parse_part(name)
@@ -101,8 +102,8 @@ class Shipping:
             for name in files:
                 self._root.remove(f"{kind}/{where}/{name}")
             files.clear()
-        if where != self._where and "name" in self._facts:
-            self._root.remove(f"{_FACTS}/{where}/{self._facts['name']}")
+        for name in self._facts if where != self._where else ():
+            self._root.remove(f"{_FACTS}/{where}/{name}")
         self._facts = {}
         self._passage.start_again()
         self._is_changed = True
@@ -170,7 +171,7 @@ class Shipping:
 
         facts, name = facts_of(self._passage.run), facts_name(self._passage.run)
         digest = digest_of(facts)
-        if self._facts == {"name": name, "digest": digest}:
+        if self._facts.get(name) == digest:
             return
         draft = self._root.draft(self._label)
         try:
@@ -180,9 +181,12 @@ class Shipping:
             self._root.discard(draft)
             raise
         size = self._root.publish(draft, f"{_FACTS}/{self._where}/{name}")
-        if self._facts.get("name", name) != name:  # an older stream of the run has come
-            self._root.remove(f"{_FACTS}/{self._where}/{self._facts['name']}")
-        self._facts = {"name": name, "digest": digest}
+        self._facts[name] = digest
+        # Where an older stream of the run has come. What another store ships into the same directory keeps its row.
+        streams = {f"{stream.id}.parquet" for stream in self._passage.run.streams}
+        for other in [other for other in self._facts if other != name and other in streams]:
+            self._root.remove(f"{_FACTS}/{self._where}/{other}")
+            del self._facts[other]
         self._passage.moved(0, size)
         self._is_changed = True
 

@@ -144,15 +144,13 @@ class _Carrying:
 
     def _remove_others(self) -> None:
         """Removes event files of passes that did not come to their commit, and of former generations."""
-        top = self._path("")
-        for directory, below, names in os.walk(top):
-            below[:] = [name for name in below if name not in (MEDIA, projector.DIRECTORY)]
-            lane = os.path.relpath(directory, top)
-            known = self._name() if ("" if lane == "." else lane) in self._state["files"] else None
-            for name in names:
+        below = [name for name, _, _ in DISK.entries(self._path("")) if name not in (MEDIA, projector.DIRECTORY)]
+        for lane in ("", *below):
+            known = self._name() if lane in self._state["files"] else None
+            for name, _, _ in DISK.entries(self._path(lane)):
                 if is_ours(name) and name != known:
                     with contextlib.suppress(FileNotFoundError):
-                        DISK.remove(os.path.join(directory, name))
+                        DISK.remove(self._path(lane, name))
 
     def _commit_now_and_then(self) -> None:
         is_due = clock.monotonic() - self._committed >= _COMMIT_SECONDS
@@ -271,7 +269,7 @@ class _Carrying:
         seconds = self._state["last_us"] / 1e6 or self._state["created"]
         step = max(logged.values(), default=0)
         for key, value in numbers.items():
-            file.show(key, plugins.number(value), step, seconds)
+            file.show(key, plugins.number(value, as_double=self._precision == "double"), step, seconds)
         if self._state["config"] is not None:
             file.show(plugins.SESSION_END_TAG, plugins.session_end(status, seconds), 0, seconds)
         self._state["end"] = end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,8 +18,9 @@ from sdk.reader.delivery import Points
 Lost = Callable[[str, str, int], None]
 
 INEXACT = "integers that no float64 holds exactly"
-# The integers that each tells apart.
-_SINGLE_MAX, _DOUBLE_MAX = 2**24, 2**53
+TOO_LARGE = "numbers beyond float32, which are infinite there"
+# The integers that a float64 tells apart.
+_EXACT_MAX = 2**53
 _NUMBERS = (float, int, bool)
 
 
@@ -61,7 +61,7 @@ def add_numbers(file: EventFile, batch: Sequence[Points], lost: Lost, *, as_doub
         for records in _records(file, piece, lost, as_double=as_double):
             if is_woven:
                 slabs.append((piece.sequence[at : at + len(records)], records))
-                at = (at + len(records)) % len(piece.step)  # a second record of the same rows begins anew
+                at += len(records)
             else:
                 file.add(memoryview(records).cast("B"))
     if slabs:
@@ -98,7 +98,7 @@ def _divided(batch: Sequence[Points], lost: Lost) -> tuple[list[_Piece], list[Ot
 
 def _as_array(values: list[Any], key: str, lost: Lost) -> NDArray[Any]:
     """Numbers of several kinds, or too large for a kind of numpy's."""
-    if all(type(value) is int and -_DOUBLE_MAX <= value <= _DOUBLE_MAX for value in values):
+    if all(type(value) is int and -_EXACT_MAX <= value <= _EXACT_MAX for value in values):
         return numpy.array(values, "i8")
     return numpy.array([_as_float(value, key, lost) for value in values])
 
@@ -152,42 +152,32 @@ def _rising(file: EventFile, pieces: list[_Piece]) -> Iterator[_Piece]:
 
 
 def _records(file: EventFile, piece: _Piece, lost: Lost, *, as_double: bool) -> Iterator[NDArray[numpy.uint8]]:
-    """The records of rows; of those with numbers of both sizes two for each row, the one behind the other."""
-    sizes = {key: as_double or not _fits_single(column) for key, column in piece.columns.items()}
-    made = []
-    for is_double in (False, True):
-        chosen = {key: column for key, column in piece.columns.items() if sizes[key] is is_double}
-        if not chosen:
-            continue
-        for key, column in chosen.items() if is_double else ():
-            if inexact := _inexact(column):
-                lost(INEXACT, key, inexact)
-        tags = [file.tag_of(key, SCALARS) for key in chosen]
-        times = piece.time_us / 1e6
-        made.append(scalar_records(tags, times, piece.step, list(chosen.values()), as_double=is_double))
-    yield from itertools.chain(*made)
+    columns = []
+    for key, column in piece.columns.items():
+        if column.dtype.kind in "iu" and (inexact := _inexact(column)):
+            lost(INEXACT, key, inexact)
+        columns.append(column if as_double else _single(column, key, lost))
+    tags = [file.tag_of(key, SCALARS) for key in piece.columns]
+    yield from scalar_records(tags, piece.time_us / 1e6, piece.step, columns, as_double=as_double)
 
 
-def _fits_single(column: NDArray[Any]) -> bool:
-    """Whether float32 is what every reader expects of these: not for integers that it does not tell apart, nor where a number would
-    become infinite.
-    """
-    if column.dtype.kind in "iu":
-        return bool(column.max() <= _SINGLE_MAX and column.min() >= -_SINGLE_MAX)
+def _single(column: NDArray[Any], key: str, lost: Lost) -> NDArray[Any]:
+    """As float32, which every reader of event files expects; TensorBoard's fast loader knows no other."""
     try:
         with numpy.errstate(over="raise"):
-            column.astype("<f4")
+            return column.astype("<f4")
     except FloatingPointError:
-        return False
-    return True
+        with numpy.errstate(over="ignore"):
+            made = column.astype("<f4")
+        lost(TOO_LARGE, key, int((numpy.isinf(made) & numpy.isfinite(column)).sum()))
+        return made
 
 
 def _inexact(column: NDArray[Any]) -> int:
-    """How many integers become other numbers as float64."""
-    if column.dtype.kind not in "iu":
+    """How many integers no float holds: beyond what "7 digits" promises anybody."""
+    if column.max() <= _EXACT_MAX and column.min() >= -_EXACT_MAX:
         return 0
-    large = column[(column > _DOUBLE_MAX) | (column < -_DOUBLE_MAX)]
-    return sum(int(float(value)) != value for value in large.tolist())
+    return sum(int(float(value)) != value for value in column.tolist())
 
 
 def _woven(slabs: list[tuple[NDArray[Any], NDArray[numpy.uint8]]]) -> memoryview:

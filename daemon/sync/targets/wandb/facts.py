@@ -43,7 +43,8 @@ def facts_of(run: Run, is_over: bool, lost: Lost) -> dict[str, Any]:
         "job_type": values.text(run.job_type, "job_type"),
         "notes": values.text(run.notes, "notes"),
         "tags": tags,
-        "host": values.text(str(run.context.get("host") or ""), "host"),
+        "host": values.text(_host_of(run), "host"),
+        "program": environment_of(run).get("program") or "<unknown>",
         "config": _plain_map(values, run.config),
         "summary": _plain_map(
             Values(None, "", _unsaid), {key: value for key, value in run.summary.items() if not items_in(value)}
@@ -52,6 +53,12 @@ def facts_of(run: Run, is_over: bool, lost: Lost) -> dict[str, Any]:
         "exit_code": _exit_code(run, state) if is_over else 0,
         "state": state if is_over else RUNNING,
     }  # fmt: skip
+
+
+def _host_of(run: Run) -> str:
+    said = run.context.get("host")
+    known = [said, *(stream.host for stream in run.streams)]
+    return next((host for host in known if isinstance(host, str) and host), "unknown")
 
 
 def _unsaid(what: str, key: str = "") -> None:

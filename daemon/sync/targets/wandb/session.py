@@ -8,6 +8,7 @@ the facts of the machine have their original times likewise, which no public fun
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from daemon.sync.target import Retriable
 from daemon.sync.targets.wandb.values import dumped
 from sdk.errors import Error, UsageError
+from sdk.files import DISK, read_whole
 
 # What of W&B's environment is about the server and the machine. All else (a project, a run id, a sweep) steers a training that runs
 # in this environment, and must not steer the runs that are carried.
@@ -24,12 +26,15 @@ _KEPT = frozenset({
     "WANDB_X_EXTRA_HTTP_HEADERS", "WANDB_CORE_DEBUG", "WANDB_USERNAME", "WANDB_USER_EMAIL",
 })  # fmt: skip
 
+# The package's own tries go on for hours; the driver's begin again with what arrived.
+_TRIES = 6
+_LOG_BYTES_MAX = 64 << 20
 # Nothing of this process, of its machine or of its directory belongs to the run. Names that a version does not know are left out.
 _SETTINGS: dict[str, Any] = {
     "silent": True, "quiet": True, "console": "off", "show_errors": False, "show_warnings": False, "show_info": False,
     "disable_git": True, "disable_code": True, "save_code": False, "disable_job_creation": True, "symlink": False,
     "sync_tensorboard": False, "x_disable_stats": True, "x_disable_meta": True, "x_disable_machine_info": True,
-    "x_disable_viewer": True, "x_save_requirements": False, "reinit": "finish_previous",
+    "x_disable_viewer": True, **{f"x_{part}_retry_max": _TRIES for part in ("file_stream", "file_transfer", "graphql")}, "x_save_requirements": False, "reinit": "finish_previous",
 }  # fmt: skip
 
 
@@ -76,14 +81,22 @@ class Session:
         directory: Where W&B puts its directory `wandb`.
         is_offline: Whether it writes files or sends.
         is_last: Whether the run has ended: otherwise its state is left alone.
-        host: Where the run was.
+        host, program: Where the run was, and what.
     """
 
     def __init__(
-        self, wandb: Any, about: Mapping[str, Any], directory: str, *, is_offline: bool, is_last: bool, host: str
+        self,
+        wandb: Any,
+        about: Mapping[str, Any],
+        directory: str,
+        *,
+        is_offline: bool,
+        is_last: bool,
+        host: str,
+        program: str,
     ) -> None:
         known = getattr(wandb.Settings, "model_fields", _SETTINGS)
-        chosen = {**_SETTINGS, "host": host, "x_update_finish_state": is_last}
+        chosen = {**_SETTINGS, "host": host, "program": program, "x_update_finish_state": is_last}
         settings = wandb.Settings(**{name: value for name, value in chosen.items() if name in known and value != ""})
         with explained(wandb, "begin a run of W&B"):
             self._run = wandb.init(
@@ -132,7 +145,12 @@ class Session:
             item.nested_key.append(key)
             item.value_json = dumped(value)
         self._publish(history=record)
+        self.saw(step, values)
+
+    def saw(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a row into the summary."""
         self.summary.update(values)
+        self.summary["_step"] = step
 
     def define(self, name: str, said: Mapping[str, Any]) -> None:
         """What `define_metric` said.
@@ -193,10 +211,28 @@ class Session:
             item = record.update.add()
             item.key, item.value_json = key, dumped(value)
         self._publish(summary=record)
+        log = os.path.join(os.path.dirname(self.files), "logs", "debug-internal.log")
         with explained(self._wandb, "finish the run at W&B"):
             self._run.finish(exit_code=exit_code)
+        # Why its log: `finish` returns as if all were well when the server has refused rows or files.
+        for failure in _failures(log):
+            raise Retriable(f"W&B's package could not send everything: {failure}")
 
     def abandon(self) -> None:
         """Ends after a failure: nothing that was given counts."""
         with contextlib.suppress(Exception):
             self._run.finish(exit_code=1)
+
+
+def _failures(path: str) -> Iterator[str]:
+    """What the package's service has noted that it could not send."""
+    try:
+        lines = read_whole(DISK, path, _LOG_BYTES_MAX).splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        if b"failed to upload" in line:
+            try:
+                yield str(json.loads(line)["msg"])
+            except (ValueError, KeyError, TypeError):
+                yield line.decode("utf-8", "replace")

@@ -83,7 +83,12 @@ class WandbTarget(Target):
         where = self._where()
         if passage.state and passage.state.get("where") != where:
             passage.start_again()
-        _Carrying(self, passage, where).carry()
+        try:
+            _Carrying(self, passage, where).carry()
+        except _BehindError:
+            passage.start_again()
+            passage.told("W&B's server did not have all the rows that it was sent; they were sent again")
+            _Carrying(self, passage, where).carry()
 
     def close(self) -> None:
         if self._wandb is not None:
@@ -98,6 +103,7 @@ class WandbTarget(Target):
         if self._wandb is None:
             try:
                 self._wandb = importlib.import_module("wandb")
+                self._wandb.setup(settings=self._wandb.Settings(silent=True))
             except ImportError as error:
                 raise UsageError(
                     f"{self.place.text!r} needs the package wandb: {error}", hint="pip install 'stepd[wandb]'"
@@ -122,7 +128,12 @@ class WandbTarget(Target):
             is_offline=self.is_offline,
             is_last=passage.is_over,
             host=said["host"],
+            program=said["program"],
         )
+
+
+class _BehindError(Exception):
+    """The server has less than what was noted as delivered."""
 
 
 class _Carrying:
@@ -179,6 +190,8 @@ class _Carrying:
             made = os.path.join(self._work, "media")
             self._files.make_directory(made)
             self._session = self._target.open(self._passage, self._said, self._work)
+            if not self._target.is_offline and self._session.first_step < self._state.get("next_step", 0):
+                raise _BehindError
             self._values = Values(self._target._package(), made, self._passage.lost)
             self._session.environment(about.environment_of(self._run))
             for name, said in about.metrics_of(self._run, self._passage.told):
@@ -197,13 +210,15 @@ class _Carrying:
             for row in rows:
                 step, at = row.pop("_step"), row.pop("_timestamp")
                 points += len(row)
-                if step < session.first_step:
-                    continue  # arrived with a pass that was killed before it was noted
                 values = self._values.row(row)
                 media = {key: value for key, value in values.items() if not _is_plain(value)}
                 plain = {key: value for key, value in values.items() if key not in media}
                 plain["_timestamp"], plain["_runtime"] = at, max(at - created, 0.0)
-                session.row(step, plain, media, self._passage.lost)
+                if step < session.first_step:  # it arrived with a pass that was killed before it was noted
+                    session.saw(step, plain)
+                else:
+                    session.row(step, plain, media, self._passage.lost)
+                self._state["next_step"] = step + 1
             self._passage.moved(points)
 
     def _system(self) -> None:
