@@ -238,9 +238,9 @@ def _steps(rows: NDArray[numpy.uint8], length: int) -> NDArray[numpy.int64]:
 
 
 def _numbers(rows: NDArray[numpy.uint8], where: slice, dtype: _Float) -> NDArray[numpy.float64]:
-    found: NDArray[numpy.float64] = (
-        numpy.ascontiguousarray(rows[:, where]).view(dtype)[:, 0].astype(numpy.float64, copy=False)
-    )
+    packed = numpy.ascontiguousarray(rows[:, where]).view(dtype)[:, 0]
+    with numpy.errstate(invalid="ignore"):  # a NaN that signals
+        found: NDArray[numpy.float64] = packed.astype(numpy.float64)
     return found
 
 

@@ -104,6 +104,26 @@ class TestFiles:
         assert sum(sizes) == 100
         assert losses(rig) == [(step, step / 2) for step in range(100)]
 
+    @pytest.mark.parametrize("layout", ["wide", "long"])
+    def test_a_key_for_every_row(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+        """Names that are made as the training goes take no memory of rows times keys, and are all there."""
+        monkeypatch.setattr("daemon.sync.targets.parquet.cells._CELLS_MAX", 100)
+        for where in (parts, shipping):
+            monkeypatch.setattr(where, "COLUMNS_MAX", 20)
+        rig = Rig(tmp_path, f"?layout={layout}")
+        run, main = rig.run()
+        for step in range(60):
+            main.log({f"sample/{step}": step / 2, **({"all": 1.0} if step % 2 else {})})
+        run.seal()
+        rig.carry()
+        assert max(read(path).num_columns for path in rig.paths()) <= 26
+        rows = rig.rows()
+        if layout == "wide":
+            assert [row[f"sample/{row['_step']}"] for row in rows] == [step / 2 for step in range(60)]
+            assert len(rig.paths()) > 2
+        else:
+            assert len(rows) == 90
+
     def test_a_large_run_is_committed_on_its_way(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Files are closed and committed when they are large enough, so that a kill costs one of them."""
         monkeypatch.setattr("sdk.reader.delivery.BATCH_RECORDS", 10)

@@ -113,6 +113,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/observe/code.py": ("os.path.isdir os.path.realpath", "looks at the user's own directories"),
     "daemon/observe/git.py": ("os.read", "reads a pipe"),
+    "daemon/sync/work.py": ("os.read", "reads a pipe"),
     "daemon/observe/packages.py": ("os.listdir os.open", "reads what installers left in the user's environment"),
     "sdk/_files.py": (
         "glob open os.path.exists os.path.isdir os.path.isfile os.path.lexists os.walk",

@@ -299,7 +299,7 @@ def stored_or_counted(store: str, run: str, returned: int) -> tuple[int, int]:
 # -- the trainer -----------------------------------------------------------------------------------------------------------
 
 
-@torture(full=10_000, default=300)
+@torture(full=10_000, default=300, beside=True)
 def trainer_killed(cases: Iterable[int]) -> Iterator[Result]:
     """SIGKILL of a trainer after a call, at a random moment or at a named point: what returned is there, exactly once."""
     passed = Passed(LOG_POINTS + SENDER_POINTS + FINISH_POINTS)
@@ -372,7 +372,7 @@ def kill_at(process: Trainer, deadline: float) -> None:
 # -- the daemon ------------------------------------------------------------------------------------------------------------
 
 
-@torture(full=10_000, default=300)
+@torture(full=10_000, default=300, beside=True)
 def daemon_killed(cases: Iterable[int]) -> Iterator[Result]:
     """SIGKILL of the daemon at random moments and at every named point, under live trainers: all is there, no gaps."""
     passed = Passed(DAEMON_POINTS)
@@ -462,7 +462,7 @@ def meet(run: Any) -> None:
 # -- both ------------------------------------------------------------------------------------------------------------------
 
 
-@torture(full=2_000, default=100)
+@torture(full=2_000, default=100, beside=True)
 def both_killed(cases: Iterable[int]) -> Iterator[Result]:
     """Trainer and daemon killed in either order, also while a successor replays or drains: nothing that returned is lost."""
     for group in groups(cases, _BOTH_PER_STORE):

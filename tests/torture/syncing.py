@@ -31,7 +31,7 @@ SIDES = ("jsonl", "tensorboard", "parquet", "stepd")
 _KILLS = 5
 
 
-@torture(full=2_000, default=8)
+@torture(full=2_000, default=8, beside=True)
 def sync_killed(cases: Iterable[int]) -> Iterator[Result]:
     """`stepd sync` killed five times while a run grows: at last the target equals one that was written undisturbed."""
     for case in cases:

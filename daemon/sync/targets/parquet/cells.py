@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
@@ -35,6 +35,8 @@ _OURS = frozenset({STEP, TIME, SEQUENCE, STREAM, ATTEMPT, RANK, NULL, "project",
 _LOGGED = "_logged"
 NAMELESS = "_nameless"
 
+# Limit: 64 MiB of doubles. A key of its own for each row would make of a batch a table of 65 536 columns.
+_CELLS_MAX = 8 << 20
 # Beyond this an integer has no double of its own.
 _EXACT_MAX = 2**53
 # What `type` says of a value of the long layout.
@@ -90,9 +92,37 @@ def _constant(arrow: Any, value: Any, kind: Any, count: int) -> Any:
 # ---- wide
 
 
-def wide(writing: Writing, batch: Batch) -> Any:
-    """A table of a batch's rows: a column for each key."""
-    points = batch.points
+def wide(writing: Writing, batch: Batch) -> Iterator[Any]:
+    """A batch's rows as tables with a column for each key; one, unless nearly every row has keys of its own."""
+    for points in _portions(batch.points):
+        yield _wide(writing, batch, points)
+
+
+def _portions(points: list[Points]) -> Iterator[list[Points]]:
+    """The rows in portions that have not too many cells, holes included."""
+    rows, keys = sum(map(len, points)), len({key for one in points for key in one.columns})
+    if rows < 2 or rows * keys <= _CELLS_MAX:
+        yield points
+        return
+    sequences = numpy.sort(numpy.concatenate([one.sequence for one in points]))
+    middle = sequences[(len(sequences) - 1) // 2]
+    places = [int(numpy.searchsorted(one.sequence, middle, "right")) for one in points]
+    halves = (
+        [_cut(one, slice(place)) for one, place in zip(points, places) if place],
+        [_cut(one, slice(place, None)) for one, place in zip(points, places) if place < len(one)],
+    )
+    for half in halves if all(halves) else ():
+        yield from _portions(half)
+    if not all(halves):  # all are of one row
+        yield points
+
+
+def _cut(points: Points, part: slice) -> Points:
+    columns = {key: values[part] for key, values in points.columns.items()}
+    return Points(points.sequence[part], points.step[part], points.time_us[part], columns)
+
+
+def _wide(writing: Writing, batch: Batch, points: list[Points]) -> Any:
     if len(points) == 1:
         sequence, step, time_us = points[0][:3]
         places = [None]
@@ -212,14 +242,15 @@ def _finite(value: Any) -> Any:
 # ---- long
 
 
-def long(writing: Writing, batch: Batch) -> Any:
-    """A table of a batch's values: a row for each; None of rows without values.
+def long(writing: Writing, batch: Batch) -> Iterator[Any]:
+    """A batch's values as a table with a row for each; none of rows without values.
 
     `type` says what a value was; `value` holds numbers and booleans that a double holds exactly, `text` texts, `json` all else.
     """
     arrow = writing.arrow
     pieces = [_long(writing, batch, points) for points in batch.points if points.columns]
-    return arrow.concat_tables(pieces).unify_dictionaries() if pieces else None
+    if pieces:
+        yield arrow.concat_tables(pieces).unify_dictionaries()
 
 
 def _long(writing: Writing, batch: Batch, points: Points) -> Any:

@@ -21,6 +21,10 @@ GROUP_ROWS_MAX = 512 * 1024
 _GROUP_BYTES_MAX = 64 * MIB
 # Engines give a file to a thread, or a part of it; below this they wait for requests, above it little is won.
 PART_BYTES_MAX = 256 * MIB
+# Limit: a file's own description has some 300 bytes for each column and row group, which every reader reads first. What has more at
+# once gets a file that has more.
+COLUMNS_MAX = 4096
+_CELL_BYTES = 8
 # Measured with 10⁷ noisy doubles, of which most had been float32: zstd at 1 takes 0.34 s of one core and leaves 39 MB, at 3 0.44 s and as
 # much, lz4 0.23 s and 55 MB. BYTE_STREAM_SPLIT would make it 34 MB in half the time, but not every engine reads it.
 _COMPRESSION, _LEVEL = "zstd", 1
@@ -59,7 +63,9 @@ class Part:
 
         span = pyarrow.compute.min_max(table[SEQUENCE]).as_py()
         self.first, self.last = min(self.first, span["min"]), max(self.last, span["max"])
-        if self._rows >= GROUP_ROWS_MAX or self._bytes >= _GROUP_BYTES_MAX:
+        # Holes take memory too, once the tables are of one schema.
+        size = max(self._bytes, self._rows * len(fields) * _CELL_BYTES)
+        if self._rows >= GROUP_ROWS_MAX or size >= _GROUP_BYTES_MAX:
             self._write()
         return True
 
@@ -76,6 +82,8 @@ class Part:
                 return None
             elif arrow.types.is_floating(column.type):
                 fields[name] = column.type
+        if self._fields and len(fields) > max(COLUMNS_MAX, len(self._fields)):
+            return None
         return fields
 
     def _is_number_of(self, name: str, known: Any, column: Any) -> bool:

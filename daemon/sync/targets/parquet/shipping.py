@@ -21,7 +21,7 @@ from daemon.sync.targets.parquet.beside import Beside
 from daemon.sync.targets.parquet.cells import Writing, long, wide
 from daemon.sync.targets.parquet.facts import digest_of, facts_name, facts_of, facts_table
 from daemon.sync.targets.parquet.names import PartName, parse_part, partition
-from daemon.sync.targets.parquet.parts import PART_BYTES_MAX, Parts, tables_in
+from daemon.sync.targets.parquet.parts import COLUMNS_MAX, PART_BYTES_MAX, Parts, tables_in
 from daemon.sync.targets.parquet.roots import Root
 from sdk.ids import run_directory
 from sdk.limits import MIB
@@ -119,9 +119,11 @@ class Shipping:
             return self._beside.described(value, key, stream, sequence)
 
         writing = Writing(self._arrow, described, self._odd)
-        table = (long if self._layout == LONG and kind == "rows" else wide)(writing, batch) if batch.points else None
-        if table is not None and len(table):
+        tables = long if self._layout == LONG and kind == "rows" else wide
+        for table in tables(writing, batch) if batch.points else ():
             self._parts.add(kind, stream, table)
+            if table.num_columns > COLUMNS_MAX:
+                self._passage.told(f"there are more than {COLUMNS_MAX} keys: ?layout=long is made for that")
         self._passage.moved(batch.values, self._beside.size - before)
         if self._uncommitted >= PART_BYTES_MAX:
             self._parts.finish()  # what was given by now must be safe, this batch too

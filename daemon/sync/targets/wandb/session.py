@@ -34,7 +34,8 @@ _SETTINGS: dict[str, Any] = {
     "silent": True, "quiet": True, "console": "off", "show_errors": False, "show_warnings": False, "show_info": False,
     "disable_git": True, "disable_code": True, "save_code": False, "disable_job_creation": True, "symlink": False,
     "sync_tensorboard": False, "x_disable_stats": True, "x_disable_meta": True, "x_disable_machine_info": True,
-    "x_disable_viewer": True, **{f"x_{part}_retry_max": _TRIES for part in ("file_stream", "file_transfer", "graphql")}, "x_save_requirements": False, "reinit": "finish_previous",
+    "x_disable_viewer": True, "x_save_requirements": False, "reinit": "finish_previous", "x_file_stream_retry_max": _TRIES,
+    "x_file_transfer_retry_max": _TRIES, "x_graphql_retry_max": _TRIES,
 }  # fmt: skip
 
 
