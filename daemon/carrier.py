@@ -46,7 +46,8 @@ def carry(store: StoreIdentity, is_wanted: Callable[[], bool]) -> int:
             clock.pause(rounds.pause)
     finally:
         rounds.end()
-    _tell(store, rounds)
+    if is_wanted():
+        _tell(store, rounds)
     return 0
 
 

@@ -37,8 +37,8 @@ _OBSERVED = ("runs", "samples", "skipped", "sealed", "error", "gpu_note")
 _CARRIER_TROUBLE_SECONDS = 1.0
 # A daemon that nobody else needs waits so long for a target that takes nothing; then the next one goes on, or `stepd sync --drain`.
 _AWAY_SECONDS = 600.0
-# Of one that is told to end; a batch takes a second, and the carrier tells every two.
-_MOVES_SECONDS = 5.0
+# Of one that is told to end; a batch takes a second where nobody else wants the CPU, and the carrier tells every two.
+_MOVES_SECONDS = 10.0
 # No file system's times are coarser.
 _GRAIN_NS = 2 * 10**9
 

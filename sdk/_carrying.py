@@ -31,6 +31,8 @@ _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _LOOK_SECONDS = 0.02
 # A daemon that `init` started serves by then, or it cannot.
 _START_SECONDS = 3.0
+# What the observer saw last is stored by then.
+_OBSERVED_SECONDS = 5.0
 # After such a pass all that was stored when it began is there, or it never will be: words of `daemon.sync.outcome`.
 _GOOD = frozenset({"delivered", "up to date", "live"})
 _HOPELESS = frozenset({"failed", "misuse"})
@@ -124,7 +126,10 @@ def _is_settled(told: Told | None, ended: float, deadline: float) -> bool:
     """Whether waiting longer would change nothing."""
     if told is None or told.began_here < ended:
         return False
-    return told.state in _GOOD or told.state in _HOPELESS or told.again_at > deadline
+    if told.state in _GOOD:
+        # While other processes of the training live, what there was is there; else the end of the run is worth waiting for.
+        return told.is_over or not told.has_ended or clock.monotonic() - ended > _OBSERVED_SECONDS
+    return told.state in _HOPELESS or told.again_at > deadline
 
 
 def _line(run: Run, target: str, job: Job | None, ended: float, *, is_served: bool) -> str:
@@ -133,7 +138,9 @@ def _line(run: Run, target: str, job: Job | None, ended: float, *, is_served: bo
     if told is not None and told.began_here >= ended and told.state in _GOOD:
         text = f"synced to {shown} ({_greeting.count(told.points, 'point')})"
         lost = ", ".join(f"{_greeting.clean(what)} × {count:,}" for what, count in told.lost.items())
-        return f"! {text}, which cannot hold: {lost}" if lost else text
+        wrong = [f"which cannot hold: {lost}"] if lost else []
+        wrong += [f"of a run that is not whole: {_greeting.clean(told.trouble)[:200]}"] if told.trouble else []
+        return f"! {', '.join([text, *wrong])}" if wrong else text
     if told is not None and told.reason:
         behind = f", {_greeting.count(told.behind, 'record')}" if told.behind else ""
         return (

@@ -77,6 +77,8 @@ class Told(NamedTuple):
         points: Values delivered so far. behind: Records that the store had and the target had not when the last pass went wrong.
         reason: Why something is not there; "" for nothing.
         lost: What the target cannot hold -> how often.
+        trouble: What is wrong with the run itself: damage, gaps; "" for nothing.
+        has_ended: No process of the training lived when the pass began: only what was observed of it may still come.
         is_over: The run has ended and all of it is there: the job is gone.
         boot: The `boot_id` that `began` and `again_at` count in.
     """
@@ -91,6 +93,8 @@ class Told(NamedTuple):
     behind: int = 0
     reason: str = ""
     lost: Mapping[str, int] = {}
+    trouble: str = ""
+    has_ended: bool = False
     is_over: bool = False
     boot: str = ""
 
@@ -138,9 +142,10 @@ def read_job(job: Job, files: Files = DISK) -> Order:
         DamageError: It is no job.
     """
     found = _read(files, job.path)
-    run, target, mark, seconds = (found.get(name) for name in Order._fields)
-    is_whole = isinstance(run, str) and isinstance(target, str) and isinstance(mark, str)
-    if not is_whole or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+    values: list[Any] = [found.get(name) for name in Order._fields]
+    run, target, mark, seconds = values
+    are_texts = all(isinstance(text, str) for text in (run, target, mark))
+    if not are_texts or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
         raise DamageError(f"cannot read job {job.path!r}: found {found!r}, expected {', '.join(Order._fields)}")
     return Order(run, target, mark, float(seconds))
 
@@ -182,7 +187,7 @@ def read_told(job: Job, files: Files = DISK) -> Told | None:
         known = {name: found[name] for name in Told._fields if name in found}
         told = Told(**known)
         numbers = (told.began, told.again_at, told.at_ns, told.points, told.behind, *dict(told.lost).values())
-        texts = (told.run, told.target, told.state, told.reason, told.boot, *dict(told.lost))
+        texts = (told.run, told.target, told.state, told.reason, told.trouble, told.boot, *dict(told.lost))
     except (OSError, DamageError, TypeError, ValueError):
         return None
     are_numbers = all(isinstance(number, (int, float)) for number in numbers)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
 KEY = "0" * 40
+_OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 
 
 class ServedRun:
@@ -25,6 +27,7 @@ class ServedRun:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.id = f"id of {name}"
         self.said: dict[str, Any] = {}
         self.lines: dict[str, list[str]] = {}
         self.files: dict[str, bytes] = {}
@@ -96,21 +99,25 @@ class WandbServer:
     # -- what the package asks
 
     def graphql(self, operation: str, said: dict[str, Any]) -> dict[str, Any]:
-        answer = getattr(self, f"_{operation}", None)
+        answers = {
+            "Viewer": self._viewer, "GetDefaultEntity": self._viewer, "RunResumeStatus": self._run_resume_status,
+            "UpsertBucket": self._upsert_bucket, "CreateRunFiles": self._create_run_files, "Run": self._run,
+        }  # fmt: skip
+        answer = answers.get(operation)
         return answer(said) if answer is not None else {}
 
-    def _Viewer(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _viewer(self, said: dict[str, Any]) -> dict[str, Any]:
         teams: dict[str, Any] = {"edges": []}
         return {"viewer": {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": teams}}
 
-    def _RunResumeStatus(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _run_resume_status(self, said: dict[str, Any]) -> dict[str, Any]:
         entity, project = said["entity"] or "me", said["project"]
         found = self._runs.get((entity, project, said["name"]))
         model = {"id": "p", "name": project, "entity": {"id": "e", "name": entity}, "bucket": None}
         if found is not None:
             counts = {name: len(found.lines.get(file, [])) for name, file in _COUNTED.items()}
             model["bucket"] = {
-                "id": "b", "name": found.name, "displayName": found.said.get("displayName"), **counts,
+                "id": found.id, "name": found.name, "displayName": found.said.get("displayName"), **counts,
                 "summaryMetrics": json.dumps(found.summary),
                 "historyTail": json.dumps(found.lines.get("wandb-history.jsonl", [])[-1:]),
                 "eventsTail": json.dumps(found.lines.get("wandb-events.jsonl", [])[-1:]),
@@ -119,20 +126,36 @@ class WandbServer:
             }  # fmt: skip
         return {"model": model}
 
-    def _UpsertBucket(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, said: dict[str, Any]) -> dict[str, Any]:
+        found = self._runs.get((said["entity"] or "me", said["project"], said["name"]))
+        if found is None:
+            return {"project": None}
+        told = {
+            "id": found.id, "name": found.name, "displayName": found.said.get("displayName"), "state": "running", "projectId": "1",
+            "historyLineCount": len(found.lines.get("wandb-history.jsonl", [])), "config": found.said.get("config") or "{}",
+            "summaryMetrics": json.dumps(found.summary), "systemMetrics": "{}", "tags": [],
+            "user": {"id": "u", "username": "me", "name": "me"},
+        }  # fmt: skip
+        return {"project": {"run": told}}
+
+    def _upsert_bucket(self, said: dict[str, Any]) -> dict[str, Any]:
+        if "project" not in said:  # what `wandb.Api` changes of a run that it has
+            (changed,) = (run for run in self._runs.values() if run.id == said["id"])
+            changed.take("wandb-summary.json", 0, [said["summaryMetrics"]])
+            return {"upsertBucket": {"bucket": {"id": said["id"]}}}
         entity, project, name = said.get("entity") or "me", said["project"], said["name"]
         is_new = (entity, project, name) not in self._runs
         found = self._runs.setdefault((entity, project, name), ServedRun(name))
         found.said.update({key: value for key, value in said.items() if value is not None})
         where = {"id": "p", "name": project, "entity": {"id": "e", "name": entity}}
         bucket = {
-            "id": "b", "name": name, "displayName": found.said.get("displayName"), "description": "", "sweepName": None,
+            "id": found.id, "name": name, "displayName": found.said.get("displayName"), "description": "", "sweepName": None,
             "config": found.said.get("config"), "project": where,
             "historyLineCount": len(found.lines.get("wandb-history.jsonl", [])),
         }  # fmt: skip
         return {"upsertBucket": {"bucket": bucket, "inserted": is_new}}
 
-    def _CreateRunFiles(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _create_run_files(self, said: dict[str, Any]) -> dict[str, Any]:
         base = f"{self.url}/upload/{said['entity']}/{said['project']}/{said['run']}"
         files = [{"name": name, "uploadUrl": f"{base}/{name}"} for name in said["files"]]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
@@ -165,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
-    do_GET = do_PUT = do_POST
+    do_GET = do_PUT = do_POST  # noqa: N815 - names of the base class's
 
     def _answer(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -177,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in self.path.strip("/").split("/")]
         if self.path == "/graphql":
             asked = json.loads(data)
-            answer = {"data": self.owner.graphql(asked.get("operationName") or "", asked.get("variables") or {})}
+            operation = _OPERATION.search(asked["query"])
+            answer = {"data": self.owner.graphql(operation[1] if operation else "", asked.get("variables") or {})}
         elif parts[0] == "files" and parts[-1] == "file_stream":
             status = self.owner.refuses or 200
             if status == 200:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from daemon.commands.service import clean, size
+from sdk._greeting import count
 from sdk.reader import Run
 from sdk.reader.kept import KEPT
 
@@ -30,6 +31,11 @@ def print_context(run: Run) -> None:
 
 
 def _lines(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    imported = _map(context, "import")
+    if imported.get("source"):
+        files, total = imported.get("files"), imported.get("bytes")
+        known = f" ({count(files, 'file')}, {size(total)})" if type(files) is int and type(total) is int else ""
+        yield "from", f"{imported['source']}{known}"
     command = context.get("command")
     if isinstance(command, list) and command:
         text = " ".join(map(_quoted, command))
@@ -46,8 +52,8 @@ def _lines(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     python = _map(context, "python")
     if python:
         packages = _map(context, "packages").get("count")
-        count = f", {packages} packages" if packages else ""
-        yield "python", f"{python.get('version')} ({python.get('implementation')}{count}), {python.get('executable')}"
+        told = f", {packages} packages" if packages else ""
+        yield "python", f"{python.get('version')} ({python.get('implementation')}{told}), {python.get('executable')}"
     if context.get("host"):
         yield "host", ", ".join(_machine(context))
 

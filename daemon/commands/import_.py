@@ -50,6 +50,8 @@ def command(
         runs = bringing.named(list(chosen.runs()), project, name)
     except UsageError as error:
         raise click.UsageError(clean_lines(str(error))) from error
+    for trouble in chosen.troubles:
+        click.echo(clean(f"stepd: {trouble}"), err=True)
     path = store_path(ctx, directory)
     if dry_run:
         is_there = DISK.exists(f"{path}/{STORE_FILE}")
@@ -58,7 +60,7 @@ def command(
     began = clock.monotonic()
     found = _bring(path, chosen, runs, project, name)
     _print(found, clock.monotonic() - began, as_json)
-    ctx.exit(0 if all(one.is_exact for one in found) else 1)
+    ctx.exit(0 if all(one.is_exact for one in found) and not chosen.troubles else 1)
 
 
 def _bring(path: str, source: Source, runs: list[Found], project: str | None, name: str | None) -> list[Brought]:
@@ -73,7 +75,7 @@ def _print(found: list[Brought], seconds: float | None, as_json: bool) -> None:
         exact = all(one.is_exact for one in found)
         print_json({"exact": exact, "seconds": seconds, "runs": [one.as_plain() for one in found]})
         return
-    unchanged = [one for one in found if one.state == bringing.UP_TO_DATE]
+    unchanged = [one for one in found if one.state == bringing.UP_TO_DATE and one.is_exact]
     shown = found if len(unchanged) <= _UNCHANGED_SHOWN_MAX else [one for one in found if one not in unchanged]
     if shown:
         rows = [

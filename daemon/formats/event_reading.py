@@ -369,7 +369,7 @@ class Event(NamedTuple):
     Attributes:
         entries: Its values. `graph`: a GraphDef. `log`: what was logged as text.
         is_start: The training began again at this step.
-        unknown: What else is in it, by the name of its field.
+        unknown: What else is in it, in the plural.
     """
 
     wall_time: float
@@ -381,7 +381,8 @@ class Event(NamedTuple):
     unknown: list[str]
 
 
-_NAMES = {TAGGED_RUN_METADATA: "run metadata", META_GRAPH_DEF: "meta graph"}
+_NAMES = {TAGGED_RUN_METADATA: "run metadata", META_GRAPH_DEF: "meta graphs"}
+_UNKNOWN = "unknown parts of events"
 
 
 def parse_event(payload: memoryview) -> Event:
@@ -399,7 +400,7 @@ def parse_event(payload: memoryview) -> Event:
         elif field == STEP and isinstance(value, int):
             step = signed(value)
         elif not isinstance(value, memoryview):
-            unknown.append(f"field {field}")
+            unknown.append(_UNKNOWN)
         elif field == SUMMARY:
             entries += [_entry(part) for inner, _, part in fields(value) if inner == SUMMARY_VALUE]
         elif field == GRAPH_DEF:
@@ -413,7 +414,7 @@ def parse_event(payload: memoryview) -> Event:
                 inner == SESSION_STATUS and part == SESSION_START for inner, _, part in fields(value)
             )
         elif field not in (FILE_VERSION, SOURCE_METADATA):
-            unknown.append(_NAMES.get(field, f"field {field}"))
+            unknown.append(_NAMES.get(field, _UNKNOWN))
     return Event(wall_time, step, entries, graph, log, is_start, unknown)
 
 

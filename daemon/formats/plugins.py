@@ -30,10 +30,13 @@ STATUS_SUCCESS, STATUS_FAILURE, STATUS_RUNNING = 1, 2, 3
 CONVERTED_TO_TENSOR = 2
 AUDIO_ENCODING, AUDIO_CONVERTED, WAV = 2, 3, 11
 PR_THRESHOLDS = 2
-MESH_NAME, MESH_CONTENT, MESH_SHAPE, MESH_COMPONENTS = 2, 3, 6, 7
+MESH_NAME, MESH_CONTENT, MESH_CONFIG, MESH_SHAPE, MESH_COMPONENTS = 2, 3, 5, 6, 7
 VERTEX, FACE, COLOR = 1, 2, 3
-# Rows of the tensor of a pr curve.
-PR_ROWS, PR_PRECISION, PR_RECALL = 6, 4, 5
+# How many points of a cloud would fill it from one side to the other.
+POINTS_ACROSS = 150
+# Rows of the tensor of a pr curve: true positives, false positives, (true negatives), false negatives, precision, recall.
+PR_ROWS, PR_RIGHT, PR_WRONG, PR_MISSED, PR_PRECISION, PR_RECALL = 6, 0, 1, 3, 4, 5
+PR_POSITIVES = 10_000
 
 
 class Shown(NamedTuple):
@@ -97,12 +100,20 @@ def tensor(array: NDArray[Any]) -> Shown:
 
 
 def pr_curve(precision: Sequence[float], recall: Sequence[float]) -> Shown:
-    """Points of a curve; how many samples each stands for is not known here, and 0."""
+    """Points of a curve, by falling recall. The page leaves out points without counts, which are made up: of `PR_POSITIVES` samples."""
     import numpy
 
-    points = numpy.zeros((PR_ROWS, len(precision)), "<f4")
+    ratio = numpy.maximum(numpy.asarray(precision, "f8"), 1 / PR_POSITIVES)
+    right = numpy.maximum(numpy.rint(numpy.asarray(recall, "f8") * PR_POSITIVES), 1)
+    points = numpy.zeros((PR_ROWS, len(right)), "<f4")
+    points[PR_RIGHT], points[PR_WRONG], points[PR_MISSED] = (
+        right,
+        numpy.rint(right / ratio - right),
+        PR_POSITIVES - right,
+    )
     points[PR_PRECISION], points[PR_RECALL] = precision, recall
-    described = events.metadata(PR_CURVES, integer(PR_THRESHOLDS, len(precision)))
+    note = f"Counts and thresholds were not logged; they are made of precision and recall, of {PR_POSITIVES} positive samples."
+    described = events.metadata(PR_CURVES, integer(PR_THRESHOLDS, len(right)), note=note)
     return Shown(PR_CURVES, events.tensor(points), described)
 
 
@@ -115,17 +126,29 @@ def mesh(
         vertices: float[n, 3]. faces: Indices of three of them, int[m, 3]. colors: uint8[n, 3].
     """
     parts = [("VERTEX", VERTEX, vertices, "<f4"), ("FACE", FACE, faces, "<i4"), ("COLOR", COLOR, colors, "u1")]
+    config = "{}" if faces is not None or not len(vertices) else _point_size(vertices)
     components = sum(1 << kind for _, kind, array, _ in parts if array is not None)
     for called, kind, array, dtype in parts:
         if array is None:
             continue
         batch = array.astype(dtype)[None]
         content = b"".join((
-            text(MESH_NAME, name), integer(MESH_CONTENT, kind), packed(MESH_SHAPE, batch.shape),
+            text(MESH_NAME, name), integer(MESH_CONTENT, kind), text(MESH_CONFIG, config), packed(MESH_SHAPE, batch.shape),
             integer(MESH_COMPONENTS, components),
         ))  # fmt: skip
         described = events.metadata(MESH, content, display_name=name)
         yield f"{name}_{called}", Shown(MESH, events.tensor(batch), described)
+
+
+def _point_size(vertices: NDArray[Any]) -> str:
+    """What the page is to draw points with: by themselves they are a two-hundredth of a unit, whatever that is."""
+    import json
+
+    import numpy
+
+    finite = vertices[numpy.isfinite(vertices).all(axis=1)]
+    extent = float((finite.max(axis=0) - finite.min(axis=0)).max()) if len(finite) else 0.0
+    return json.dumps({"material": {"cls": "PointsMaterial", "size": max(extent, 1e-6) / POINTS_ACROSS}})
 
 
 def session_start(config: Mapping[str, bool | float | str], seconds: float) -> Shown:

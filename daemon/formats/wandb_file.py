@@ -197,8 +197,7 @@ class Log:
                 return
             raise ValueError(f"it begins with {begin!r}, expected {MAGIC!r}")
         at, self.end = len(MAGIC), len(MAGIC)
-        parts: list[bytes] = []
-        started = size = 0
+        parts = _Parts(self.damage)
         while True:
             block = self._source.read(at, BLOCK_BYTES - at % BLOCK_BYTES)
             is_last = len(block) < BLOCK_BYTES - at % BLOCK_BYTES
@@ -211,40 +210,74 @@ class Log:
                 if not crc and not length and not kind:
                     place = len(block)  # room that was never filled
                     break
-                reason = _fault(crc, length, kind, data, bool(parts), size)
+                reason = _fault(crc, length, kind, data)
                 if reason is not None:
-                    begun = started if parts else at + place
-                    self.damage.append(Damage(begun, at + len(block) - begun, reason))
-                    parts, size, place = [], 0, len(block)
+                    parts.give_up(at + place, len(block) - place, reason)
+                    place = len(block)
                     break
-                if not parts:
-                    started = at + place
+                whole = parts.add(at + place, kind, data)
                 place += _HEAD.size + length
-                parts.append(data)
-                size += length
-                if kind in (_WHOLE, _LAST):
+                if whole is not None:
                     self.end = at + place
-                    yield started, b"".join(parts)
-                    parts, size = [], 0
+                    yield whole
             if is_last:
                 self.is_torn = bool(parts) or any(block[place:])
                 return
             at += len(block)
 
 
-def _fault(crc: int, length: int, kind: int, data: bytes, is_inside: bool, size: int) -> str | None:
-    """What is wrong with a chunk; None: nothing."""
+class _Parts:
+    """The parts of a record that has begun."""
+
+    def __init__(self, damage: list[Damage]) -> None:
+        self._damage = damage
+        self._parts: list[bytes] = []
+        self._started = self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, offset: int, kind: int, data: bytes) -> tuple[int, bytes] | None:
+        """A chunk; (offset, bytes) of the record that it ends."""
+        if kind in (_MIDDLE, _LAST):
+            if not self._parts:
+                # Its beginning was left out, and so is the rest.
+                self.give_up(offset, _HEAD.size + len(data), "the beginning of a record is missing")
+                return None
+        elif self._parts:
+            self.give_up(offset, 0, "the rest of a record is missing")
+        if self._size + len(data) > RECORD_BYTES_MAX:
+            self.give_up(offset, _HEAD.size + len(data), f"a record of more than {RECORD_BYTES_MAX} bytes")
+            return None
+        if not self._parts:
+            self._started = offset
+        self._parts.append(data)
+        self._size += len(data)
+        if kind not in (_WHOLE, _LAST):
+            return None
+        found = self._started, b"".join(self._parts)
+        self._parts, self._size = [], 0
+        return found
+
+    def give_up(self, offset: int, size: int, reason: str) -> None:
+        """Notes bytes that are left out, with the parts before them. What follows other damage is part of that."""
+        begun = self._started if self._parts else offset
+        last = self._damage[-1] if self._damage else Damage(0, 0, "")
+        if last.offset + last.size == begun and last.size:
+            self._damage[-1] = last._replace(size=offset + size - last.offset)
+        else:
+            self._damage.append(Damage(begun, offset + size - begun, reason))
+        self._parts, self._size = [], 0
+
+
+def _fault(crc: int, length: int, kind: int, data: bytes) -> str | None:
+    """What is wrong with a chunk by itself; None: nothing."""
     if kind not in _CRC_OF_TYPE:
         return f"a chunk of type {kind}, expected 1 to 4"
     if len(data) < length:
         return f"a chunk of {length} bytes reaches beyond its block"
-    if zlib.crc32(data, _CRC_OF_TYPE[kind]) != crc:
-        return f"a chunk's crc is {zlib.crc32(data, _CRC_OF_TYPE[kind]):#010x}, expected {crc:#010x}"
-    if is_inside != (kind in (_MIDDLE, _LAST)):
-        return "the rest of a record is missing" if is_inside else "the beginning of a record is missing"
-    if size + length > RECORD_BYTES_MAX:
-        return f"a record of more than {RECORD_BYTES_MAX} bytes"
-    return None
+    found = zlib.crc32(data, _CRC_OF_TYPE[kind])
+    return None if found == crc else f"a chunk's crc is {found:#010x}, expected {crc:#010x}"
 
 
 # -- one record ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from daemon.importing.placing import NEW, SAME, Inbox, state_of
+from daemon.importing.placing import NEW, SAME, Inbox, Standing, standing_of
 from daemon.importing.source import Found, Source
 from sdk import clock
 from sdk.errors import Error
@@ -26,7 +26,8 @@ class Brought(NamedTuple):
         state: IMPORTED, REPLACED, UP_TO_DATE or FAILED; of a dry run what would come of it.
         points: Values that were written. `size`: bytes of the source.
         reason: Why it failed.
-        lost: What the store cannot hold, or is damaged in the source -> how often. `told`: remarks.
+        lost: What the store cannot hold, or is damaged in the source -> how often; of a run that is up to date, when it was
+            imported. `told`: remarks.
     """
 
     run: str
@@ -94,11 +95,12 @@ def look(store: str | None, runs: list[Found], files: Files = DISK) -> Iterator[
     for found in runs:
         about = (found.run_id, found.name, found.project, found.source)
         try:
-            state = NEW if store is None else state_of(store, found, files)
+            standing = Standing(NEW) if store is None else standing_of(store, found, files)
         except (OSError, Error) as error:
             yield Brought(*about, FAILED, size=found.size, reason=str(error))
             continue
-        yield Brought(*about, {NEW: IMPORTED, SAME: UP_TO_DATE}.get(state, REPLACED), size=found.size)
+        state = {NEW: IMPORTED, SAME: UP_TO_DATE}.get(standing.state, REPLACED)
+        yield Brought(*about, state, size=found.size)
 
 
 def _bring_one(
@@ -113,10 +115,10 @@ def _bring_one(
     about = (found.run_id, found.name, found.project, found.source)
     begun = clock.monotonic()
     try:
-        state = state_of(store.path, found, files)
-        if state == SAME:
+        standing = standing_of(store.path, found, files)
+        if standing.state == SAME:
             moved(found.size)
-            return Brought(*about, UP_TO_DATE, size=found.size)
+            return Brought(*about, UP_TO_DATE, size=found.size, lost=standing.lost)
         run = inbox.begin(found)
     except (OSError, Error) as error:
         moved(found.size)
@@ -142,6 +144,6 @@ def _bring_one(
         raise
     finally:
         moved(found.size - read)
-    done = IMPORTED if state == NEW else REPLACED
+    done = IMPORTED if standing.state == NEW else REPLACED
     seconds = clock.monotonic() - begun
     return Brought(*about, done, run.points, found.size, seconds, lost=dict(run.lost), told=tuple(run.told))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from daemon.importing.source import Found
 from daemon.importing.writing import ImportedRun
@@ -28,21 +29,37 @@ from sdk.segment.naming import IMPORTING, RUN_LEVELS, TRASH, run_path
 
 # What an import makes of a run's source.
 NEW, CHANGED, SAME = "new", "changed", "same"
+
+
+class Standing(NamedTuple):
+    """How a run stands in the store.
+
+    Attributes:
+        state: NEW, CHANGED or SAME.
+        size: How many bytes its source had when it was imported.
+        lost: What was lost then.
+    """
+
+    state: str
+    size: int = 0
+    lost: Mapping[str, int] = {}
+
+
 # The next version of the importers makes all runs anew that an older one made.
 VERSION = 1
 _NEW, _OLD = ".new", ".old"
 _WAIT_SECONDS, _LOOK_SECONDS = 60.0, 0.2
 
 
-def state_of(store: str, found: Found, files: Files = DISK) -> str:
-    """What there is to do: NEW, CHANGED or SAME.
+def standing_of(store: str, found: Found, files: Files = DISK) -> Standing:
+    """What there is of a run, and so what there is to do.
 
     Raises:
         StoreError: The store has a run of this id that is no import, or that somebody went on with.
     """
     directory = run_path(store, found.run_id)
     if not files.exists(directory):
-        return NEW
+        return Standing(NEW)
     run = Run(directory, files=files)
     told = run.context.get("import")
     streams = told.get("streams") if isinstance(told, dict) else None
@@ -56,7 +73,13 @@ def state_of(store: str, found: Found, files: Files = DISK) -> str:
             f"run {found.run_id!r} was imported and then gone on with; {found.where!r} is left out",
             hint=f"stepd rm {found.run_id}, or another store",
         )
-    return SAME if told.get("of") == found.fingerprint and told.get("version") == VERSION else CHANGED
+    is_same = told.get("of") == found.fingerprint and told.get("version") == VERSION
+    size, lost = told.get("bytes"), told.get("lost")
+    return Standing(
+        SAME if is_same else CHANGED,
+        size if isinstance(size, int) else 0,
+        {str(what): many for what, many in lost.items() if type(many) is int} if isinstance(lost, dict) else {},
+    )
 
 
 class Inbox:
@@ -114,7 +137,7 @@ class Inbox:
                 "context": {
                     "import": {
                         "source": found.source, "of": found.fingerprint, "version": VERSION, "streams": run.streams,
-                        "files": found.files, "bytes": found.size,
+                        "files": found.files, "bytes": found.size, "lost": dict(run.lost),
                     }
                 }
             }
@@ -125,8 +148,7 @@ class Inbox:
             self._files.rename(run.directory, place)
             sync_names(self._files, place, RUN_LEVELS)
             return
-        state_of(self._store.path, found, self._files)  # somebody may have gone on with it meanwhile
-        told = Run(place, files=self._files).context["import"]
+        before = standing_of(self._store.path, found, self._files)  # again: somebody may have gone on with it
         old = self._staged(found.run_id, _OLD)
         # Why: a rewriting of the old run must not end in the new one's directory.
         rewriting = self._hold_rewriting()
@@ -136,12 +158,11 @@ class Inbox:
             sync_names(self._files, place, RUN_LEVELS)
         finally:
             rewriting.release()
-        self._let_go(old, found, told)
+        self._let_go(old, found, before)
 
-    def _let_go(self, old: str, found: Found, told: dict[str, Any]) -> None:
+    def _let_go(self, old: str, found: Found, before: Standing) -> None:
         """Removes the older import; where the source has become smaller it may be all that is left, and goes to the trash."""
-        size = told.get("bytes")
-        if isinstance(size, int) and size <= found.size:
+        if before.size <= found.size:
             self._files.remove_tree(old)
             return
         trash = os.path.join(self._store.path, TRASH)

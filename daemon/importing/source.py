@@ -54,12 +54,14 @@ class Source(ABC):
 
     Attributes:
         scheme: What stands before the colon.
+        troubles: What `runs` could not look at, and why.
     """
 
     scheme: ClassVar[str]
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.troubles: list[str] = []
 
     @abstractmethod
     def runs(self) -> Iterable[Found]:
@@ -129,14 +131,17 @@ def id_of(*parts: str | bytes) -> str:
     return text
 
 
-def files_below(directory: str, *, follows_links: bool = False) -> Iterator[tuple[str, list[str]]]:
+def files_below(
+    directory: str, *, follows_links: bool = False, trouble: Callable[[OSError], object] = lambda error: None
+) -> Iterator[tuple[str, list[str]]]:
     """(directory, names of its files in order) of a directory and those below it, in order; each directory once.
 
     Args:
         follows_links: Also to directories that links lead to.
+        trouble: Hears why a directory cannot be looked at.
     """
     seen: set[str] = set()
-    for where, directories, names in os.walk(directory, followlinks=follows_links):
+    for where, directories, names in os.walk(directory, onerror=trouble, followlinks=follows_links):
         real = os.path.realpath(where)
         if real in seen:
             directories.clear()

@@ -45,7 +45,7 @@ class TensorBoardSource(Source):
         if not os.path.isdir(self.path):
             raise UsageError(f"there is nothing to import: {self.path!r} is no directory and no event file")
         is_any = False
-        for directory, names in files_below(self.path, follows_links=True):
+        for directory, names in files_below(self.path, follows_links=True, trouble=self._note):
             chosen = [name for name in names if _MARK in name and not name.endswith(_NO_MARK)]
             if chosen:
                 is_any = True
@@ -53,12 +53,19 @@ class TensorBoardSource(Source):
         if not is_any:
             raise UsageError(f"there is nothing to import: no name of a file below {self.path!r} has {_MARK!r} in it")
 
+    def _note(self, error: OSError) -> None:
+        self.troubles.append(str(error))
+
     def _found(self, directory: str, names: list[str], root: str) -> Iterator[Found]:
         paths = [os.path.join(directory, name) for name in names]
-        first = next((record for path in paths if (record := _first_record(path))), b"")
+        try:
+            first = next((record for path in paths if (record := _first_record(path))), b"")
+            fingerprint, size = fingerprint_of(paths)
+        except OSError as error:
+            self._note(error)
+            return
         if not first:
             return  # nothing was written yet
-        fingerprint, size = fingerprint_of(paths)
         relative = os.path.relpath(directory, root)
         name = os.path.basename(os.path.realpath(root)) if relative == "." else relative.replace(os.sep, "/")
         # Why the first record, which has the time when it was written: at the same path, or at that of another host, may
@@ -82,11 +89,8 @@ class TensorBoardSource(Source):
 
 def _first_record(path: str) -> bytes:
     """The first whole record of a file, b"" where there is none yet."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_FIRST_BYTES)
-    except OSError:
-        return b""
+    with open(path, "rb") as file:
+        data = file.read(_FIRST_BYTES)
     records = read_records(data)
     if not len(records.starts):
         return b""
@@ -163,7 +167,7 @@ class _Reading:
     def _one(self, event: Event) -> None:
         time_us = int(_microseconds(numpy.array([event.wall_time]))[0])
         for what in event.unknown:
-            self._run.lost[f"{what} in events"] += 1
+            self._run.lost[what] += 1
         if event.log is not None:
             self._begin(time_us)
             self._run.line(time_us * 1000, event.log, "log")
@@ -206,6 +210,7 @@ class _Reading:
 
 def _microseconds(wall_times: NDArray[numpy.float64]) -> NDArray[numpy.int64]:
     """Unix seconds as whole microseconds; what is no time is 0."""
-    scaled = numpy.rint(wall_times * 1e6)
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        scaled = numpy.rint(wall_times * 1e6)
     scaled[~(numpy.abs(scaled) <= _MICROSECONDS_MAX)] = 0.0
     return scaled.astype(numpy.int64)

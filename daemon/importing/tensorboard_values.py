@@ -28,6 +28,12 @@ from sdk.values.video import Video
 # Fields of Summary.Image and Summary.Audio; of HistogramProto.
 _IMAGE_FILE, _AUDIO_FILE = 4, 4
 _MINIMUM, _MAXIMUM, _LIMITS, _COUNTS = 1, 2, 6, 7
+_PLUGINS = frozenset(
+    {
+        SCALARS, plugins.IMAGES, plugins.AUDIO, plugins.TEXT, plugins.HISTOGRAMS, plugins.PR_CURVES, plugins.MESH, plugins.HPARAMS,
+        "tensor", "custom_scalars",
+    }
+)  # fmt: skip
 _PR_CURVE = "wandb/area-under-curve/v0"
 _MESH_PARTS = {"_VERTEX": "VERTEX", "_FACE": "FACE", "_COLOR": "COLOR"}
 
@@ -61,11 +67,17 @@ class Values:
                 else:
                     row[entry.tag] = self._value(entry, plugin)
             except Exception as error:  # Why so broad: a decoder given bytes that somebody made up
-                self.lost[f"{_name_of(plugin, entry)} that cannot be stored"] += 1
-                self.remark(f"{entry.tag!r}: {error}")
+                self._leave_out(_name_of(plugin, entry), entry.tag, error)
         for name, parts in meshes.items():
-            row[name] = _object_of(parts)
+            try:
+                row[name] = _object_of(parts)
+            except Exception as error:  # as above
+                self._leave_out(plugins.MESH, name, error)
         return row
+
+    def _leave_out(self, what: str, tag: str, error: Exception) -> None:
+        self.lost[f"{what} that cannot be stored"] += 1
+        self.remark(f"{tag!r}: {error}")
 
     def _plugin_of(self, entry: Entry) -> tuple[str, bytes]:
         if entry.plugin:
@@ -122,7 +134,10 @@ class Values:
 
 def _name_of(plugin: str, entry: Entry) -> str:
     names = {events.IMAGE: "images", events.AUDIO: "audio", events.HISTO: "histograms", events.SIMPLE_VALUE: SCALARS}
-    return plugin or names.get(entry.field, "values")
+    # Not whatever a file may call a plugin: what is lost is kept with the run.
+    return (
+        (plugin if plugin in _PLUGINS else "values of unknown plugins") if plugin else names.get(entry.field, "values")
+    )
 
 
 def _pair(pair: memoryview) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from daemon.importing.gathering import gather
 from sdk import __version__, clock, platform, runfiles
 from sdk.files import DISK, Files
 from sdk.ids import hex_u64, random_u64
-from sdk.limits import INLINE_TENSOR_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX
+from sdk.limits import INLINE_TENSOR_BYTES_MAX, KEY_BYTES_MAX, KIB, MIB, STEP_GIVEN_MAX
 from sdk.location import StoreIdentity, check_store
 from sdk.record import (
     FLAG_COMMIT,
@@ -62,6 +62,7 @@ _COLUMNS_BIT = 1 << 63
 _BLOCK_BYTES = 1 * MIB
 _POINTS_MAX = 1 << 17
 _REMARKS_MAX = 10
+_BEYOND = "values at steps below 0 or above 2**62"
 _SEGMENT_BYTES = {HISTORY: 64 * MIB, MEDIA: 256 * MIB}
 # Limit: as of one call of `log` (`sdk.journal.large`).
 _INLINE_BYTES_MAX = 256 * KIB
@@ -147,7 +148,7 @@ class ImportedRun:
     def row(self, step: int, time_ns: int, values: Mapping[str, Any]) -> None:
         """One row, or a piece of one: what `log()` takes. A value that cannot be stored is left out and counted."""
         if not 0 <= step <= STEP_GIVEN_MAX:
-            self.lost["values at steps below 0 or above 2**62"] += len(values)
+            self.lost[_BEYOND] += len(values)
             return
         self._main(time_ns).row(step, time_ns, values)
 
@@ -160,7 +161,7 @@ class ImportedRun:
         """
         good = (steps >= 0) & (steps <= STEP_GIVEN_MAX)
         if not good.all():
-            self.lost["values at steps below 0 or above 2**62"] += int((~good).sum()) * len(values)
+            self.lost[_BEYOND] += int((~good).sum()) * len(values)
             chosen = numpy.flatnonzero(good)
             values = {key: _taken(column, chosen) for key, column in values.items()}
             steps, times_us = steps[chosen], times_us[chosen]
@@ -177,8 +178,15 @@ class ImportedRun:
     ) -> None:
         """Values one by one in the order in which they were written; rows are made of those of one step (`gathering.gather`)."""
         good = (steps >= 0) & (steps <= STEP_GIVEN_MAX)
+        long = [index for index, key in enumerate(keys) if len(key.encode("utf-8", "surrogatepass")) > KEY_BYTES_MAX]
+        if long:
+            named = ~numpy.isin(which, long)
+            self.lost[f"values whose name has more than {KEY_BYTES_MAX} bytes"] += int((good & ~named).sum())
+            good &= named
         if not good.all():
-            self.lost["values at steps below 0 or above 2**62"] += int((~good).sum())
+            beyond = int(((steps < 0) | (steps > STEP_GIVEN_MAX)).sum())
+            if beyond:
+                self.lost[_BEYOND] += beyond
             which, steps, times_us, values = which[good], steps[good], times_us[good], values[good]
         for start in range(0, len(which), _POINTS_MAX):
             cut = slice(start, start + _POINTS_MAX)

@@ -17,7 +17,7 @@ from daemon.sync.passage import Passage
 from daemon.sync.target import Retriable, Stopped, Target
 from sdk import clock
 from sdk._secrets import MASK, is_secret_name, mask_text
-from sdk.errors import Error, StoreError, UsageError
+from sdk.errors import Error, NotFoundError, StoreError, UsageError
 from sdk.files import DISK
 from sdk.platform import HeldLock, hold_lock
 from sdk.reader import Run
@@ -97,6 +97,8 @@ class _Pass:
             self._target.check()
             self._target.is_checked = True
         now, look = clock.wall_ns() / 1e9, look_at(self._directory)
+        if not look.is_run:
+            raise NotFoundError(f"there is no run in {self._directory!r}")
         run = self._run = Run(self._directory)
         path = cursor_path(cursors_of(self._store, self._target), run.id)
         self._lock = _lock_beside(path)
@@ -143,7 +145,9 @@ class _Pass:
         if passage is not None and cursor is not None:
             # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
             lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
-            found = found._replace(points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told))
+            found = found._replace(
+                points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told), has_ended=passage.has_ended
+            )
         if run is not None and state not in outcome.GOOD:
             found = found._replace(behind=_behind(run, cursor))
         return found

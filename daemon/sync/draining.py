@@ -17,7 +17,7 @@ from daemon.sync.place import parse
 from daemon.sync.rounds import Entry, Rounds
 from sdk import clock, platform
 from sdk._syncing import Job, read_job
-from sdk.errors import DamageError, Error, UsageError
+from sdk.errors import DamageError, Error, StoreError, UsageError
 from sdk.files import DISK
 from sdk.journal.drain import ring_paths
 from sdk.location import StoreIdentity, read_store
@@ -70,6 +70,10 @@ def drain(
     """
     deadline = float("inf") if timeout is None else clock.monotonic() + timeout
     store = read_store(store_path)
+    if not store.writable:
+        raise StoreError(
+            f"cannot write into {store.path!r}, where the jobs of init(sync_to=) are", hint="stepd sync --all --to …"
+        )
     wanted = {parse(target).absolute().text for target in targets}
     _settle(store, min(deadline, clock.monotonic() + SETTLE_SECONDS_MAX), say)
     tries_max = TRIES_MAX if timeout is None else None

@@ -5,7 +5,8 @@ the largest run first, so that the last worker is not alone for long. One task n
 
 * A worker that dies costs its task, which is tried once more.
 * A target that cannot now (`Retriable`) gets no task for a while, twice as long each time, with a random part, so that many nodes which
-  were refused together do not come again together. A task is given up after `tries_max` refusals, or when `timeout` is over.
+  were refused together do not come again together. A task is given up after `tries_max` refusals, and all tasks of a target that has
+  refused so often in a row; with a `timeout` when that is over.
 * A target that never can (it lacks a package) ends all its tasks at once.
 
 With `live` a task whose run goes on is begun again and again, runs that are new join, and the end comes when no run lives.
@@ -59,20 +60,29 @@ class Seen(NamedTuple):
 
 
 class _Refusals:
-    """How long a target is left alone."""
+    """How long a target is left alone.
+
+    Attributes:
+        count: How often in a row it has refused; what it refuses of several workers at once counts once.
+        reason: What it said last.
+    """
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
+        self.reason = ""
         self.not_before = 0.0
 
-    def note(self, now: float, after: float | None) -> None:
-        seconds = min(BACK_OFF_SECONDS * 2**self._count, BACK_OFF_SECONDS_MAX)
-        self._count += 1
-        # Why not of `random` itself: the seed is the user's, where the driver runs in a process of theirs.
-        self.not_before = now + max(seconds * _RANDOM.uniform(0.5, 1.5), after or 0.0)
+    def note(self, now: float, refused: Outcome) -> None:
+        self.reason = refused.reason
+        if now >= self.not_before:
+            seconds = min(BACK_OFF_SECONDS * 2**self.count, BACK_OFF_SECONDS_MAX)
+            self.count += 1
+            # Why not of `random` itself: the seed is the user's, where the driver runs in a process of theirs.
+            self.not_before = now + seconds * _RANDOM.uniform(0.5, 1.5)
+        self.not_before = max(self.not_before, now + (refused.after or 0.0))
 
     def forget(self) -> None:
-        self._count = 0
+        self.count = 0
         self.not_before = 0.0
 
 
@@ -105,6 +115,7 @@ class Driver:
         self._is_live, self._timeout, self._tries_max, self._see = live, timeout, tries_max, see
         self._looks_for_removed = looks_for_removed
         self._cursors = {target.place.text: cursors_of(store, target) for target in targets}
+        self._rests = {target.place.text: max(LIVE_SECONDS, target.rest_seconds) for target in targets}
         self._refusals = {target.place.text: _Refusals() for target in targets}
         self._misused: dict[str, Outcome] = {}
         # Invariant: a task is in one of these, handed out, or has its last outcome.
@@ -114,6 +125,7 @@ class Driver:
         self._tries: dict[Task, int] = {}
         self._deaths: dict[Task, int] = {}
         self._order = 0
+        self._began = 0.0
         self.tasks: list[Task] = []
         self.outcomes: dict[tuple[str, str], Outcome] = {}
 
@@ -126,15 +138,15 @@ class Driver:
             is_stopped: Asked some times a second; True ends it when the workers have come to a batch's end.
             should_hurry: Do not wait for that.
         """
-        began = clock.monotonic()
+        self._began = clock.monotonic()
         crew = Crew(self._store, self._workers)
         try:
             self._find_tasks()
             looked = clock.monotonic()
             while not is_stopped() and (self._ready or self._waiting or crew.busy):
                 self._hand_out(crew)
-                for task, heard in crew.hear(_HEAR_SECONDS):
-                    self._take(task, heard, began)
+                for task, heard in crew.hear(self._pause()):
+                    self._take(task, heard)
                 if self._is_live and clock.monotonic() - looked >= LIVE_SECONDS:
                     with contextlib.suppress(StoreError):  # the disk is away for a moment
                         self._find_tasks()
@@ -187,19 +199,27 @@ class Driver:
             self._make_ready(heapq.heappop(self._waiting)[2])
         while self._ready and crew.is_free:
             _, task = self._ready.pop()
+            refusals = self._refusals[task.target]
             if task.target in self._misused:
                 self._end(task, self._misused[task.target]._replace(run=task.label or task.run))
-            elif (until := self._refusals[task.target].not_before) > now:
-                self._wait(task, until)
+            elif refusals.count and not self._has_patience(refusals.count):
+                self._end(task, failed(task, refusals.reason, outcome.DEFERRED))
+            elif refusals.not_before > now:
+                self._wait(task, refusals.not_before)
             else:
                 try:
                     crew.hand(task)
                 except OSError as error:  # too many processes
                     self._end(task, failed(task, f"no worker process can be started: {error}"))
 
+    def _pause(self) -> float:
+        """How long workers are listened to before the next look: a task may be due sooner."""
+        until = self._waiting[0][0] if self._waiting else float("inf")
+        return min(max(until - clock.monotonic(), 0.0), _HEAR_SECONDS)
+
     # -- what came of it -------------------------------------------------------------------------------------------------
 
-    def _take(self, task: Task, heard: Moved | Died | Outcome, began: float) -> None:
+    def _take(self, task: Task, heard: Moved | Died | Outcome) -> None:
         if isinstance(heard, Moved):
             self._see(Seen(task, heard, None))
             return
@@ -212,25 +232,30 @@ class Driver:
             return
         now = clock.monotonic()
         if heard.state == outcome.DEFERRED:
-            self._refusals[task.target].note(now, heard.after)
+            self._refusals[task.target].note(now, heard)
         elif heard.state in outcome.GOOD:
             self._refusals[task.target].forget()
             self._tries.pop(task, None)
         elif heard.state == outcome.MISUSE:
             self._misused[task.target] = heard
-        if heard.state in (outcome.DEFERRED, outcome.BUSY) and self._may_try_again(task, now - began):
+        if heard.state in (outcome.DEFERRED, outcome.BUSY) and self._may_try_again(task):
             self._wait(task, max(self._refusals[task.target].not_before, now + (heard.after or 0.0)))
             self._keep(task, heard)
         else:
             self._end(task, heard)
             if heard.state == outcome.LIVE and self._is_live:
-                self._wait(task, now + LIVE_SECONDS)
+                self._wait(task, now + self._rests[task.target])
 
-    def _may_try_again(self, task: Task, seconds: float) -> bool:
-        tries = self._tries[task] = self._tries.get(task, 0) + 1
+    def _may_try_again(self, task: Task) -> bool:
+        self._tries[task] = self._tries.get(task, 0) + 1
+        return self._has_patience(self._tries[task])
+
+    def _has_patience(self, refusals: int) -> bool:
         if self._is_live:
             return True
-        return seconds < self._timeout if self._timeout is not None else tries < self._tries_max
+        if self._timeout is not None:
+            return clock.monotonic() - self._began < self._timeout
+        return refusals < self._tries_max
 
     def _keep(self, task: Task, later: Outcome) -> None:
         before = self.outcomes.get((task.run, task.target))

@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
         reason: Why it is not one of `GOOD`.
         after: Of `DEFERRED`: how long to wait at least, in seconds.
         behind: Records of the training that the store has and the target has not, where it is not one of `GOOD`.
+        has_ended: No process of the training lived when the pass began.
         lost: What the target cannot hold, in all passes so far -> how often.
         told: Remarks of the target that are no loss.
         trouble: What is wrong with the source: damage, gaps.
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     reason: str = ""
     after: float | None = None
     behind: int = 0
+    has_ended: bool = False
     lost: Mapping[str, int] = {}
     told: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()

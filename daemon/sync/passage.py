@@ -22,6 +22,7 @@ class Passage:
     Attributes:
         run: The run; its facts are fresh.
         is_over: Nothing more will come: asked before anything was read, so what is read now is all.
+        has_ended: No process of the training lives; what was observed of it may still come, for some seconds. Asked before, too.
         points, size: How many values and bytes were carried, as told by `moved`.
     """
 
@@ -34,7 +35,8 @@ class Passage:
         moving: Callable[[int, int], None] = lambda points, size: None,
     ) -> None:
         # Race: asked before reading, so that what is stored between the two is either read or not the last.
-        self.is_over = run.state != RUNNING and all(stream.state != RUNNING for stream in run.streams)
+        self.has_ended = run.state != RUNNING
+        self.is_over = self.has_ended and all(stream.state != RUNNING for stream in run.streams)
         run.refresh()
         self.run = run
         self.points = self.size = 0
@@ -82,7 +84,7 @@ class Passage:
         """
         if self._rows is None:
             self._rows = RowsInOrder()
-        for rows in self._rows.new(self.run, 0 if self.is_over else hold_back):
+        for rows in self._rows.new(self.run, 0 if self.has_ended else hold_back):
             self._count_late()
             self.check()
             yield rows

@@ -14,6 +14,7 @@ When a pass is due:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -38,12 +39,15 @@ FAILURE_SECONDS_MAX = 3600.0
 DEATHS_MAX = 3
 # While nothing in its directory changes, a run that was alive is looked at so often.
 QUIET_SECONDS = 60.0
-# A worker that tells of no progress for so long hangs; the largest batch takes a target some seconds.
-HANG_SECONDS = 600.0
+# A worker that tells of no progress for so long hangs. A batch of rows takes a target some seconds, the upload of a checkpoint longer.
+HANG_SECONDS = 3600.0
 # A job whose run never had a directory after so long is a job for nothing.
 ORPHAN_SECONDS = 86400.0
 # The worker of a target that nothing goes to any more stays so long: short runs come one after another.
 LINGER_SECONDS = 30.0
+# Limit: a worker takes some 70 MB, and runs of a sweep may each have a target of its own.
+WORKERS_MAX = 8
+_ENDING_SECONDS = 0.3
 # How often the directory of a run is looked at, and how long one that nobody carries is waited for.
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 0.3
@@ -52,6 +56,8 @@ _ENTRY_LOOK_SECONDS = 0.005
 _ENTRY_TURN_SECONDS = 0.001
 TURN_SECONDS = 0.1
 _BAD_SUFFIX = ".bad"
+# What opening something else than a file of ours says: a link, a directory or a pipe, one that is too large.
+_NO_FILE = (errno.ELOOP, errno.EINVAL, errno.EFBIG)
 _RANDOM = random.Random(os.urandom(8))
 
 # What is seen of a file without opening it, and of a directory.
@@ -106,13 +112,17 @@ class Entry:
 
 
 class _Line:
-    """What goes to one target: its worker, and how long it is left alone."""
+    """What goes to one target: its worker, if it has one now, and how long it is left alone."""
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(self, now: float) -> None:
+        self.crew: Crew | None = None
         self.not_before = 0.0
         self.refusals = 0
-        self.used = 0.0
+        self.used = now
+
+    @property
+    def is_busy(self) -> bool:
+        return self.crew is not None and bool(self.crew.busy)
 
     def refuse(self, now: float, after: float | None) -> None:
         seconds = min(BACK_OFF_SECONDS * 2**self.refusals, BACK_OFF_SECONDS_MAX)
@@ -159,17 +169,17 @@ class Rounds:
         with contextlib.suppress(OSError):  # the next turn may find the store well
             self._look_for_jobs(now)
         for line in self._lines.values():
-            for task, heard in line.crew.hear(0.0):
+            for task, heard in line.crew.hear(0.0) if line.crew is not None else ():
                 self._take(line, task, heard)
         self._look_for_hanging(clock.monotonic())
         for target, line in list(self._lines.items()):
             self._begin(target, line, clock.monotonic())
+        self._let_go(clock.monotonic())
 
     def end(self, seconds: float = _END_SECONDS) -> None:
         """Tells the workers to stop at the next batch, and kills those that have not within `seconds`: nothing is lost by that."""
         for line in self._lines.values():
-            for task, heard in line.crew.end(seconds):
-                self._take(line, task, heard)
+            self._dismiss(line, seconds)
         self._lines.clear()
 
     # -- jobs ------------------------------------------------------------------------------------------------------------
@@ -181,23 +191,19 @@ class Rounds:
             if self.entries[path].handed is None:
                 del self.entries[path]
         for path, job in waiting.items():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # one that cannot be read now keeps nobody from the others
                 status = DISK.status(path)
                 stamp = status.modified_ns, status.inode
                 entry = self.entries.get(path)
                 if entry is None or entry.stamp != stamp:
                     self._read(job, stamp, now)
-        used = {entry.order.target for entry in self.entries.values()}
-        for target, line in list(self._lines.items()):
-            line.used = now if target in used else line.used
-            if now - line.used >= LINGER_SECONDS:
-                self._lines.pop(target).crew.end(_END_SECONDS)
 
     def _read(self, job: Job, stamp: _Stamp, now: float) -> None:
         try:
             order = read_job(job)
-        except DamageError:
-            DISK.rename(job.path, job.path + _BAD_SUFFIX)
+        except (DamageError, OSError) as error:
+            if not isinstance(error, OSError) or error.errno in _NO_FILE:
+                DISK.rename(job.path, job.path + _BAD_SUFFIX)
             return
         entry = self.entries.get(job.path)
         if entry is not None:
@@ -205,12 +211,39 @@ class Rounds:
             return
         self.entries[job.path] = Entry(job, order, stamp, now)
         if order.target not in self._lines:
-            self._lines[order.target] = _Line(self._make_crew(self._store))
+            self._lines[order.target] = _Line(now)
+
+    def _let_go(self, now: float) -> None:
+        """Ends workers that nobody has needed for a while, and forgets targets that nothing goes to any more."""
+        wanted = {entry.order.target for entry in self.entries.values()}
+        for target, line in list(self._lines.items()):
+            line.used = now if line.is_busy else line.used
+            if target not in wanted and now - line.used >= LINGER_SECONDS:
+                self._dismiss(self._lines.pop(target))
+
+    def _dismiss(self, line: _Line, seconds: float = _END_SECONDS) -> None:
+        crew, line.crew = line.crew, None
+        for task, heard in crew.end(seconds) if crew is not None else ():
+            # Why not that one has died: it was us who killed it.
+            self._take(line, task, failed(task, "", outcome.STOPPED) if isinstance(heard, Died) else heard)
+
+    def _has_worker(self, line: _Line) -> bool:
+        """Whether the target has a worker, or gets one now: the place of the one that was used longest ago, if all are taken."""
+        if line.crew is not None:
+            return True
+        others = [other for other in self._lines.values() if other.crew is not None]
+        if len(others) >= WORKERS_MAX:
+            idle = [other for other in others if not other.is_busy]
+            if not idle:
+                return False
+            self._dismiss(min(idle, key=lambda other: other.used))
+        line.crew = self._make_crew(self._store)
+        return True
 
     # -- passes ----------------------------------------------------------------------------------------------------------
 
     def _begin(self, target: str, line: _Line, now: float) -> None:
-        if line.crew.busy:
+        if line.is_busy:
             return
         own = [entry for entry in self.entries.values() if entry.order.target == target]
         may = [entry for entry in own if entry.is_urgent or now >= line.not_before]
@@ -229,6 +262,10 @@ class Rounds:
             end_job(entry.job, entry.order)
 
     def _hand(self, line: _Line, entry: Entry, now: float) -> None:
+        if not self._has_worker(line):
+            entry.names = []  # it stays due
+            return
+        assert line.crew is not None
         entry.handed = entry.moved = now
         entry.handed_order, entry.is_urgent = entry.order, False
         if not entry.told.at_ns:
@@ -272,19 +309,24 @@ class Rounds:
 
     def _note_good(self, entry: Entry, found: Outcome, began: float) -> None:
         is_over = found.state in (outcome.DELIVERED, outcome.UP_TO_DATE)
-        entry.due = entry.passed + entry.handed_order.seconds
+        # What was observed of a training that has ended comes soon, and somebody may be waiting for it.
+        entry.due = entry.passed + (_ENDING_SECONDS if found.has_ended else entry.handed_order.seconds)
         entry.is_hopeless = False
         if is_over or found.points:
             self.progressed = entry.passed
         told = entry.told._replace(
             state=found.state, began=began, again_at=0.0, points=entry.told.points + found.points, reason="",
-            behind=0, lost=found.lost, is_over=is_over,
+            behind=0, lost=found.lost, trouble=found.trouble[0] if found.trouble else entry.told.trouble,
+            has_ended=found.has_ended, is_over=is_over,
         )  # fmt: skip
         self._tell(entry, told)
         if is_over:
-            with contextlib.suppress(OSError):
+            try:
                 # One that was left again since is read again, as another one.
                 end_job(entry.job, entry.handed_order)
+            except OSError:
+                entry.due = entry.passed + QUIET_SECONDS
+                return
             self.entries.pop(entry.job.path, None)
 
     def _note_trouble(self, line: _Line, entry: Entry, found: Outcome, began: float, now: float) -> None:
@@ -309,10 +351,9 @@ class Rounds:
             if entry.handed is None or now - entry.moved < HANG_SECONDS:
                 continue
             line = self._lines[entry.order.target]
-            line.crew.end(0.0)
-            line.crew = self._make_crew(self._store)
             reason = f"nothing moved for {HANG_SECONDS:g} s; its process was killed"
             self._take(line, _task(entry), failed(_task(entry), reason, outcome.DEFERRED))
+            self._dismiss(line, 0.0)
 
     def _tell(self, entry: Entry, told: Told) -> None:
         entry.told = told._replace(at_ns=clock.wall_ns(), boot=boot_id())

@@ -42,12 +42,14 @@ class Target(ABC):
     Attributes:
         scheme: What its URLs begin with.
         options: The names of the options that they may have.
+        rest_seconds: How long `stepd sync --live` leaves a run alone between two passes, at least: where each makes a file.
         is_for_each_store: What is kept of a run is of one store, so that several may carry one run there at once.
         is_checked: `check` has returned.
     """
 
     scheme: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
+    rest_seconds: float = 0.0
     is_for_each_store: ClassVar[bool] = False
     is_checked = False
 

@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def save(step: int) -> None:
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    if (os.environ.get("SLURM_PROCID") or os.environ.get("RANK") or "0") == "0":
         draft = CHECKPOINT.with_suffix(".new")
         draft.write_text(json.dumps({"step": step}))
         draft.replace(CHECKPOINT)

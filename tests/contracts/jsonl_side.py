@@ -16,6 +16,7 @@ class Side:
     exact = frozenset(EVERYTHING)
     is_shared = False
     is_huge = True
+    may_fork = True
 
     def start(self, directory: Path) -> str:
         self.root = directory / "lines"

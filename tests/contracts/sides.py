@@ -45,7 +45,8 @@ Held = dict[str, dict[str, list[tuple[int, Any]]]]
 
 class Side(Protocol):
     """One target as the contract's tests see it. May also have: `in_process` (False: carried by a worker process), `is_slow` (all cases
-    share their passes), `is_copy` (nothing is decoded on the way), `own_secrets` (variables that it needs itself).
+    share their passes), `is_copy` (nothing is decoded on the way), `own_secrets` (variables that it needs itself), `may_fork` (no threads
+    of a library mind a fork).
 
     Attributes:
         scheme: Of its URLs.

@@ -19,6 +19,7 @@ class Side:
     exact = frozenset(EVERYTHING)
     is_shared = False
     is_huge = True
+    may_fork = True
     is_copy = True
 
     def start(self, directory: Path) -> str:

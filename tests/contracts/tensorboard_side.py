@@ -17,6 +17,7 @@ class Side:
     ))  # fmt: skip
     is_shared = False
     is_huge = False  # its reader takes 15 s
+    may_fork = True
 
     def start(self, directory: Path) -> str:
         self.root = directory / "logs"

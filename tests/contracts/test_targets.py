@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,21 @@ import pytest
 
 from daemon.sync import outcome
 from daemon.sync.carrying import carry_run
+from daemon.sync.crew import Task
 from daemon.sync.cursor import Cursor
-from daemon.sync.driver import Chosen, Driver
-from daemon.sync.looking import cursors_of, run_names
+from daemon.sync.driver import Chosen, Driver, unchanged_outcome
+from daemon.sync.looking import cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import TARGETS, make
 from daemon.sync.target import Target
+from sdk.files import Disk, DiskFile
 from sdk.reader import Run
 from sdk.segment.naming import RUNS
 from tests.builders import RunBuilder, make_store
 from tests.contracts.cases import CASES, Case, Runs, Seen, close
 from tests.contracts.sides import Held, Side, side_of, sides
+from tests.serving import until
 
 CANARY = "canary-4f1d7c2e"
 
@@ -38,13 +43,35 @@ class Rig:
     def __init__(self, side: Side, url: str, directory: Path) -> None:
         self.side, self.url = side, url
         self.store = make_store(directory)
+        # So long ago that what comes is seen, and not so long that who wrote it must be dead.
+        self.settled = time.time() - 60
 
     def target(self) -> Target:
         return make(parse(self.url))
 
-    def carry(self, **kind: Any) -> dict[str, Outcome]:
-        """Everything once, by run id, with a new target as each process has one."""
+    def carry(self, *, skips: bool = False, **kind: Any) -> dict[str, Outcome]:
+        """Everything once, by run id, with a new target as each process has one.
+
+        Args:
+            skips: Not what the driver would leave out as unchanged.
+        """
         names = run_names(self.store)
+        if skips:
+            skipped = {name: one for name in names if (one := self._unchanged(name)) is not None}
+            names = [name for name in names if name not in skipped]
+            return {**{one.run: one for one in skipped.values()}, **self._carry(names, **kind)}
+        return self._carry(names, **kind)
+
+    def _unchanged(self, name: str) -> Outcome | None:
+        directory = Path(self.store, RUNS, name)
+        for path in directory.iterdir():
+            os.utime(path, (self.settled, self.settled))
+        target = self.target()
+        return unchanged_outcome(
+            self.store, cursors_of(self.store, target), Task(name, target.place.text), look_at(str(directory))
+        )
+
+    def _carry(self, names: list[str], **kind: Any) -> dict[str, Outcome]:
         if not getattr(self.side, "in_process", True):
             found = Driver(self.store, [self.target()], lambda: [Chosen(name) for name in names], workers=1).run()
             return {one.run: one for one in found}
@@ -121,7 +148,7 @@ def test_cases(rig: Rig, cases: list[Callable[[Runs], Case]]) -> None:
     for one in going:
         next(one)
     while going:
-        outcomes = rig.carry()
+        outcomes = rig.carry(skips=getattr(rig.side, "is_slow", False))
         going = close(going, Seen(rig.side, outcomes, rig.held()))
     before = rig.side.written(rig.url)
     for found in rig.carry().values():
@@ -177,20 +204,31 @@ class _Kills:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
-        write = Cursor.write
+        self.die: Callable[[], None] = _raise
+        self._monkeypatch = monkeypatch
+        self.at(Cursor, "write")
 
-        def dying(cursor: Cursor) -> None:
-            self.count()
-            write(cursor)
-            self.count()
+    def at(self, owner: type, name: str) -> None:
+        """Also before and after a method of a class."""
+        do = getattr(owner, name)
 
-        monkeypatch.setattr(Cursor, "write", dying)
+        def dying(*args: Any, **kind: Any) -> Any:
+            self.count()
+            found = do(*args, **kind)
+            self.count()
+            return found
+
+        self._monkeypatch.setattr(owner, name, dying)
 
     def count(self) -> bool:
         self.left -= 1
         if self.left == 0:
-            raise Killed
+            self.die()
         return False
+
+
+def _raise() -> None:
+    raise Killed
 
 
 def _carry_killed(rig: Rig, kills: _Kills, k: int) -> bool:
@@ -202,6 +240,47 @@ def _carry_killed(rig: Rig, kills: _Kills, k: int) -> bool:
     finally:
         kills.left = 0
     return True
+
+
+@only(lambda side: getattr(side, "may_fork", False))
+def test_killed_at_any_operation_on_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process that gets SIGKILL before or after any operation on a file leaves what the next one makes good."""
+    made = _Store(rig.store, new_prefix())
+    kills = _Kills(monkeypatch)
+    kills.die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    for owner, names in ((Disk, "rename remove create write_whole"), (DiskFile, "append truncate sync")):
+        for name in names.split():
+            kills.at(owner, name)
+    killed = 0
+    for stage in (made.more, made.more, made.end):
+        stage()
+        k = 1
+        while not _forked(rig, kills, k):
+            killed += 1
+            k += 1 + k // 3
+        rig.side.read(rig.url)  # whatever is there can be read
+    (found,) = rig.carry().values()
+    assert found.state == outcome.UP_TO_DATE, found
+    held = rig.held()[made.run.id]
+    for place in range(3):
+        assert held[rig.side.key(f"loss{place}")] == [(step, float(step % 20)) for step in range(40)]
+    assert killed > 10
+
+
+def _forked(rig: Rig, kills: _Kills, k: int) -> bool:
+    """Carries in a child that is killed at the k-th point; whether it came to the end."""
+    pid = os.fork()
+    if pid == 0:
+        kills.left = k
+        code = 1
+        try:
+            rig.carry(is_stopped=kills.count)
+            code = 0
+        finally:
+            os._exit(code)
+    status = until(lambda: (found := os.waitpid(pid, os.WNOHANG))[0] and (found[1],))[0]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return not os.WIFSIGNALED(status)
 
 
 @only(lambda side: side.is_huge)

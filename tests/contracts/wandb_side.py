@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from daemon.formats import wandb_file
 from sdk.files import DISK

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from daemon import carrier
+from daemon.commands.status import command
 from daemon.sync.rounds import LINGER_SECONDS
+from sdk import clock
+from sdk._syncing import Told, put_job, tell
 from sdk.errors import StoreError
 from sdk.location import StoreIdentity
 from tests.serving import temporary_store
@@ -78,3 +83,23 @@ def test_a_store_that_is_away_is_waited_for(desk: Desk) -> None:
     carrier.carry(desk.store, lambda: True)
     assert desk.turns > 5
     assert len(desk.told[0]["carrying"]["trouble"]) == carrier._TROUBLE_CHARACTERS_MAX
+
+
+def test_the_status_has_a_line_for_each_target() -> None:
+    """With no daemon too; what a target has answered cannot steer the terminal."""
+    with temporary_store() as store:
+        for number, reason in enumerate(["", "refused \x1b[2J"]):
+            job = put_job(store, f"run{number}", "jsonl:/data/out", 10.0)
+            tell(
+                job,
+                Told(f"run{number}", "jsonl:/data/out", reason=reason, at_ns=clock.wall_ns() - (2 - number) * 10**9),
+            )
+        put_job(store, "run9", "wandb:x", 10.0)
+        lines = CliRunner().invoke(command, ["--dir", store.path]).output.splitlines()
+        assert lines[1:] == [
+            "  sync     jsonl:/data/out   2 runs; 1 behind: refused ?[2J; last heard of 1 s ago",
+            "  sync     wandb:x   1 run; nothing delivered yet",
+        ]
+        told = json.loads(CliRunner().invoke(command, ["--dir", store.path, "--json"]).output)
+        assert [entry["runs"] for entry in told["syncing"]] == [2, 1]
+        assert told["syncing"][1]["age_seconds"] is None

@@ -393,7 +393,7 @@ def test_the_commands_tell_what_happened(store: StoreIdentity) -> None:
     assert (nothing.exit_code, nothing.output.count("no daemon serves")) == (0, 1)
     assert run_command(store, "status", "--check").exit_code == 1
     assert json.loads(run_command(store, "status", "--json").output) == {
-        "serving": False, "store": store.path, "pid": None, "runs": [],
+        "serving": False, "store": store.path, "pid": None, "runs": [], "syncing": [],
     }  # fmt: skip
     first = run_command(store, "start")
     assert first.exit_code == 0

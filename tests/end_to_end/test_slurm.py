@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,9 @@ from pathlib import Path
 import pytest
 
 import sdk
-from sdk import platform
-from sdk.transport import lock_path
 from tests.end_to_end.world import until
+from tests.pretended import EXAMPLES, ROOT, kill_daemons, programs
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
 JOB = "4711"
 NODES, TASKS = 2, 4
 
@@ -32,27 +30,17 @@ class Cluster:
         self.shared = root / "shared"
         self.checkpoint = root / "checkpoint.json"
         self.requeued = root / "requeued"
-        programs = root / "bin"
-        programs.mkdir()
-        self._program(programs / "python", f'exec {sys.executable} "$@"')
-        self._program(programs / "python3", f'exec {sys.executable} "$@"')
-        self._program(programs / "stepd", f'exec {sys.executable} -m daemon "$@"')
-        self._program(programs / "srun", f'exec {sys.executable} {ROOT}/tests/launchers/srun "$@"')
-        self._program(programs / "scontrol", f'echo "$@" >> {self.requeued}')
-        self._program(programs / "runuser", 'shift 3; exec "$@"')
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("STEPD_", "SLURM_", "WANDB_"))
-        }
+        found = programs(
+            root / "bin",
+            srun=f'exec {sys.executable} {ROOT}/tests/launchers/srun "$@"',
+            scontrol=f'echo "$@" >> {self.requeued}',
+            runuser='shift 3; exec "$@"',
+        )
         self.environment = {
-            **kept, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "STEPD_OBSERVE": "0", "STEPD_SILENT": "1",
-            "SHARED": str(self.shared), "CHECKPOINT": str(self.checkpoint), "STEP_SECONDS": "0.002", "SAVE_EVERY": "10",
+            **found, "SHARED": str(self.shared), "CHECKPOINT": str(self.checkpoint), "STEP_SECONDS": "0.002", "SAVE_EVERY": "10",
             "SLURM_SUBMIT_DIR": str(EXAMPLES), "SLURM_JOB_ID": JOB, "SLURM_JOB_NUM_NODES": str(NODES), "SLURM_NTASKS": str(TASKS),
             "SLURM_JOB_NAME": "digits", "SLURM_JOB_USER": "somebody",
         }  # fmt: skip
-
-    def _program(self, path: Path, line: str) -> None:
-        path.write_text(f"#!/bin/sh\n{line}\n")
-        path.chmod(0o755)
 
     def disk(self, attempt: int) -> Path:
         return self.root / f"disks{attempt}"
@@ -86,16 +74,9 @@ class Cluster:
         for node in range(NODES):
             with contextlib.suppress(sdk.Error):
                 run = sdk.open_store(str(self.store(0, node))).run(f"digits-{JOB}")
-                found += sum(
-                    len(run.series("loss", stream=stream.id)) >= 10 for stream in run.streams if stream.rank is not None
-                )
+                mains = [stream.id for stream in run.streams if stream.kind == "main"]
+                found += sum(len(run.series("loss", stream=stream)) >= 10 for stream in mains)
         return found == TASKS and self.checkpoint.exists()
-
-    def kill_daemons(self) -> None:
-        for store in self.root.glob(f"disks*/node*/stepd-{JOB}"):
-            pid = platform.lock_owner(lock_path(str(store)))
-            if pid:
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(name="cluster")
@@ -105,7 +86,7 @@ def _cluster(tmp_path: Path) -> Iterator[Cluster]:
         try:
             yield cluster
         finally:
-            cluster.kill_daemons()
+            kill_daemons(cluster.root)
 
 
 def test_a_job_is_preempted_and_requeued(cluster: Cluster) -> None:
@@ -121,11 +102,14 @@ def test_a_job_is_preempted_and_requeued(cluster: Cluster) -> None:
     run = sdk.open_store(str(cluster.shared)).run(f"digits-{JOB}")
     assert run.state == "preempted"
 
-    end = max(len(steps) for steps in first.values()) + 30
+    begin = json.loads(cluster.checkpoint.read_text())["step"]
+    end = begin + 30
     job = cluster.submit(end, attempt=1)
     told, _ = job.communicate(timeout=60)
     assert job.returncode == 0, told
-    assert cluster.steps() == {rank: list(range(end)) for rank in range(TASKS)}
+    assert cluster.steps() == {
+        rank: [*(s for s in steps if s < begin), *range(begin, end)] for rank, steps in first.items()
+    }
     run = sdk.open_store(str(cluster.shared)).run(f"digits-{JOB}")
     assert (run.state, run.gaps, run.damage) == ("finished", [], [])
     assert {stream.attempt for stream in run.streams if stream.kind == "main"} == {1, 2}
@@ -137,7 +121,7 @@ def test_the_epilog_brings_away_what_a_killed_job_left(cluster: Cluster) -> None
     until(cluster.all_log)
     os.killpg(job.pid, signal.SIGKILL)
     job.communicate(timeout=60)
-    cluster.kill_daemons()
+    kill_daemons(cluster.root)
     for node in range(NODES):
         more = {
             "EPILOG_DISK": str(cluster.store(0, node).parent),

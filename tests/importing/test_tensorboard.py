@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,21 @@ import pytest
 
 pytest.importorskip("tensorboard")
 
+from daemon.compact.work import work as compact_work
+from daemon.encode.work import work as media_work
+from daemon.formats.tfrecord import record
+from daemon.importing import writing
 from daemon.importing.bringing import FAILED, IMPORTED, REPLACED, UP_TO_DATE, Brought, bring, look, named
 from daemon.importing.source import source_of
+from daemon.store.replacing import remove_replaced
+from sdk import clock
 from sdk.errors import StoreError, UsageError
+from sdk.files import DISK
 from sdk.location import make_store
 from sdk.reader import MediaItem, Run, Store
 from sdk.reader.delivery import deliver
+from sdk.reader.verify import verify_run
+from sdk.segment.naming import HISTORY
 from tests.builders import RunBuilder
 from tests.importing import event_files as made
 from tests.importing.event_files import START, simple, started, tensor, values, write
@@ -63,7 +73,7 @@ def test_scalars_of_old_and_new_writers_keep_their_steps_and_times(tmp_path: Pat
     assert run.started == pytest.approx(START, abs=1e-6)
 
 
-def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
+def one_of_every_kind() -> list[Any]:
     """Images, audio, text, histograms old and new, tensors, PR curves, meshes, graphs and hparams."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -72,8 +82,7 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     points = numpy.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]], numpy.float32)
     faces = numpy.array([[[0, 1, 2]]], numpy.int32)
     shades = numpy.full((1, 3, 3), 255, numpy.uint8)
-    write(
-        tmp_path / "logs" / "events.out.tfevents.1.host",
+    return [
         values(
             1,
             made.Summary.Value(
@@ -93,7 +102,12 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
         made.logged("it begins", START),
         made.Event(wall_time=START, summary=hparams_pb({"lr": 0.5, "name": "x", "amp": True})),
         values(0, tensor("_hparams_/session_end_info", 0.0, "hparams", ended)),
-    )
+    ]
+
+
+def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
+    """The same files, texts, numbers and bins; of the run its config, state, console and files."""
+    write(tmp_path / "logs" / "events.out.tfevents.1.host", *one_of_every_kind())
     (one,) = brought(tmp_path)
     assert (one.state, one.lost, one.told) == (IMPORTED, {}, ())
     run = only_run(tmp_path)
@@ -246,6 +260,8 @@ def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
         values(0, tensor("image", made.strings(b"1", b"1", b"no picture"), "images")),
         made.Event(wall_time=START, tagged_run_metadata={"tag": "x", "run_metadata": b"1"}),
         values(0, tensor("empty", numpy.zeros((0, 3)), "histograms")),
+        values(0, simple("x" * 5000, 1)),
+        values(0, tensor("own", made.strings(b"\x00"), "somebody's")),
         values(1, simple("loss", 3), at=float("nan")),
     )
     (one,) = brought(tmp_path)
@@ -253,8 +269,10 @@ def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
         "values at steps below 0 or above 2**62": 1,
         "custom_scalars that cannot be stored": 1,
         "images that cannot be stored": 1,
-        "run metadata in events": 1,
+        "run metadata": 1,
         "histograms that cannot be stored": 1,
+        "values whose name has more than 4096 bytes": 1,
+        "values of unknown plugins that cannot be stored": 1,
     }
     assert [value for *_, value in series_of(only_run(tmp_path), "loss")] == [2, 3]
 
@@ -304,3 +322,88 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     write(path, values(1, simple("loss", 1)))
     runs = named(list(source_of(f"tensorboard:{tmp_path / 'logs'}").runs()), None, None)
     assert [one.state for one in look(str(tmp_path / "store"), runs)] == [REPLACED]
+
+
+def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    """A file that is not there keeps its run out and no other; links to directories are followed once."""
+    write(tmp_path / "elsewhere" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    logs = tmp_path / "logs"
+    write(logs / "good" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    write(logs / "bad" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    (logs / "bad" / "events.out.tfevents.2.host").symlink_to(tmp_path / "nowhere")
+    (logs / "linked").symlink_to(tmp_path / "elsewhere")
+    (logs / "round").symlink_to(logs)
+    source = source_of(f"tensorboard:{logs}")
+    assert [found.name for found in source.runs()] == ["good", "linked"]
+    assert len(source.troubles) == 1
+    assert "events.out.tfevents.2.host" in source.troubles[0]
+
+
+def test_one_file_is_a_source_too(tmp_path: Path) -> None:
+    """It alone, called as its directory."""
+    path = write(tmp_path / "logs" / "a" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    write(tmp_path / "logs" / "a" / "events.out.tfevents.2.host", values(1, simple("loss", 2)))
+    (one,) = brought(tmp_path, path)
+    assert one.name == "a"
+    assert len(series_of(only_run(tmp_path), "loss")) == 1
+
+
+def test_an_imported_run_is_a_run_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In however many files: every byte verifies; compacted it says the same; it says where it comes from."""
+    monkeypatch.setitem(writing._SEGMENT_BYTES, HISTORY, 4096)
+    monkeypatch.setattr(writing, "_POINTS_MAX", 500)
+    noise = numpy.random.default_rng(1).integers(0, 255, (128, 128, 3), numpy.uint8)
+    write(
+        tmp_path / "logs" / "events.out.tfevents.1.host",
+        *(values(step, simple("loss", step)) for step in range(3000)),
+        *(values(step, simple("late", step)) for step in range(0, 3000, 7)),
+        values(5, tensor("array", noise, "tensor")),
+        values(5, tensor("text", made.strings(b"five"), "text")),
+    )
+    brought(tmp_path)
+    store = str(tmp_path / "store")
+    before = list(map(shown, only_run(tmp_path).rows()))
+    segments = len(os.listdir(only_run(tmp_path).directory))
+    assert segments > 4
+    assert verified(tmp_path)
+    identity = make_store(store)
+    media_work(DISK, identity)
+    compact_work(DISK, identity)
+    run = only_run(tmp_path)
+    remove_replaced(DISK, run.directory, clock.wall_ns(), kept_seconds=0)
+    assert len(os.listdir(run.directory)) < segments
+    assert verified(tmp_path)
+    assert list(map(shown, run.rows())) == before
+    assert run.context["import"]["source"] == f"tensorboard:{tmp_path / 'logs'}"
+    assert [one.state for one in brought(tmp_path)] == [UP_TO_DATE]
+
+
+def verified(tmp_path: Path) -> bool:
+    found = verify_run(DISK, only_run(tmp_path).directory)
+    return not found.findings and not found.gaps and not found.notes
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: numpy.asarray(value).tolist() for key, value in row.items()}
+
+
+def test_bytes_that_somebody_made_up_end_no_import(tmp_path: Path) -> None:
+    """Whatever stands in records whose checksums are right: what cannot be stored is counted, and the run can be read."""
+    payloads = [
+        event.SerializeToString() for event in (*one_of_every_kind(), started(2, START), values(3, simple("loss", 1)))
+    ]
+    for seed in range(20):
+        chance = random.Random(seed)
+        records = [record(values(0, simple("loss", 1)).SerializeToString())]
+        for payload in chance.choices(payloads, k=30):
+            data = bytearray(payload)
+            for _ in range(chance.choice([0, 1, 1, 2, 5])):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            records.append(record(bytes(data)))
+        path = tmp_path / str(seed) / "events.out.tfevents.1.host"
+        path.parent.mkdir()
+        path.write_bytes(b"".join(records))
+    found = brought(tmp_path, tmp_path)
+    assert [one.state for one in found] == [IMPORTED] * 20
+    for run in Store(str(tmp_path / "store")).runs():
+        assert sum(1 for _ in run.rows()) > 0, run.name

@@ -141,13 +141,30 @@ def test_finish_waits_for_a_pass_that_began_after_it(
         if carrier.pauses == 1:
             told_of(served.store, run.id, state="live", began=carrier.now - 1, points=7)
         elif carrier.pauses == 3:
-            told_of(served.store, run.id, state="delivered", points=1_000_312, lost={"nan": 2})
+            told_of(served.store, run.id, state="delivered", points=1_000_312, lost={"nan": 2}, trouble="a gap")
 
     carrier = Carrier(monkeypatch, act)
     run.finish()
     assert carrier.pauses == 3
     assert marks[0] != marks[1], "it was left once more, for a pass at once"
-    assert "! synced to jsonl:/data/out (1,000,312 points), which cannot hold: nan × 2" in capsys.readouterr().err
+    expected = (
+        "! synced to jsonl:/data/out (1,000,312 points), which cannot hold: nan × 2, of a run that is not whole: a gap"
+    )
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("facts", "pauses"),
+    [({}, 1), ({"has_ended": True, "is_over": True}, 1), ({"has_ended": True}, _carrying._OBSERVED_SECONDS / 0.02)],
+)
+def test_finish_waits_for_what_was_observed_last(
+    served: Any, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], pauses: float
+) -> None:
+    """A little, and not while other processes of the training go on."""
+    run = sdk.init(sync_to=TARGET)
+    carrier = Carrier(monkeypatch, lambda carrier: told_of(served.store, run.id, state="live", **facts))
+    run.finish(quiet=True)
+    assert carrier.pauses == pytest.approx(pauses, abs=2)
 
 
 def test_finish_waits_no_longer_than_it_may(

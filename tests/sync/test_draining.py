@@ -176,7 +176,22 @@ def test_the_rings_come_first(node: Node, monkeypatch: pytest.MonkeyPatch) -> No
     assert node.now - before == pytest.approx(draining.SETTLE_SECONDS_MAX, abs=0.2)
 
 
-def test_there_must_be_a_store(node: Node) -> None:
-    """A wrong directory is an error, and makes none."""
+def test_there_must_be_a_store(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong directory is an error, and makes none; so is one whose jobs cannot be ended."""
     with pytest.raises(StoreError):
         drain(f"{node.store.path}-none")
+    monkeypatch.setattr(draining, "read_store", lambda path: node.store._replace(writable=False))
+    with pytest.raises(StoreError, match="cannot write"):
+        node.drain()
+
+
+def test_a_job_that_cannot_be_ended_is_no_loop(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses: it is delivered again later, not over and over."""
+
+    def refuse(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    node.leave("a", DELIVERED)
+    monkeypatch.setattr(rounds, "end_job", refuse)
+    assert [left.run for left in node.drain(timeout=100.0)] == ["a"]
+    assert len(node.passes) < 4

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import pytest
 from daemon.sync import driver as driver_module
 from daemon.sync import outcome
 from daemon.sync.carrying import carry_run
-from daemon.sync.crew import Crew
+from daemon.sync.crew import Crew, Task
 from daemon.sync.cursor import cursor_path
-from daemon.sync.driver import Chosen, Driver, Seen
-from daemon.sync.looking import cursors_of, run_names
+from daemon.sync.driver import Chosen, Driver, Seen, unchanged_outcome
+from daemon.sync.looking import cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make, schemes
@@ -149,6 +150,25 @@ def test_a_target_that_is_away_is_given_up_after_some_tries(world: World) -> Non
     assert (world.out / "a.plan").read_text().split() == ["refuse"] * 4
 
 
+def test_a_target_that_is_away_does_not_hold_a_thousand_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five refusals in a row are an answer for all runs; with a timeout the time is."""
+    for number in range(12):
+        make_run(world.store, f"run{number}", [{"loss": 1.0}])
+        world.plan(f"run{number}", *["refuse"] * 99)
+
+    def tried() -> int:
+        return sum(99 - len(path.read_text().split()) for path in world.out.glob("*.plan"))
+
+    found = world.sync(workers=2)
+    assert {one.state for one in found.values()} == {outcome.DEFERRED}
+    assert {one.reason for one in found.values()} == {"503, try later"}
+    assert len(found) == 12
+    assert tried() <= 5 * 2
+    before = tried()
+    assert {one.state for one in world.sync(timeout=0.0).values()} == {outcome.DEFERRED}
+    assert tried() == before + 1
+
+
 def test_what_can_never_be_ends_at_once(world: World) -> None:
     """A target that lacks a package says so of every run, and no run is tried."""
     for name in ("a", "b"):
@@ -174,6 +194,45 @@ def test_what_is_unchanged_needs_no_worker(world: World, monkeypatch: pytest.Mon
     os.utime(Path(run_path(world.store, "a"), os.listdir(run_path(world.store, "a"))[0]), (1.7e9 + 1, 1.7e9 + 1))
     assert world.sync()["a"].state == outcome.UP_TO_DATE
     assert any(seen.outcome is not None for seen in world.seen)
+
+
+@pytest.mark.parametrize("harm", ["young", "live", "grown", "other store", "no cursor"])
+def test_what_may_be_new_is_looked_at(world: World, harm: str) -> None:
+    """A directory that changed a moment ago may change again unseen; a run that goes on, has grown, or lies elsewhere may hold more."""
+    make_run(world.store, "a", [{"loss": 1.0}], state=None if harm == "live" else "finished")
+    if harm == "live":  # it was written a minute ago, so it may live
+        for path in Path(run_path(world.store, "a")).iterdir():
+            os.utime(path, (time.time() - 60,) * 2)
+    elif harm != "young":
+        world.age()
+    target = world.target()
+    cursors = cursors_of(world.store, target)
+    assert carry_run(world.store, "a", target).state == (outcome.LIVE if harm == "live" else outcome.DELIVERED)
+    task, directory = Task("a", world.url), run_path(world.store, "a")
+    if harm == "grown":
+        Path(directory, "more").touch()
+    if harm == "no cursor":
+        os.remove(cursor_path(cursors, "a"))
+    store = "/elsewhere" if harm == "other store" else world.store
+    assert unchanged_outcome(store, cursors, task, look_at(directory)) is None
+
+
+def test_there_is_no_run(world: World) -> None:
+    """A directory that is gone when its turn comes is a failure, not a run without rows."""
+    found = carry_run(world.store, "nothing", world.target())
+    assert (found.state, found.run) == (outcome.FAILED, "nothing")
+    assert "there is no run" in found.reason
+
+
+def test_a_store_that_is_only_read(world: World) -> None:
+    """Where the store takes no cursor, a target that keeps none itself says so of each run."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    target = world.target()
+    Path(world.store, "sync").touch()  # in the place of a directory that cannot be made
+    target.cursors = lambda: None  # type: ignore[method-assign]
+    found = carry_run(world.store, "a", target)
+    assert found.state == outcome.FAILED
+    assert "cannot note in" in found.reason
 
 
 def test_a_run_that_was_removed_too_early_is_told_once(world: World) -> None:

@@ -17,9 +17,6 @@ import numpy
 import pytest
 
 import sdk
-
-pytest.importorskip("mlflow.server", reason="the full package mlflow, which has the server", exc_type=ImportError)
-
 from daemon.sync.carrying import carry_run
 from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
@@ -212,8 +209,8 @@ def test_killed_at_any_request_it_goes_on_to_the_same(world: World, monkeypatch:
     monkeypatch.setattr(Server, "asked", counting)
     world.carry("calm")
     requests = count
-    for last, is_answered in itertools.product(range(1, requests + 1), (False, True)):
-        count = 0
+    for kill in itertools.product(range(1, requests + 1), (False, True)):
+        count, (last, is_answered) = 0, kill
         if last % 3 == 0:
             world.forget()
         with contextlib.suppress(Killed):  # where what was noted leaves fewer requests
@@ -284,6 +281,21 @@ class TestArtifacts:
         table = client().download_artifacts(there, "media/t/0_0.table.json", str(tmp_path))
         assert json.loads(Path(table).read_text(encoding="utf-8"))["data"] == [[1]]
 
+    def test_logged_artifacts_are_listed_or_uploaded(self, world: World, tmp_path: Path) -> None:
+        """By default MLflow gets names, sizes and digests; with `artifacts=upload` the files too."""
+        (tmp_path / "net.bin").write_bytes(b"weights")
+        with sdk.init(dir=world.store, id="a41f", mode="offline") as run:
+            artifact = sdk.Artifact("net", type="model")
+            artifact.add_file(str(tmp_path / "net.bin"), "a/net#1.bin")
+            run.log_artifact(artifact).wait()
+        assert world.carry().state == "delivered"
+        there = world.one().info.run_id
+        assert "artifacts.json" in artifacts(there)
+        world.forget()
+        world.url += "&artifacts=upload"
+        assert world.carry().state == "delivered"
+        assert artifacts(there)["artifacts/net/v0/a/net_x0023_1.bin"] == len(b"weights")
+
 
 class TestTheServersSide:
     """What happens to runs in MLflow's page, or between here and there."""
@@ -305,6 +317,7 @@ class TestTheServersSide:
         assert any("deleted in MLflow" in text for text in outcome.told)
 
     def test_a_deleted_experiment_is_an_error_that_says_so(self, world: World) -> None:
+        """The run fails, and the error names the ways out."""
         make_run(world.store, values=[{"loss": 1.0}])
         client().delete_experiment(client().create_experiment(world.experiment))
         outcome = world.carry()
@@ -316,7 +329,8 @@ class TestTheServersSide:
         """`mlflow:sqlite:///FILE` writes into the same tables; files lie beside the data base, wherever the process is."""
         world.url = f"mlflow:sqlite:///{tracking_server().database}?experiment={world.experiment}"
         make_run(world.store, values=[{"loss": 1.0}], config={"lr": 1})
-        assert world.carry().state == "delivered"
+        outcome = world.carry()
+        assert outcome.state == "delivered", outcome
         assert world.history("loss") == [(0, 1.0)]
         assert world.one().info.artifact_uri.startswith(f"file://{tracking_server().directory}/mlartifacts/")
 
@@ -348,10 +362,9 @@ class TestTheServersSide:
         make_run(world.store, values=[{"loss": 1.0}])
         assert world.carry().state == "deferred"
 
-    @pytest.mark.parametrize(
-        "url", ["mlflow:", "mlflow:nosuch://x", "mlflow:http://127.0.0.1:1?artifacts=all"]
-    )
+    @pytest.mark.parametrize("url", ["mlflow:", "mlflow:nosuch://x", "mlflow:http://127.0.0.1:1?artifacts=all"])
     def test_what_can_never_work_is_misuse(self, world: World, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No server, one that MLflow does not know, an option that does not exist: nothing is tried again."""
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         world.url = url
         make_run(world.store, values=[{"loss": 1.0}])

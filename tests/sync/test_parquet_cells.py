@@ -188,7 +188,7 @@ class TestLong:
         run.seal()
         rig.carry()
         assert rig.types() == {
-            "key": "string", "_step": "int64", "_time": "timestamp[us, tz=UTC]", "_sequence": "uint64", "_stream": "string",
+            "key": "string", "_step": "int64", "_time": "timestamp[us, tz=UTC]", "_sequence": "int64", "_stream": "string",
             "_attempt": "int64", "_rank": "int64", "type": "string", "value": "double", "text": "string", "json": "string",
         }  # fmt: skip
 

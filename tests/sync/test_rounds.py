@@ -20,6 +20,7 @@ from daemon.sync.rounds import (
     LINGER_SECONDS,
     ORPHAN_SECONDS,
     QUIET_SECONDS,
+    WORKERS_MAX,
     Entry,
     Rounds,
 )
@@ -126,7 +127,7 @@ def test_the_first_pass_begins_at_once(scene: Scene) -> None:
     """As soon as the run has a directory; before its end somebody can see that it is under way."""
     put_job(scene.store, "a41f", TARGET, SECONDS)
     scene.turn()
-    assert scene.crew.handed == []
+    assert scene.crews == []
     scene.leave()
     scene.turn()
     assert scene.crew.handed == [Task("a41f", TARGET)._replace(label="a41f")]
@@ -153,6 +154,22 @@ def test_a_run_that_goes_on_is_carried_when_something_is_new(scene: Scene) -> No
     scene.turn(1.0)
     assert len(scene.crew.handed) == 3
     assert scene.told().points == 7
+
+
+def test_what_comes_after_the_end_comes_soon(scene: Scene) -> None:
+    """What was observed of a training is sealed some seconds after it: the pause is for those that go on."""
+    scene.leave()
+    scene.turn()
+    scene.answer(outcome.LIVE, has_ended=True, trouble=("3 records are missing", "more"))
+    assert scene.told().has_ended
+    scene.write()
+    scene.turn(rounds._LOOK_SECONDS)
+    assert len(scene.crew.handed) == 2
+    job = jobs(scene.store.path)[0]
+    scene.answer(outcome.DELIVERED, has_ended=True)
+    found = read_told(job)
+    assert found is not None
+    assert found.trouble == "3 records are missing", "it is told once, and is still so"
 
 
 def test_a_quiet_run_is_looked_at_now_and_then(scene: Scene) -> None:
@@ -285,7 +302,34 @@ def test_one_target_holds_up_no_other(scene: Scene) -> None:
     assert hanging.ends == 0, "it has moved"
     scene.turn(1.0)
     assert hanging.ends == 1
-    assert "nothing moved for 600 s" in scene.rounds.trouble
+    assert f"nothing moved for {HANG_SECONDS:g} s" in scene.rounds.trouble
+
+
+def test_there_are_not_too_many_workers(scene: Scene) -> None:
+    """Runs may each have a target of their own: the worker that was used longest ago makes room, if it is not at work."""
+    for number in range(WORKERS_MAX + 2):
+        scene.leave(f"run{number}", f"jsonl:/data/{number}")
+    scene.turn()
+    scene.turn()
+    assert len(scene.crews) == WORKERS_MAX
+    scene.answer(outcome.LIVE, scene.crews[3])
+    assert len(scene.crews) == WORKERS_MAX + 1
+    assert scene.crews[3].ends == 1
+    scene.answer(outcome.LIVE, scene.crews[5])
+    assert len({task.target for crew in scene.crews for task in crew.handed}) == WORKERS_MAX + 2
+    ended = [crew for crew in scene.crews if crew.ends]
+    scene.rounds.end()
+    assert sum(crew.ends for crew in scene.crews) == WORKERS_MAX + 2
+    assert len(ended) == 2
+
+
+def test_who_was_killed_by_us_is_no_trouble(scene: Scene) -> None:
+    """At our end: what it carried is carried by the next."""
+    scene.leave()
+    scene.turn()
+    scene.crew.heard.append((scene.crew.busy[0], Died("killed by signal 9")))
+    scene.rounds.end()
+    assert scene.told().reason == ""
 
 
 def test_a_worker_that_dies_costs_no_job(scene: Scene) -> None:
@@ -328,12 +372,18 @@ def test_a_job_that_somebody_else_has_done_is_forgotten(scene: Scene) -> None:
 
 
 def test_what_is_no_job_is_set_aside(scene: Scene) -> None:
-    """It would keep the carrier for ever."""
-    scene.leave()
-    Path(jobs(scene.store.path)[0].path).write_text("{", encoding="utf-8")
+    """It would keep the carrier for ever. The others are done."""
+    for number in range(4):
+        scene.leave(f"run{number}")
+    broken, linked, made, well = (Path(job.path) for job in jobs(scene.store.path))
+    broken.write_text("{", encoding="utf-8")
+    for path in (linked, made):
+        path.unlink()
+    linked.symlink_to("/etc/hostname")
+    made.mkdir()
     scene.turn()
-    assert scene.rounds.entries == {}
-    assert jobs(scene.store.path) == []
+    assert [entry.job.path for entry in scene.rounds.entries.values()] == [str(well)]
+    assert [job.path for job in jobs(scene.store.path)] == [str(well)]
 
 
 def test_a_job_for_a_run_that_was_removed_ends(scene: Scene) -> None:

@@ -64,14 +64,13 @@ class _Lines:
 
     def carry(self) -> None:
         run = self._passage.run
-        hidden = run.hidden_from
-        if self._state and (self._state["hidden"] != hidden or not self._are_whole()):
+        if self._state and not (self._are_whole() and self._are_shown(run)):
             self._passage.start_again()
             self._state = {}
         # A run stays where it was put first, whatever its project is called later.
         self._state.setdefault("directory", os.path.join(_directory(run.project), run_directory(run.id)))
-        self._state["lengths"] = dict(self._state.get("lengths", {}))
-        self._state["hidden"] = hidden
+        for name in ("lengths", "steps"):
+            self._state[name] = dict(self._state.get(name, {}))
         try:
             for batch in self._passage.batches(_KINDS):
                 self._append(batch)
@@ -93,7 +92,14 @@ class _Lines:
         except OSError:
             return False
 
+    def _are_shown(self, run: Run) -> bool:
+        """Whether no resume has hidden a row that was written."""
+        steps = self._state["steps"]
+        return all(steps.get(stream, -1) < limit for stream, limit in run.hidden_from.items())
+
     def _append(self, batch: Batch) -> None:
+        if not batch.points:  # all of it is hidden
+            return
         file = self._file_of(batch)
         lines = []
         for sequence, step, time_us, values in batch.rows():
@@ -103,6 +109,9 @@ class _Lines:
         data = "".join(lines).encode("ascii")
         file.write([data])
         self._since += len(data)
+        steps = self._state["steps"]
+        last = max(int(points.step.max()) for points in batch.points)
+        steps[batch.stream.hex] = max(steps.get(batch.stream.hex, -1), last)
         self._passage.moved(batch.values, len(data))
 
     def _file_of(self, batch: Batch) -> AppendFile:

@@ -63,9 +63,8 @@ class MlflowTarget(Target):
         carried = _Carried(self, server, passage)
         files = Files(server, passage, carried.id)
         try:
-            sender = Sender(server, passage, carried.id, files, carried.state["names"])
             carried.say_what_it_is(files)
-            carried.rows(sender)
+            carried.rows(Sender(server, passage, carried.id, files, carried.state["names"], carried.doubtful()))
             carried.say_the_rest(files, self.place.options.get("artifacts", "list"))
         finally:
             files.close()
@@ -98,13 +97,15 @@ class _Carried:
         id: MLflow's.
         state: What is noted with each commit: "run" (the id), "name", "status", "tags" and "config" (digests of what was set),
             "params" (of those that could not be changed), "files", "artifacts", "ends" (digests of what is written at the end),
-            "steps" (the last step of each lane), "streams" (those seen), "names" (MLflow's -> ours).
+            "steps" (the last step of each lane), "streams" (those seen), "names" (MLflow's -> ours), "sending" (values may have
+            been sent that are not noted).
     """
 
     def __init__(self, target: MlflowTarget, server: Server, passage: Passage) -> None:
         self._server, self._passage = server, passage
         self.state: dict[str, Any] = {}
         self._params: dict[str, str] = {}
+        self._metrics: list[str] = []
         if not self._is_there(passage.state.get("run")):
             self._find_or_make(target)
         self.id: str = self.state["run"]
@@ -125,7 +126,7 @@ class _Carried:
         if found is not None and not found.is_deleted:
             # Of its own, because what changes before the next commit must not be taken for committed.
             self.state = json.loads(json.dumps(self._passage.state))
-            self._params = dict(found.params)
+            self._params, self._metrics = dict(found.params), list(found.metrics)
             return True
         self._passage.start_again()
         self._passage.told(f"run {known} was deleted in MLflow; it is carried into a new one")
@@ -143,13 +144,20 @@ class _Carried:
                 "name": run.name,
             }
         else:
-            self._params = dict(server.look(found).params)
-            self.state = {"run": found}
+            there = server.look(found)
+            self._params, self._metrics = dict(there.params), list(there.metrics)
+            self.state = {"run": found, "sending": True}
         self._commit()
+
+    def doubtful(self) -> list[str]:
+        """The metrics of which values may be there that are not noted, because the last pass was killed or its notes are gone."""
+        return self._metrics if self.state.get("sending") else []
 
     def rows(self, sender: Sender) -> None:
         """Everything that is new of the training and of its machine."""
         passage, noted = self._passage, clock.monotonic()
+        self.state["sending"] = True
+        self._commit()
         for kinds in (TRAINING, frozenset({"system"})):
             for batch in passage.batches(kinds):
                 self._count_taken_back(batch)
@@ -159,6 +167,7 @@ class _Carried:
                     self._commit()
                     noted = clock.monotonic()
         sender.flush()
+        self.state["sending"] = False
         if sender.renamed:
             passage.told(
                 "names that MLflow does not take are written as _xHHHH_; names.json among the artifacts has them all"

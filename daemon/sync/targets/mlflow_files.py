@@ -98,8 +98,9 @@ class Files:
                 continue
             with tempfile.TemporaryDirectory(dir=self._directory.name) as directory:
                 version.download(root=directory, allow_missing_references=True)
+                above = version.name.replace(":", "/")
                 for path in _below(directory):
-                    self._upload_as(path, f"artifacts/{path_of(f'{version.name}/{os.path.relpath(path, directory)}')}")
+                    self._upload_as(path, f"artifacts/{path_of(f'{above}/{os.path.relpath(path, directory)}')}")
             seen[version.name] = version.digest
 
     def console(self) -> None:

@@ -6,7 +6,9 @@ are 1 and 0. What is neither a number nor media has no place there, and is count
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -17,6 +19,9 @@ from daemon.sync.targets.mlflow_server import METRICS_MAX, Server
 from sdk.reader.delivery import Batch, Points
 from sdk.reader.media import items_in
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 SYSTEM = "system/"
 _EXACT_MAX = 1 << 53
 _FLOAT_MAX = 1.7976931348623157e308  # what MLflow's data bases keep in place of an infinity
@@ -25,13 +30,20 @@ _FLOAT_MAX = 1.7976931348623157e308  # what MLflow's data bases keep in place of
 class Sender:
     """Sends rows of one run. Nothing stays behind after `flush`.
 
+    Args:
+        doubtful: Names under which there may be values that were sent and not noted.
+
     Attributes:
         renamed: MLflow's name -> the key, of those that have another name there.
     """
 
-    def __init__(self, server: Server, passage: Passage, run: str, files: Files, renamed: dict[str, str]) -> None:
+    def __init__(
+        self, server: Server, passage: Passage, run: str, files: Files, renamed: dict[str, str],
+        doubtful: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self._server, self._passage, self._run, self._files = server, passage, run, files
         self.renamed = renamed
+        self._there = There(server, passage, run, doubtful)
         self._waiting: list[tuple[str, float, int, int]] = []
 
     def send(self, batch: Batch) -> None:
@@ -94,7 +106,12 @@ class Sender:
             self._add(self._name(lane, key), *map(list, zip(*numbers)))
 
     def _add(self, name: str, values: list[Any], times: list[Any], steps: list[Any]) -> None:
-        self._waiting.extend(zip([name] * len(values), values, times, steps))
+        new: Iterator[tuple[str, float, int, int]] = zip([name] * len(values), values, times, steps)
+        known = self._there.known(name, values, times, steps)
+        if known is not None:
+            new = itertools.compress(new, (~known).tolist())
+            self._passage.moved(int(known.sum()))
+        self._waiting.extend(new)
         if len(self._waiting) >= METRICS_MAX:
             self._post(len(self._waiting) - len(self._waiting) % METRICS_MAX)
 
@@ -105,6 +122,42 @@ class Sender:
             self._server.log_metrics(self._run, some)
             self._passage.moved(len(some))
         del self._waiting[:count]
+
+
+class There:
+    """What the server has of some names already, read once for each of them.
+
+    Why: what is sent again is no second line, but the server looks for all values of a request in the whole of the run, which takes
+    ten times as long as to add them, and with SQLite longer with each value that is there. Memory holds 24 bytes for each value.
+    """
+
+    def __init__(self, server: Server, passage: Passage, run: str, names: Collection[str]) -> None:
+        self._server, self._passage, self._run = server, passage, run
+        self._names = frozenset(names)
+        self._found: dict[str, NDArray[Any]] = {}
+
+    def known(self, name: str, values: list[Any], times: list[Any], steps: list[Any]) -> NDArray[Any] | None:
+        """Which values are there; None: none is."""
+        if name not in self._names:
+            return None
+        if name not in self._found:
+            pages = [_entries(*page) for page in map(self._checked, self._server.history(self._run, name))]
+            self._found[name] = numpy.concatenate(pages) if pages else _entries([], [], [])
+        found: NDArray[Any] = numpy.isin(_entries(values, times, steps), self._found[name])
+        return found
+
+    def _checked(self, page: Any) -> Any:
+        self._passage.check()
+        return page
+
+
+def _entries(values: list[Any], times: list[Any], steps: list[Any]) -> NDArray[Any]:
+    """Values as what a data base compares: NaN is NaN, an infinity the largest number, minus zero is zero."""
+    numbers = numpy.clip(numpy.array(values, numpy.float64), -_FLOAT_MAX, _FLOAT_MAX) + 0.0
+    numbers[numpy.isnan(numbers)] = numpy.nan
+    entries = numpy.empty((len(numbers), 3), numpy.int64)
+    entries[:, 0], entries[:, 1], entries[:, 2] = steps, times, numbers.view(numpy.int64)
+    return entries.view("V24").reshape(-1)
 
 
 def lane_name(batch: Batch) -> str:

@@ -22,6 +22,8 @@ from sdk.errors import Error, UsageError
 # Limit: those of a server's API, the same in all versions (mlflow.utils.validation).
 METRICS_MAX = 1000
 PAIRS_MAX = 100
+# Limit: a server gives at most 25 000 at a time; as objects they take some 10 MiB.
+_PAGE_METRICS = 25_000
 # Limit: a request may have 1 000 000 bytes; a metric is its name as JSON and at most 180 bytes around it.
 _REQUEST_BYTES_MAX = 900_000
 _METRIC_BYTES = 180
@@ -201,6 +203,19 @@ class Server:
         for some in _portions(metrics):
             with self.asked("log metrics"):
                 self._client.log_batch(run, metrics=[make(*metric) for metric in some])
+
+    def history(self, run: str, name: str) -> Iterator[tuple[list[float], list[int], list[int]]]:
+        """All values of a metric: (values, times in milliseconds, steps), some at a time."""
+        # Why not the client's own method: it holds all of them as objects.
+        store, token = self._client._tracking_client.store, None
+        while True:
+            with self.asked("read a metric"):
+                page = store.get_metric_history(run, name, max_results=_PAGE_METRICS, page_token=token)
+            if page:
+                yield [one.value for one in page], [one.timestamp for one in page], [one.step for one in page]
+            token = page.token
+            if not token:
+                return
 
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
         """Sets parameters that are not there yet: none can be changed."""

@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 
 _LAYOUTS = ("wide", "long")
 _S3 = "s3://"
+# A pass over a run that goes on makes a file for each of its streams, in a bucket for money.
+_REST_SECONDS, _REST_SECONDS_S3 = 10.0, 30.0
 
 
 class ParquetTarget(Target):
     """``parquet:DIR`` or ``parquet:s3://bucket/prefix``.
 
     Options: ``layout=wide|long``; ``media=yes|no``; of buckets ``endpoint=URL`` and ``region=NAME``.
-
-    Attributes:
-        pass_seconds_min: How long a live run rests between two passes at least: each makes a file.
     """
 
     scheme: ClassVar[str] = "parquet"
     options: ClassVar[frozenset[str]] = frozenset({"layout", "media", "endpoint", "region"})
-    pass_seconds_min: ClassVar[float] = 30.0
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -52,6 +50,7 @@ class ParquetTarget(Target):
         for name in ("endpoint", "region"):
             if name in place.options and not place.path.startswith(_S3):
                 raise UsageError(f"{place.text!r} is a directory, which has no {name}")
+        self.rest_seconds = _REST_SECONDS_S3 if place.path.startswith(_S3) else _REST_SECONDS
         self._root = self._made_root()
         # Runs of which this process knows that nothing lies there beside what the state names.
         self._clean: set[str] = set()

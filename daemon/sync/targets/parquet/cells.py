@@ -75,7 +75,7 @@ def heads(writing: Writing, batch: Batch, sequence: Any, step: Any, time_us: Any
     return {
         STEP: arrow.array(step),
         TIME: arrow.array(time_us, arrow.timestamp("us", tz="UTC")),
-        SEQUENCE: arrow.array(sequence),
+        SEQUENCE: arrow.array(sequence.astype(numpy.int64)),  # not every engine has a uint64
         STREAM: _constant(arrow, stream.hex, arrow.string(), len(step)),
         ATTEMPT: _constant(arrow, stream.attempt, arrow.int64(), len(step)),
         RANK: _constant(arrow, stream.number("rank"), arrow.int64(), len(step)),

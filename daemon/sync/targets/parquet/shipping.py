@@ -79,34 +79,39 @@ class Shipping:
 
     def _begin(self, look: bool) -> None:
         state = self._passage.state
-        before = (state.get("where", self._where), state.get("layout", self._layout))
-        if before != (self._where, self._layout):
-            # The run was given another project, or is written otherwise: nothing of it stays where it was.
-            self._start_again(before[0])
-        elif look or not state:
-            self._root.sweep(self._label)
-            streams = {stream.id for stream in self._passage.run.streams}
-            for kind in KINDS:
-                there = self._root.list(f"{kind}/{self._where}")
-                if any(there.get(name) != size for name, size in self._files[kind].items()):
-                    self._start_again(self._where)
-                    self._passage.told("files were missing from the dataset; all of the run was written anew")
-                    return
-                for name in there:
-                    part = parse_part(name)
-                    if part is not None and part.stream in streams and name not in self._files[kind]:
-                        self._root.remove(f"{kind}/{self._where}/{name}")
+        where, layout = state.get("where", self._where), state.get("layout", self._layout)
+        # The run was given another project, or is written otherwise: nothing of it stays where it was.
+        is_elsewhere = (where, layout) != (self._where, self._layout)
+        if state and not (look or is_elsewhere):
+            return
+        self._root.sweep(self._label)
+        there = {kind: self._root.list(f"{kind}/{where}") for kind in (*KINDS, _FACTS)}
+        known = {kind: dict(files) for kind, files in self._files.items()}
+        is_whole = all(there[kind].get(name) == size for kind, files in known.items() for name, size in files.items())
+        if is_elsewhere or not is_whole:
+            self._passage.start_again()
+            self._is_changed = True
+            for files in self._files.values():
+                files.clear()
+        if not is_whole:
+            self._passage.told("files were missing from the dataset; all of the run was written anew")
+        streams = {stream.id for stream in self._passage.run.streams}
+        for kind in KINDS:
+            for name in there[kind].keys() - self._files[kind].keys():
+                part = parse_part(name)
+                if name in known[kind] or (part is not None and part.stream in streams):
+                    self._root.remove(f"{kind}/{where}/{name}")
+        self._look_at_facts(where, there[_FACTS], streams)
 
-    def _start_again(self, where: str) -> None:
-        for kind, files in self._files.items():
-            for name in files:
-                self._root.remove(f"{kind}/{where}/{name}")
-            files.clear()
-        for name in self._facts if where != self._where else ():
-            self._root.remove(f"{_FACTS}/{where}/{name}")
-        self._facts = {}
-        self._passage.start_again()
-        self._is_changed = True
+    def _look_at_facts(self, where: str, there: dict[str, int], streams: set[str]) -> None:
+        if where != self._where:
+            for name in self._facts:
+                self._root.remove(f"{_FACTS}/{where}/{name}")
+            self._facts = {}
+        self._facts = {name: digest for name, digest in self._facts.items() if name in there}
+        for name in there.keys() - self._facts.keys():
+            if name.removesuffix(".parquet") in streams:
+                self._root.remove(f"{_FACTS}/{where}/{name}")
 
     # ---- rows
 

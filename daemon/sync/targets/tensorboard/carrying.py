@@ -180,8 +180,7 @@ class _Carrying:
         if lane not in self._open:
             path = self._path(lane, self._name())
             told = self._state["files"].get(lane)
-            is_again = self._state["generation"] > 0
-            self._open[lane] = EventFile(path, told, self._state["created"], is_again=is_again)
+            self._open[lane] = EventFile(path, told, self._state["created"])
         return self._open[lane]
 
     # -- rows ------------------------------------------------------------------------------------------------------------
@@ -193,6 +192,8 @@ class _Carrying:
             lane = self._state["lanes"].get(stream)
             if lane is not None and self._state["hidden"].get(stream) != limit:
                 started = max((other.started for other in self._run.streams), default=self._state["created"])
+                if len(self._open) >= _FILES_MAX:
+                    self._force()
                 if self._file(lane).rewind(limit, started):
                     # The fast loader knows nothing of this: of a tag that nobody logs any more it keeps what was hidden.
                     self._state["again"] = True
@@ -202,10 +203,7 @@ class _Carrying:
         """The directory of a stream's lane below the run's."""
         known: dict[str, str] = self._state["lanes"]
         is_system = stream.kind in _SYSTEM
-        before = stream.link("continues")
-        lane = known.get(stream.hex)
-        if lane is None and before is not None:
-            lane = known.get(f"{before:016x}")
+        lane = self._known_lane(stream)
         if lane is None:
             lane = self._lanes.get((is_system, place))
         if lane is None:
@@ -216,6 +214,17 @@ class _Carrying:
             self._state["again"] = True  # another lane was taken for the main one before this one came
         self._lanes[is_system, place] = known[stream.hex] = lane
         return lane
+
+    def _known_lane(self, stream: StreamFacts) -> str | None:
+        """The directory of a stream, or of the one that it goes on with, and so on; a stream without rows has none."""
+        seen: set[int] = set()
+        found: StreamFacts | None = stream
+        while found is not None and found.id not in seen:
+            if found.hex in self._state["lanes"]:
+                return str(self._state["lanes"][found.hex])
+            seen.add(found.id)
+            found = self._run._facts.streams.get(found.link("continues") or 0)
+        return None
 
     def _add_batch(self, batch: Batch) -> None:
         size = self._add(self._lane(batch.stream, batch.lane), batch.points)

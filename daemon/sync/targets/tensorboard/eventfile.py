@@ -25,7 +25,6 @@ class EventFile:
     Args:
         told: What `force` returned the last time; None: the file begins anew.
         wall_time: Of its first event.
-        is_again: It replaces another: what readers have of that must go.
 
     Attributes:
         late: How many values were not written.
@@ -36,7 +35,7 @@ class EventFile:
         ValueError: It is shorter than it was.
     """
 
-    def __init__(self, path: str, told: dict[str, Any] | None, wall_time: float, *, is_again: bool = False) -> None:
+    def __init__(self, path: str, told: dict[str, Any] | None, wall_time: float) -> None:
         self.late = self.size = 0
         self._parts: list[Buffer] = []
         self._waiting = 0
@@ -47,8 +46,9 @@ class EventFile:
         )
         if told is None:
             self.add(record(events.first_event(wall_time)))
-            if is_again:
-                self.add(record(events.session_start(wall_time, 0)))
+            # Readers take the first START that they meet in a directory for the beginning, and each further one for a restart: where
+            # this file replaces another, what they have of that goes.
+            self.add(record(events.session_start(wall_time, 0)))
 
     def tag_of(self, tag: str, plugin: str) -> str:
         """The tag for values of a plugin: readers take a tag to belong to one, that of its first value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,8 @@ def _plain(value: Any) -> bool | float | str:
     if isinstance(value, (bool, str)):
         return value
     if isinstance(value, (int, float)) and _fits(value):
-        return float(value)
+        # The page's answer is JSON, which has no other numbers: one of these would take all hyperparameters of all runs with it.
+        return float(value) if math.isfinite(value) else str(value)
     return as_json(value)
 
 

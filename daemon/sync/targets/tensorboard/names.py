@@ -31,7 +31,7 @@ def lane_directory(stream: StreamFacts, taken: set[str]) -> str:
 
 def event_file(created: float, host: str, generation: int) -> str:
     """The name of a run's event file; one that replaces another comes behind it in order of names."""
-    seconds = min(max(int(created), 0), 9_999_999_999)
+    seconds = int(created) if 0 <= created < 1e10 else 0
     return f"events.out.tfevents.{seconds:010d}.{safe_name(host or 'unknown')}.stepd.{generation:04d}"
 
 

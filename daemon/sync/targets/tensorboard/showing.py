@@ -19,7 +19,7 @@ from daemon.sync.targets.tensorboard.graphs import graph_of
 from daemon.sync.targets.tensorboard.meshes import cloud, read_mesh
 from daemon.sync.targets.tensorboard.points import Lost
 from daemon.sync.targets.tensorboard.projector import write_embedding
-from sdk.errors import Error
+from sdk.errors import Error, StoreError
 from sdk.files import DISK
 from sdk.limits import MIB
 from sdk.reader import MediaItem
@@ -33,7 +33,7 @@ MEDIA = "media"
 # Limit: a page of markdown with more rows does not open any more.
 TABLE_ROWS_MAX = 1000
 # Limit: readers keep ten of each tag in memory.
-TENSOR_BYTES_MAX = 4 * MIB
+TENSOR_BYTES_MAX = TEXT_BYTES_MAX = 4 * MIB
 _BROWSER_PICTURES = ("png", "jpg", "jpeg", "gif", "webp", "bmp", "avif", "ico")
 
 
@@ -57,7 +57,7 @@ class Shower:
         self._kinds: dict[str, Callable[[str, MediaItem], _Parts]] = {
             "image": self._image, "video": self._video, "audio": self._audio, "histogram": self._histogram,
             "tensor": self._tensor, "table": self._table, "chart": self._chart, "object3d": self._object3d,
-            "graph": self._graph, "embedding": self._embedding,
+            "graph": self._graph, "embedding": self._embedding, "value": self._value,
         }  # fmt: skip
 
     def shown(self, key: str, value: Any) -> list[tuple[str, Shown]]:
@@ -65,9 +65,11 @@ class Shower:
         try:
             return list(self._parts(key, value))
         except Error as error:
+            if type(error) is StoreError:  # the store itself, not what is in it: the next pass may have better luck
+                raise
             self._lost(f"{_called(value)} that cannot be read", key, 1)
             self._told(f"{key}: {error.message}")
-        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:  # whatever somebody made up
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # whatever somebody made up
             self._lost(f"{_called(value)} that cannot be shown", key, 1)
             self._told(f"{key}: {error}")
         return []
@@ -209,6 +211,10 @@ class Shower:
         entry = write_embedding(self.directory, item, key)
         self.embeddings[:] = [one for one in self.embeddings if one["path"] != entry["path"]] + [entry]
         yield from ()
+
+    def _value(self, key: str, item: MediaItem) -> _Parts:
+        """What was stored apart because it was large."""
+        yield from self._parts(key, item.data) if item.size <= TEXT_BYTES_MAX else self._beside(key, item)
 
     def _beside(self, key: str, item: MediaItem) -> _Parts:
         """What no plugin shows: its file in the run's directory, and a text that names it."""

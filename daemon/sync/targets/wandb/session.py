@@ -38,6 +38,13 @@ _SETTINGS: dict[str, Any] = {
     "x_file_transfer_retry_max": _TRIES, "x_graphql_retry_max": _TRIES,
 }  # fmt: skip
 
+# What the package raises of a network, a server or its own service that fails, and words of such errors.
+_TROUBLE = frozenset({
+    "CommError", "TimeoutError", "ConnectionError", "HandleAbandonedError", "MailboxClosedError", "ServiceStartTimeoutError",
+    "WandbServiceConnectionError", "WandbServiceNotOwnedError",
+})  # fmt: skip
+_SILENCES = ("did not respond", "timed out", "timeout", "connection refused", "no such host", "unreachable")
+
 
 def outside_environment() -> dict[str, str]:
     """Takes W&B's variables that are not about the server out of the environment; returns them, for `put_back`."""
@@ -64,11 +71,12 @@ def explained(wandb: Any, doing: str) -> Iterator[None]:
     except Exception as error:
         found = f"cannot {doing}: {type(error).__name__}: {error}"
         names = {kind.__name__ for kind in type(error).__mro__}
-        if names & {"AuthenticationError", "AuthenticationFailedError"} or "API key" in str(error):
+        is_silent = any(word in found for word in _SILENCES)  # the package calls it a refused key when nobody answers
+        if not is_silent and (names & {"AuthenticationError", "AuthenticationFailedError"} or "API key" in found):
             raise UsageError(
                 found, hint="WANDB_API_KEY=… stepd sync …, wandb login, or --to wandb:…?mode=offline"
             ) from error
-        if names & {"CommError", "TimeoutError", "MailboxError", "ConnectionError", "ServiceStartTimeoutError"}:
+        if is_silent or names & _TROUBLE:
             raise Retriable(found) from error
         raise
 
@@ -96,13 +104,17 @@ class Session:
         host: str,
         program: str,
     ) -> None:
+        # Why: with "off" the package sends no lines at all. What it puts around this process's output is taken away at once.
+        console = {} if is_offline else {"console": "wrap_raw"}
         known = getattr(wandb.Settings, "model_fields", _SETTINGS)
-        chosen = {**_SETTINGS, "host": host, "program": program, "x_update_finish_state": is_last}
+        chosen = {**_SETTINGS, **console, "host": host, "program": program, "x_update_finish_state": is_last}
         settings = wandb.Settings(**{name: value for name, value in chosen.items() if name in known and value != ""})
         with explained(wandb, "begin a run of W&B"):
             self._run = wandb.init(
                 **about, dir=directory, settings=settings, resume="allow", mode="offline" if is_offline else "online"
             )
+        with contextlib.suppress(AttributeError):
+            self._run._restore()
         self._wandb = wandb
         self._interface = getattr(self._run, "_interface", None) or self._run._backend.interface
         from wandb.proto import wandb_internal_pb2
@@ -114,11 +126,6 @@ class Session:
     def _publish(self, **record: Any) -> None:
         """Hands a record to W&B's service, and waits until it is sent: what waits needs no bound of ours."""
         self._interface._publish(self._interface._make_record(**record))
-
-    @property
-    def first_step(self) -> int:
-        """Rows below it are at the server already: an earlier pass was killed before it was noted."""
-        return int(getattr(self._run, "starting_step", 0) or 0)
 
     @property
     def files(self) -> str:

@@ -4,8 +4,8 @@ Offline, each pass that finds something new writes one directory. W&B's package 
 its name, `wandb/offline-run-<created>-<id>-stepd<pass>`; only then the pass is noted. A pass that was killed leaves a directory in
 `work-…`, or one with a number that was never noted: the next pass removes both and writes the same again.
 
-Online, W&B itself knows the last step that it has. A pass is noted when W&B's package has said that everything arrived; of one that was
-killed before, the rows that arrived are known by their step, and the next pass leaves them out.
+Online, a pass is noted when W&B's package has sent everything, and its log tells of nothing that was refused. The server says how
+many rows it has: what it has beyond those that were noted arrived with a pass that was killed, and is left out by the next one.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from sdk.ids import run_directory
 
 # While a run lives, so many steps wait for what other ranks may still say of them: W&B takes no row behind a later one.
 HOLD_BACK_STEPS = 100
+_ANSWER_SECONDS = 30
 _MODES = ("online", "offline")
 _CONSOLE, _SYSTEM = "console", "system"
 
@@ -117,13 +118,37 @@ class WandbTarget(Target):
         server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
         return f"{server} {self.entity}"
 
+    def _project(self, said: Mapping[str, Any]) -> str:
+        return str(self.project or said["project"] or "uncategorized")
+
+    def lines(self, said: Mapping[str, Any], last_step: int | None) -> int:
+        """How many rows of a run the server has; prepares it to take those that follow them.
+
+        Args:
+            last_step: Of the last row that was noted as delivered.
+        """
+        wandb = self._package()
+        path = "/".join(part for part in (self.entity, self._project(said), said["id"]) if part)
+        with explained(wandb, "ask W&B for a run"):
+            try:
+                found = wandb.Api(timeout=_ANSWER_SECONDS).run(path)
+            except Exception as error:
+                if "Could not find run" in str(error):
+                    return 0
+                raise
+            # Why: the package resumes behind the step of the summary, which a pass that failed may have sent before its rows.
+            # It would give rows that are sent again the steps behind that. Without it, it looks at the last row.
+            if found.summary.get("_step") not in (None, last_step):
+                del found.summary["_step"]
+                found.summary.update()
+            return int(found._attrs.get("historyLineCount") or 0)
+
     def open(self, passage: Passage, said: Mapping[str, Any], work: str) -> Session:
         """A session for a run; `work` is where W&B puts its directory."""
-        project = self.project or said["project"] or "uncategorized"
         told = {name: said[name] for name in ("id", "name", "group", "job_type", "tags", "notes") if said[name]}
         return Session(
             self._package(),
-            {**told, "project": project, "entity": self.entity or None, "config": said["config"]},
+            {**told, "project": self._project(said), "entity": self.entity or None, "config": said["config"]},
             work,
             is_offline=self.is_offline,
             is_last=passage.is_over,
@@ -146,6 +171,7 @@ class _Carrying:
         self._state: dict[str, Any] = copy.deepcopy(passage.state)
         self._said: dict[str, Any] = {}
         self._session: Session | None = None
+        self._skip = 0
         self._values: Values | None = None
         name = run_directory(self._run.id)
         self._parent = os.path.join(target.directory, CURSORS) if target.is_offline else ""
@@ -189,9 +215,8 @@ class _Carrying:
                 self._work = tempfile.mkdtemp(prefix="stepd-wandb-")  # online nothing of it is wanted later
             made = os.path.join(self._work, "media")
             self._files.make_directory(made)
+            self._skip = 0 if self._target.is_offline else self._arrived()
             self._session = self._target.open(self._passage, self._said, self._work)
-            if not self._target.is_offline and self._session.first_step < self._state.get("next_step", 0):
-                raise _BehindError
             self._values = Values(self._target._package(), made, self._passage.lost)
             self._session.environment(about.environment_of(self._run))
             for name, said in about.metrics_of(self._run, self._passage.told):
@@ -200,6 +225,13 @@ class _Carrying:
                 except Exception as error:  # W&B's rules about names are its own
                     self._passage.lost(f"definitions of metrics that W&B refused ({type(error).__name__})", name)
         return self._session
+
+    def _arrived(self) -> int:
+        """How many rows are at the server beyond those that were noted."""
+        lines, known = self._target.lines(self._said, self._state.get("last_step")), int(self._state.get("rows", 0))
+        if lines < known:
+            raise _BehindError
+        return lines - known
 
     def _rows(self) -> None:
         created = self._run.created
@@ -214,11 +246,12 @@ class _Carrying:
                 media = {key: value for key, value in values.items() if not _is_plain(value)}
                 plain = {key: value for key, value in values.items() if key not in media}
                 plain["_timestamp"], plain["_runtime"] = at, max(at - created, 0.0)
-                if step < session.first_step:  # it arrived with a pass that was killed before it was noted
+                if self._skip:  # it arrived with a pass that was killed before it was noted
+                    self._skip -= 1
                     session.saw(step, plain)
                 else:
                     session.row(step, plain, media, self._passage.lost)
-                self._state["next_step"] = step + 1
+                self._state.update(rows=self._state.get("rows", 0) + 1, last_step=step)
             self._passage.moved(points)
 
     def _system(self) -> None:
