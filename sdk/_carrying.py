@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from . import _greeting, _spawn, clock
+from ._secrets import is_secret_name
 from ._syncing import Job, Told, put_job, read_told
 from .errors import Error, UsageError
 
@@ -27,6 +28,7 @@ _DIRECTORIES = frozenset({"jsonl", "tensorboard", "parquet", "stepd"})
 # As in `daemon.sync.place`.
 _TARGET = re.compile(r"([a-z][a-z0-9_+-]{0,31}):([^?]*)(.*)", re.DOTALL)
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
+_SQLITE = "sqlite:///"
 # Between two looks at a small file.
 _LOOK_SECONDS = 0.02
 # A daemon that `init` started serves by then, or it cannot.
@@ -39,7 +41,7 @@ _HOPELESS = frozenset({"failed", "misuse"})
 
 
 def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """The targets with directories made absolute, as the process that carries has another working directory.
+    """The targets in words that mean the same to the process that carries, which has another working directory and environment.
 
     Raises:
         UsageError: One is no target, of a kind that nobody knows, or holds a user or password.
@@ -51,8 +53,11 @@ def _checked(target: str) -> str:
     match = _TARGET.fullmatch(target)
     if match is None:
         raise UsageError(f"init() sync_to is {target!r}, expected KIND:WHERE", hint="init(sync_to='tensorboard:runs')")
-    scheme, path, options = match.groups()
-    if _CREDENTIALS.search(path + options):
+    from urllib.parse import parse_qsl
+
+    scheme, path, text = match.groups()
+    options = dict(parse_qsl(text[1:], keep_blank_values=True))
+    if _CREDENTIALS.search(path + text) or any(is_secret_name(name) for name in options):
         # Why the target is not told: it holds the password.
         raise UsageError(
             f"init() sync_to of kind {scheme!r} holds a user or password, which would be stored and shown with it",
@@ -62,16 +67,48 @@ def _checked(target: str) -> str:
         from .reader.names import nearest
 
         near = nearest(scheme, SCHEMES)
-        meant = f". Did you mean {near[0]!r}?" if near else ""
+        meant = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(
-            f"init() sync_to {target!r}: no target is called {scheme!r}{meant} There are {', '.join(SCHEMES)}"
+            f"init() sync_to {target!r}: no target is called {scheme!r}.{meant} There are {', '.join(SCHEMES)}"
         )
     if scheme in _DIRECTORIES and not path:
         raise UsageError(f"init() sync_to is {target!r}, expected a directory behind the colon")
     is_directory = scheme in _DIRECTORIES and "://" not in path
     if is_directory or path.startswith(("./", "../", "~/")) or path in (".", ".."):
-        path = os.path.abspath(os.path.expanduser(path))
-    return f"{scheme}:{path}{options}"
+        path = _absolute(path)
+    return _PINS.get(scheme, _unchanged)(scheme, path, text, options)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _unchanged(scheme: str, path: str, text: str, options: dict[str, str]) -> str:
+    return f"{scheme}:{path}{text}"
+
+
+def _pin_wandb(scheme: str, path: str, text: str, options: dict[str, str]) -> str:
+    """Says in the target that W&B is offline, and where: the process that carries has another environment."""
+    is_offline = (options.get("mode") or os.environ.get("WANDB_MODE")) in ("offline", "dryrun")
+    if not is_offline and "dir" not in options:
+        return _unchanged(scheme, path, text, options)
+    from urllib.parse import urlencode
+
+    directory = options.get("dir") or os.environ.get("WANDB_DIR") or os.curdir
+    pinned = {**options, "dir": _absolute(directory), **({"mode": "offline"} if is_offline else {})}
+    return f"{scheme}:{path}?{urlencode(sorted(pinned.items()))}"
+
+
+def _pin_mlflow(scheme: str, path: str, text: str, options: dict[str, str]) -> str:
+    """The same for `MLFLOW_TRACKING_URI`, if it holds no password, and for a data base in a file."""
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    path = path or ("" if _CREDENTIALS.search(named) else named)
+    if path.startswith(_SQLITE) and path[len(_SQLITE) :][:1] not in ("", "/"):
+        path = _SQLITE + _absolute(path[len(_SQLITE) :])
+    return _unchanged(scheme, path, text, options)
+
+
+_PINS = {"wandb": _pin_wandb, "mlflow": _pin_mlflow}
 
 
 def _added() -> set[str]:

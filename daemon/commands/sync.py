@@ -224,5 +224,6 @@ def _drain(ctx: click.Context, store: Store, urls: Sequence[str], timeout: float
     if as_json:
         print_json([one._asdict() for one in left])
     for one in left if not as_json else ():
-        click.echo(clean(f"{one.run} to {one.target}: {count(one.behind, 'record')} stayed behind: {one.why}"))
+        behind = f", {count(one.behind, 'record')}" if one.behind else ""
+        click.echo(clean(f"{one.run} to {one.target} stayed behind{behind}: {one.why}"))
     ctx.exit(128 + signals.number if signals.number else 1 if left else 0)

@@ -367,22 +367,22 @@ class Event(NamedTuple):
     """An event.
 
     Attributes:
-        entries: Its values. `graph`: a GraphDef. `log`: what was logged as text.
+        entries: Its values. `log`: what was logged as text.
+        graphs: (what it is, bytes) of messages that describe a graph: "graph", "run-metadata", "meta-graph".
         is_start: The training began again at this step.
-        unknown: What else is in it, in the plural.
+        unknown: How many parts it has that are not known.
     """
 
     wall_time: float
     step: int
     entries: list[Entry]
-    graph: memoryview | None
+    graphs: list[tuple[str, memoryview]]
     log: str | None
     is_start: bool
-    unknown: list[str]
+    unknown: int
 
 
-_NAMES = {TAGGED_RUN_METADATA: "run metadata", META_GRAPH_DEF: "meta graphs"}
-_UNKNOWN = "unknown parts of events"
+_GRAPHS = {GRAPH_DEF: "graph", TAGGED_RUN_METADATA: "run-metadata", META_GRAPH_DEF: "meta-graph"}
 
 
 def parse_event(payload: memoryview) -> Event:
@@ -391,20 +391,20 @@ def parse_event(payload: memoryview) -> Event:
     Raises:
         ValueError: These bytes are none.
     """
-    wall_time, step, graph, log, is_start = 0.0, 0, None, None, False
+    wall_time, step, log, is_start, unknown = 0.0, 0, None, False, 0
     entries: list[Entry] = []
-    unknown: list[str] = []
+    graphs: list[tuple[str, memoryview]] = []
     for field, _, value in fields(payload):
         if field == WALL_TIME and isinstance(value, float):
             wall_time = value
         elif field == STEP and isinstance(value, int):
             step = signed(value)
         elif not isinstance(value, memoryview):
-            unknown.append(_UNKNOWN)
+            unknown += 1
         elif field == SUMMARY:
             entries += [_entry(part) for inner, _, part in fields(value) if inner == SUMMARY_VALUE]
-        elif field == GRAPH_DEF:
-            graph = value
+        elif field in _GRAPHS:
+            graphs.append((_GRAPHS[field], value))
         elif field == LOG_MESSAGE:
             log = "".join(
                 read_text(part) for inner, _, part in fields(value) if inner == LOG_TEXT and type(part) is memoryview
@@ -414,8 +414,8 @@ def parse_event(payload: memoryview) -> Event:
                 inner == SESSION_STATUS and part == SESSION_START for inner, _, part in fields(value)
             )
         elif field not in (FILE_VERSION, SOURCE_METADATA):
-            unknown.append(_NAMES.get(field, _UNKNOWN))
-    return Event(wall_time, step, entries, graph, log, is_start, unknown)
+            unknown += 1
+    return Event(wall_time, step, entries, graphs, log, is_start, unknown)
 
 
 def _entry(payload: Value) -> Entry:

@@ -26,8 +26,8 @@ TAG, SIMPLE_VALUE, IMAGE, HISTO, AUDIO, TENSOR, METADATA = 1, 2, 4, 5, 6, 8, 9
 # Of SummaryMetadata, and of its PluginData.
 PLUGIN_DATA, DISPLAY_NAME, DESCRIPTION, DATA_CLASS = 1, 2, 3, 4
 PLUGIN_NAME, PLUGIN_CONTENT = 1, 2
-# Values of SummaryMetadata.data_class.
-SCALAR, TENSORS, BLOB_SEQUENCE = 1, 2, 3
+# A value of SummaryMetadata.data_class.
+TENSORS = 2
 # Of TensorProto, TensorShapeProto, and its Dim.
 DTYPE, SHAPE, TENSOR_CONTENT, STRING_VAL = 1, 2, 4, 8
 DIM, DIM_SIZE = 2, 1

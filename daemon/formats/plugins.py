@@ -18,17 +18,15 @@ PR_CURVES, MESH, HPARAMS = "pr_curves", "mesh", "hparams"
 
 # Tags of hparams.
 SESSION_START_TAG, SESSION_END_TAG = "_hparams_/session_start_info", "_hparams_/session_end_info"
-EXPERIMENT_TAG = "_hparams_/experiment"
 # Fields of HParamsPluginData, SessionStartInfo, its map's entries, google.protobuf.Value, SessionEndInfo.
-HPARAMS_EXPERIMENT, HPARAMS_START, HPARAMS_END = 2, 3, 4
-START_HPARAMS, START_GROUP, START_SECONDS = 1, 4, 5
+HPARAMS_START, HPARAMS_END = 3, 4
+START_HPARAMS, START_SECONDS = 1, 5
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-VALUE_NULL, VALUE_NUMBER, VALUE_STRING, VALUE_BOOL = 1, 2, 3, 4
+VALUE_NUMBER, VALUE_STRING, VALUE_BOOL = 2, 3, 4
 END_STATUS, END_SECONDS = 1, 2
-STATUS_SUCCESS, STATUS_FAILURE, STATUS_RUNNING = 1, 2, 3
-# Fields of the others' plugin data: ImagePluginData, AudioPluginData, PrCurvePluginData, MeshPluginData.
-CONVERTED_TO_TENSOR = 2
-AUDIO_ENCODING, AUDIO_CONVERTED, WAV = 2, 3, 11
+STATUS_SUCCESS, STATUS_FAILURE = 1, 2
+# Fields of the others' plugin data: AudioPluginData, PrCurvePluginData, MeshPluginData.
+AUDIO_ENCODING, WAV = 2, 11
 PR_THRESHOLDS = 2
 MESH_NAME, MESH_CONTENT, MESH_CONFIG, MESH_SHAPE, MESH_COMPONENTS = 2, 3, 5, 6, 7
 VERTEX, FACE, COLOR = 1, 2, 3
@@ -182,7 +180,7 @@ def _any(value: bool | float | str) -> bytes:
 
 # Fields of GraphDef, NodeDef, its attributes, AttrValue, VersionDef.
 GRAPH_NODE, GRAPH_VERSIONS, VERSION_PRODUCER = 1, 4, 1
-NODE_NAME, NODE_OP, NODE_INPUT, NODE_DEVICE, NODE_ATTR = 1, 2, 3, 4, 5
+NODE_NAME, NODE_OP, NODE_INPUT, NODE_ATTR = 1, 2, 3, 5
 ATTR_STRING = 2
 _PRODUCER = 22
 

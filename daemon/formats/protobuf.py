@@ -46,11 +46,6 @@ def double(field: int, value: float) -> bytes:
     return head(field, FIXED64) + _DOUBLE.pack(value)
 
 
-def single(field: int, value: float) -> bytes:
-    """A field of type float, from bits that are one already or a number within its range."""
-    return head(field, FIXED32) + _FLOAT.pack(value)
-
-
 def block(field: int, content: bytes | bytearray | memoryview) -> bytes:
     """A field of type bytes, a message, or packed numbers."""
     return b"".join((head(field, BYTES), varint(len(content)), content))

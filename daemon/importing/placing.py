@@ -25,7 +25,7 @@ from sdk.ids import run_directory
 from sdk.location import StoreIdentity
 from sdk.platform import hold_lock
 from sdk.reader import Run
-from sdk.segment.naming import IMPORTING, RUN_LEVELS, TRASH, run_path
+from sdk.segment.naming import IMPORTING, RUN_LEVELS, RUNS, TRASH, run_path
 
 # What an import makes of a run's source.
 NEW, CHANGED, SAME = "new", "changed", "same"
@@ -109,10 +109,9 @@ class Inbox:
         for name, _, _ in self._files.entries(self._directory):
             path = os.path.join(self._directory, name)
             if name.endswith(_OLD):
-                place = run_path(self._store.path, "x")
-                place = os.path.join(os.path.dirname(place), name.removesuffix(_OLD))
+                place = os.path.join(self._store.path, RUNS, name.removesuffix(_OLD))
                 if self._files.exists(place):
-                    self._files.remove_tree(path)
+                    self._trash(path, name.removesuffix(_OLD))
                 else:
                     self._files.rename(path, place)
             elif name.endswith(_NEW):
@@ -132,17 +131,8 @@ class Inbox:
         Raises:
             OSError, StoreError: It is not there; what was there before is.
         """
-        run.facts(
-            {
-                "context": {
-                    "import": {
-                        "source": found.source, "of": found.fingerprint, "version": VERSION, "streams": run.streams,
-                        "files": found.files, "bytes": found.size, "lost": dict(run.lost),
-                    }
-                }
-            }
-        )  # fmt: skip
-        run.finish()
+        about = {"source": found.source, "files": found.files, "bytes": found.size}
+        run.finish({**about, "of": found.fingerprint, "version": VERSION})
         place = run_path(self._store.path, found.run_id)
         if not self._files.exists(place):
             self._files.rename(run.directory, place)
@@ -164,14 +154,16 @@ class Inbox:
         """Removes the older import; where the source has become smaller it may be all that is left, and goes to the trash."""
         if before.size <= found.size:
             self._files.remove_tree(old)
-            return
+        else:
+            self._trash(old, run_directory(found.run_id))
+
+    def _trash(self, path: str, name: str) -> None:
         trash = os.path.join(self._store.path, TRASH)
         self._files.make_directory(trash)
         now = clock.wall_ns() // 10**9
-        name = run_directory(found.run_id)
         while self._files.exists(os.path.join(trash, f"{now}-{name}")):
             now += 1
-        self._files.rename(old, os.path.join(trash, f"{now}-{name}"))
+        self._files.rename(path, os.path.join(trash, f"{now}-{name}"))
 
     def _hold_rewriting(self) -> Any:
         deadline = clock.monotonic() + _WAIT_SECONDS

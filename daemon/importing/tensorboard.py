@@ -9,6 +9,8 @@ what was written from its step on. Scalars, which are nearly everything in most 
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy
@@ -27,6 +29,9 @@ from sdk.values import plain
 # As TensorBoard knows an event file.
 _MARK, _NO_MARK = "tfevents", ".profile-empty"
 _FIRST_BYTES = 1 << 16
+# What the projector shows; its paths are relative to where it lies.
+_PROJECTOR = "projector_config.pbtxt"
+_PROJECTOR_PATH = re.compile(r'\b(?:tensor|metadata|image)_path:\s*"([^"\\\n]+)"')
 # Limit: what nanoseconds in 64 bits hold.
 _MICROSECONDS_MAX = 9_000_000_000_000_000
 
@@ -70,9 +75,9 @@ class TensorBoardSource(Source):
         name = os.path.basename(os.path.realpath(root)) if relative == "." else relative.replace(os.sep, "/")
         # Why the first record, which has the time when it was written: at the same path, or at that of another host, may
         # be another run.
-        run_id = id_of("tensorboard", os.path.realpath(directory), first)
-        project = os.path.basename(os.path.realpath(root)) or "tensorboard"
         where = paths[0] if self.path == paths[0] else directory
+        run_id = id_of("tensorboard", os.path.realpath(where), first)
+        project = os.path.basename(os.path.realpath(root)) or "tensorboard"
         yield Found(run_id, name, project, f"tensorboard:{where}", where, fingerprint, len(paths), size)
 
     def read(self, found: Found, run: ImportedRun, moved: Callable[[int], None]) -> None:
@@ -84,6 +89,7 @@ class TensorBoardSource(Source):
         reading = _Reading(run)
         for path in paths:
             reading.file(path, moved)
+        reading.projector(os.path.dirname(paths[0]))
         reading.end()
 
 
@@ -103,11 +109,12 @@ class _Reading:
 
     def __init__(self, run: ImportedRun) -> None:
         self._run = run
-        self._values = Values(run.lost, run.remark)
+        self._values = Values(run.lost, run.remark, self._keep)
+        self._kept: Counter[str] = Counter()
         self._scalars = ScalarReader()
         self._name = ""
         self._has_begun = False
-        self._starts = self._graphs = 0
+        self._starts = 0
         self._step_max = -1
 
     def file(self, path: str, moved: Callable[[int], None]) -> None:
@@ -166,20 +173,35 @@ class _Reading:
 
     def _one(self, event: Event) -> None:
         time_us = int(_microseconds(numpy.array([event.wall_time]))[0])
-        for what in event.unknown:
-            self._run.lost[what] += 1
+        if event.unknown:
+            self._run.lost["unknown parts of events"] += event.unknown
         if event.log is not None:
             self._begin(time_us)
             self._run.line(time_us * 1000, event.log, "log")
-        if event.graph is not None:
+        for kind, content in event.graphs:
             self._begin(time_us)
-            self._graphs += 1
-            self._run.file(f"graph/graph-{self._graphs}.pb", bytes(event.graph))
+            self._keep(f"graph/{kind}", "pb", bytes(content))
         row = self._values.row_of(event.entries)
         if row:
             self._begin(time_us)
             self._step_max = max(self._step_max, event.step)
             self._run.row(event.step, time_us * 1000, row)
+
+    def _keep(self, name: str, ending: str, content: bytes) -> None:
+        """What is no value of the training, as a file of the run."""
+        self._kept[name] += 1
+        self._run.file(f"{name}-{self._kept[name]}.{ending}", content)
+
+    def projector(self, directory: str) -> None:
+        """The files of the projector, which lie beside the event files."""
+        path = os.path.join(directory, _PROJECTOR)
+        if not os.path.isfile(path):
+            return
+        with open(path, encoding="utf-8", errors="replace") as file:
+            names = _PROJECTOR_PATH.findall(file.read(_FIRST_BYTES))
+        for name in dict.fromkeys((_PROJECTOR, *names)):
+            # A path that leads elsewhere is refused with its name, and so is an absolute one, which `join` would follow.
+            self._run.file(f"projector/{name}", os.path.join(directory, name.lstrip("/")))
 
     def _begin(self, time_us: int) -> None:
         """Something of this file comes, which is an attempt from there on."""

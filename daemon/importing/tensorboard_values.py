@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 from numpy.typing import NDArray
@@ -28,14 +28,21 @@ from sdk.values.video import Video
 # Fields of Summary.Image and Summary.Audio; of HistogramProto.
 _IMAGE_FILE, _AUDIO_FILE = 4, 4
 _MINIMUM, _MAXIMUM, _LIMITS, _COUNTS = 1, 2, 6, 7
+# What becomes a file, by plugin: its name and ending.
+_FILES = {
+    "graph_keras_model": ("graph/keras-model", "json"),
+    "graph_run_metadata": ("graph/run-metadata", "pb"),
+    "graph_run_metadata_graph": ("graph/run-metadata-graph", "pb"),
+    "custom_scalars": ("layout/custom-scalars", "pb"),
+}
 _PLUGINS = frozenset(
     {
         SCALARS, plugins.IMAGES, plugins.AUDIO, plugins.TEXT, plugins.HISTOGRAMS, plugins.PR_CURVES, plugins.MESH, plugins.HPARAMS,
-        "tensor", "custom_scalars",
+        "tensor", *_FILES,
     }
 )  # fmt: skip
 _PR_CURVE = "wandb/area-under-curve/v0"
-_MESH_PARTS = {"_VERTEX": "VERTEX", "_FACE": "FACE", "_COLOR": "COLOR"}
+_MESH_ENDS = {"_VERTEX": plugins.VERTEX, "_FACE": plugins.FACE, "_COLOR": plugins.COLOR}
 
 
 class Values:
@@ -43,12 +50,16 @@ class Values:
 
     Attributes:
         lost: What cannot be stored -> how often. `remark` hears why.
+        keep: Takes (name, ending, bytes) of what becomes a file of the run.
         config, status: What hparams said of the run.
     """
 
-    def __init__(self, lost: Counter[str], remark: Callable[[str], None]) -> None:
+    def __init__(
+        self, lost: Counter[str], remark: Callable[[str], None], keep: Callable[[str, str, bytes], None]
+    ) -> None:
         self.lost = lost
         self.remark = remark
+        self.keep = keep
         self.config: dict[str, Any] = {}
         self.status: int | None = None
         self._plugins: dict[str, tuple[str, bytes]] = {}
@@ -56,14 +67,16 @@ class Values:
     def row_of(self, entries: Iterable[Entry]) -> dict[str, Any]:
         """The values of one event by key; what is none of the run's, or cannot be one, is left out, and counted."""
         row: dict[str, Any] = {}
-        meshes: dict[str, dict[str, NDArray[Any]]] = {}
+        meshes: dict[str, _Parts] = {}
         for entry in entries:
             plugin, content = self._plugin_of(entry)
             try:
                 if plugin == plugins.HPARAMS:
                     self._note_hparams(content)
+                elif plugin in _FILES:
+                    self._keep_files(entry, *_FILES[plugin])
                 elif plugin == plugins.MESH:
-                    _add_part(meshes, entry)
+                    _add_part(meshes, entry, content)
                 else:
                     row[entry.tag] = self._value(entry, plugin)
             except Exception as error:  # Why so broad: a decoder given bytes that somebody made up
@@ -107,9 +120,20 @@ class Values:
             return self._histogram(*_new_histogram(tensor.numbers))
         return tensor.numbers.copy() if tensor.numbers.size != 1 else tensor.numbers.reshape(()).item()
 
+    def _keep_files(self, entry: Entry, name: str, ending: str) -> None:
+        if not isinstance(entry.value, memoryview) or entry.field != events.TENSOR:
+            raise ValueError("there is no text in it")
+        for content in read_tensor(entry.value).texts:
+            self.keep(name, ending, content)
+
     def _histogram(self, counts: NDArray[numpy.float64], edges: NDArray[numpy.float64]) -> Histogram:
         if not len(counts):
             raise ValueError("it is empty")
+        if len(counts) > BINS_MAX:
+            # Empty bins beside one another are one: the bins of older writers become ever smaller towards 0, and most of them
+            # are empty.
+            begins = numpy.concatenate(([True], (counts[1:] != 0) | (counts[:-1] != 0)))
+            counts, edges = counts[begins], numpy.concatenate((edges[:-1][begins], edges[-1:]))
         if len(counts) > BINS_MAX:
             joined = -(-len(counts) // BINS_MAX)
             starts = numpy.arange(0, len(counts), joined)
@@ -250,24 +274,34 @@ def _pr_curve(rows: NDArray[Any], tag: str) -> CustomChart:
     return CustomChart(_PR_CURVE, table, {"x": "recall", "y": "precision", "class": "class"}, texts)
 
 
-def _add_part(meshes: dict[str, dict[str, NDArray[Any]]], entry: Entry) -> None:
-    """Vertices, faces and colors of a mesh are values of their own, of one event."""
+# Vertices, faces and colors of a mesh, by what MeshPluginData calls them.
+_Parts: TypeAlias = dict[int, NDArray[Any]]
+
+
+def _add_part(meshes: dict[str, _Parts], entry: Entry, content: bytes) -> None:
+    """Each part of a mesh is a value of its own, of one event; the plugin's content says which, or the tag's end."""
     if entry.field != events.TENSOR or not isinstance(entry.value, memoryview):
         raise ValueError("a mesh that is no tensor")
     numbers = read_tensor(entry.value).numbers
     if numbers is None or numbers.ndim != 3:
         raise ValueError("a mesh that is no list of points")
-    ending = next((ending for ending in _MESH_PARTS if entry.tag.endswith(ending)), "")
-    meshes.setdefault(entry.tag.removesuffix(ending), {})[_MESH_PARTS.get(ending, "VERTEX")] = numbers
+    ending = next((ending for ending in _MESH_ENDS if entry.tag.endswith(ending)), "")
+    name, part = entry.tag.removesuffix(ending), _MESH_ENDS.get(ending, plugins.VERTEX)
+    for field, _, value in fields(content):
+        if field == plugins.MESH_NAME and isinstance(value, memoryview):
+            name = read_text(value) or name
+        elif field == plugins.MESH_CONTENT and value in _MESH_ENDS.values():
+            part = int(value)
+    meshes.setdefault(name, {})[part] = numbers
 
 
-def _object_of(parts: dict[str, NDArray[Any]]) -> Any:
+def _object_of(parts: _Parts) -> Any:
     """Points, with colors where there are some; with faces a Wavefront OBJ file."""
-    if "VERTEX" not in parts:
+    if plugins.VERTEX not in parts:
         return next(iter(parts.values()))
-    colors, faces = parts.get("COLOR"), parts.get("FACE")
+    colors, faces = parts.get(plugins.COLOR), parts.get(plugins.FACE)
     made = []
-    for place, points in enumerate(parts["VERTEX"]):
+    for place, points in enumerate(parts[plugins.VERTEX]):
         mine = colors[min(place, len(colors) - 1)] if colors is not None else None
         if faces is not None and faces.shape[1]:
             made.append(_obj(points, faces[min(place, len(faces) - 1)], mine))

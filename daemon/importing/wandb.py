@@ -7,7 +7,6 @@ here, an artifact) cannot be had.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -31,6 +30,8 @@ _OWN = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})
 # Files that say again what the records say.
 _DERIVED = frozenset({"config.yaml", "wandb-summary.json", "wandb-history.jsonl", "wandb-events.jsonl", "output.log"})
 _MOVED_BYTES = 1 << 20
+# Limit: the year 2262, in which 64 bits of nanoseconds end.
+_SECONDS_MAX = 9.2e9
 # Where the first row is looked for.
 _FIRST_RECORDS = 1000
 
@@ -78,18 +79,18 @@ class WandbSource(Source):
     def _about(self, path: str) -> wandb_file.Run | None:
         """What the first records say; None of what is no file of W&B, or says nothing yet."""
         file = self._files.open(path)
+        log = wandb_file.Log(file)
         try:
-            for record in wandb_file.Log(file).records():
+            for record in log.records():
                 if isinstance(record, wandb_file.Run):
                     return record if record.id else None
-                if isinstance(record, (wandb_file.History, wandb_file.Exit)):
-                    break
         except ValueError:
             return None
         finally:
             file.close()
-        name = os.path.basename(path)  # its first records are damaged: the name tells the id
-        return wandb_file.Run(id=name.removeprefix("run-").removesuffix(_END) or name)
+        # Where it is damaged, its name tells the id.
+        name = os.path.basename(path)
+        return wandb_file.Run(id=name.removeprefix("run-").removesuffix(_END)) if log.damage else None
 
     def read(self, found: Found, run: ImportedRun, moved: Callable[[int], None]) -> None:
         paths = self._paths[found.run_id]
@@ -158,7 +159,8 @@ class _Reading:
         """What is known when everything was read."""
         config, bad = plain({key: value for key, value in self._config.items() if key not in _OWN}, keep_going=True)
         summary, worse = plain(self._set_by_the_user(), keep_going=True)
-        self._run.lost["values that cannot be stored"] += len(bad) + len(worse)
+        if bad or worse:
+            self._run.lost["values that cannot be stored"] += len(bad) + len(worse)
         self._run.told.extend([*bad.values(), *worse.values()])
         self._run.facts({"config": config, **({"summary": summary} if summary else {})})
         if self._exit is None:
@@ -184,7 +186,7 @@ class _Reading:
                 self._run.facts({"run": _about(record)})
                 self._change_config(record.config)
             case wandb_file.Output():
-                self._time_ns = record.time_ns or self._time_ns
+                self._time_ns = _moment(record.time_ns / 1e9, record.time_ns) or self._time_ns
                 for line in self._folding.setdefault(record.stream, Folding()).feed(record.text):
                     self._line(line, record.stream)
             case wandb_file.Logged():
@@ -192,7 +194,8 @@ class _Reading:
             case wandb_file.Stats():
                 sample = wandb_names.from_wandb({".".join(path): value for path, value in record.values})
                 if sample:
-                    self._run.sample(record.time_ns, sample)
+                    at = _moment(record.time_ns / 1e9, record.time_ns) or self._time_ns
+                    self._run.sample(at, sample)
             case wandb_file.Metric():
                 self._metrics[record.name] = _definition(record)
                 self._run.facts({"metric": {record.name: self._metrics[record.name]}})
@@ -216,18 +219,18 @@ class _Reading:
             self._labels.update(own)
 
     def _row(self, record: wandb_file.History) -> None:
-        step, at = record.step, None
+        # The package writes a map as one item, its service as one for each of the values in it: media too.
+        whole: dict[str, Any] = {}
+        _change(whole, (record.values, ()))
+        step, at = record.step, whole.get("_timestamp")
+        if step is None and isinstance(whole.get("_step"), int):
+            step = int(whole["_step"])
         values: dict[str, Any] = {}
-        for path, value in record.values:
-            if path == ("_timestamp",) and _is_number(value):
-                at = value
-            elif path == ("_step",) and step is None and _is_number(value):
-                step = int(value)
-            elif path[0] not in _OWN:
-                self._flatten(".".join(path), value, values)
+        for key, value in whole.items():
+            if key not in _OWN:
+                self._flatten(key, value, values)
         self._step = self._step + 1 if step is None else step
-        if at is not None and math.isfinite(at) and at > 0:
-            self._time_ns = round(at * 1e6) * 1000
+        self._time_ns = _moment(at) or self._time_ns
         self._run.row(self._step, self._time_ns, values)
         self._last.update(values)
 
@@ -295,10 +298,11 @@ def _start_of(source: wandb_file.Source) -> int:
         if isinstance(record, wandb_file.Run):
             told = record.started_ns
         if isinstance(record, wandb_file.History):
-            values = dict(record.values)
-            at, runtime = values.get(("_timestamp",)), values.get(("_runtime",))
-            if _is_number(at) and _is_number(runtime) and 0 < at - runtime < told / 1e9:
-                return round((at - runtime) * 1e6) * 1000
+            values: dict[Any, Any] = dict(record.values)
+            at: Any = values.get(("_timestamp",))
+            runtime: Any = values.get(("_runtime",))
+            if _is_number(at) and _is_number(runtime) and at - runtime < told / 1e9:
+                return _moment(at - runtime) or told
         if isinstance(record, wandb_file.History) or count == _FIRST_RECORDS:
             break
     return told
@@ -373,6 +377,13 @@ def _plain_parts(key: str, value: Any, into: dict[str, Any], depth: int = 0) -> 
 
 def _same(one: Any, other: Any) -> bool:
     return one == other or (isinstance(one, float) and isinstance(other, float) and one != one and other != other)
+
+
+def _moment(seconds: Any, ns: int | None = None) -> int:
+    """A Unix time in nanoseconds; 0 of what is none."""
+    if not _is_number(seconds) or not 0 < seconds < _SECONDS_MAX:
+        return 0
+    return round(seconds * 1e6) * 1000 if ns is None else ns
 
 
 def _is_number(value: Any) -> bool:

@@ -103,6 +103,7 @@ class ImportedRun:
         self._open: dict[str, _Stream] = {}
         self._waiting: list[Mapping[str, Any]] = []
         self._attempts = self._started_ns = 0
+        self._about: dict[str, Any] = {}
         self._lines = self._samples = 0
 
     # ---- what a source calls
@@ -136,9 +137,11 @@ class ImportedRun:
         """
         before = self._open.get(MAIN)
         self._end_attempt("finished", 0)
+        self._open.pop(MAIN, None)
+        self._open.pop(_COLUMNS, None)
         self._attempts += 1
-        self._started_ns = started_ns
-        told = {**(about or {}), "attempt": self._attempts}
+        self._about, self._started_ns = {**(about or {}), "attempt": self._attempts}, started_ns
+        told = dict(self._about)
         if before is not None:
             told["continues"] = hex_u64(before.id)
         stream = self._begin(MAIN, stream_id(self.id, name), started_ns, told)
@@ -217,18 +220,18 @@ class ImportedRun:
 
     def end(self, state: str = "finished", exit_code: int = 0, error: Mapping[str, Any] | None = None) -> None:
         """How the run ended: "finished", "failed", "interrupted"; without a call: finished."""
-        stream = self._main(0)
-        if error is not None:
-            stream.tell({"error": dict(error)})
-        for name in (MAIN, _COLUMNS):
-            if name in self._open:
-                self._open[name].end(state, exit_code)
+        self._main(0)
+        self._end_attempt(state, exit_code, error)
 
     # ---- its end
 
-    def finish(self) -> None:
-        """Seals everything and forces it to the disk."""
-        self._main(0)
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Seals everything and forces it to the disk.
+
+        Args:
+            about: What the run's context says of the import, beside what this knows.
+        """
+        self._main(0).tell({"context": {"import": {**about, "streams": self.streams, "lost": dict(self.lost)}}})
         for stream in self._open.values():
             stream.end("finished", 0)
             stream.flush()
@@ -246,10 +249,10 @@ class ImportedRun:
 
     # ---- streams
 
-    def _end_attempt(self, state: str, exit_code: int) -> None:
+    def _end_attempt(self, state: str, exit_code: int, error: Mapping[str, Any] | None = None) -> None:
         for name in (MAIN, _COLUMNS):
             if name in self._open:
-                self._open.pop(name).end(state, exit_code)
+                self._open[name].end(state, exit_code, error)
 
     def _main(self, time_ns: int) -> _Stream:
         if MAIN not in self._open:
@@ -259,7 +262,7 @@ class ImportedRun:
     def _columns(self, time_ns: int) -> _Stream:
         if _COLUMNS not in self._open:
             main = self._main(time_ns)
-            about = {"attempt": self._attempts, "continues": hex_u64(main.id)}
+            about = {**self._about, "continues": hex_u64(main.id)}
             self._begin(MAIN, main.id | _COLUMNS_BIT, self._started_ns, about, place=_COLUMNS)
         return self._open[_COLUMNS]
 
@@ -312,8 +315,10 @@ class _Stream:
         self._flags |= FLAG_HAS_META
         self._add(KIND_META, self._step, 0, self.time_ns, encode_map(dict(facts)))
 
-    def end(self, state: str, exit_code: int) -> None:
+    def end(self, state: str, exit_code: int, error: Mapping[str, Any] | None = None) -> None:
         if not self._has_ended:
+            if error is not None:
+                self.tell({"error": dict(error)})
             self.tell({"end": {"state": state, "exit_code": exit_code, "time_ns": self.time_ns}})
             self.flush()
         self._has_ended = True

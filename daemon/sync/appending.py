@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from sdk.files import DISK, Buffer, File, Files, sync_names
+from sdk.files import EXPORTS, Buffer, File, Files, sync_names
 
 
 class AppendFile:
@@ -20,7 +20,7 @@ class AppendFile:
         ValueError: It is shorter than `length`: somebody else has changed it.
     """
 
-    def __init__(self, path: str, length: int = 0, files: Files = DISK) -> None:
+    def __init__(self, path: str, length: int = 0, files: Files = EXPORTS) -> None:
         self.path = path
         self._files = files
         self._is_named = length > 0

@@ -18,7 +18,7 @@ from daemon.sync.target import Retriable, Stopped, Target
 from sdk import clock
 from sdk._secrets import MASK, is_secret_name, mask_text
 from sdk.errors import Error, NotFoundError, StoreError, UsageError
-from sdk.files import DISK
+from sdk.files import DISK, EXPORTS, Files
 from sdk.platform import HeldLock, hold_lock
 from sdk.reader import Run
 from sdk.reader.delivery import Delivered
@@ -101,8 +101,10 @@ class _Pass:
             raise NotFoundError(f"there is no run in {self._directory!r}")
         run = self._run = Run(self._directory)
         path = cursor_path(cursors_of(self._store, self._target), run.id)
-        self._lock = _lock_beside(path)
-        cursor = Cursor(path, run.id, self._target.place.text)
+        # A cursor that lies in the target is of it: who may read the one may read the other.
+        files = DISK if self._target.cursors() is None else EXPORTS
+        self._lock = _lock_beside(path, files)
+        cursor = Cursor(path, run.id, self._target.place.text, files)
         cursor.read()
         self._cursor, self._was_new = cursor, cursor.is_new
         passage = self._passage = Passage(run, cursor, stopping=self._stop_if_told, moving=self._moved)
@@ -175,7 +177,7 @@ def _behind(run: Run, cursor: Cursor | None) -> int:
         return 0
 
 
-def _lock_beside(path: str) -> HeldLock:
+def _lock_beside(path: str, files: Files) -> HeldLock:
     """The lock of a cursor.
 
     Raises:
@@ -184,7 +186,7 @@ def _lock_beside(path: str) -> HeldLock:
     """
     directory = os.path.dirname(path)
     try:
-        DISK.make_directory(directory)
+        files.make_directory(directory)
         lock = hold_lock(f"{path}.lock")
     except OSError as error:
         raise StoreError(

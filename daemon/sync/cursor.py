@@ -37,6 +37,7 @@ class Cursor:
         lost: What the target could not hold -> key ("" of none) -> how often.
         told: Remarks.
         source: What the driver knows of the source: its looks and the damage it had.
+        was_for: The URL of the target as it was named by whoever wrote the file.
         run_id: None: of whichever run the file is.
     """
 
@@ -51,6 +52,7 @@ class Cursor:
         self.told: list[str] = []
         self.source: dict[str, Any] = {}
         self.is_new = True
+        self.was_for = ""
 
     def read(self) -> None:
         """Takes over what the file says.
@@ -73,12 +75,13 @@ class Cursor:
             made = int(found["made"][0]), str(found["made"][1])
             lost = {str(what): {str(k): int(n) for k, n in keys.items()} for what, keys in found["lost"].items()}
             run_id = str(found["run"])
+            was_for = str(found["target"])
             state, told, source = dict(found["state"]), [str(text) for text in found["told"]], dict(found["source"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
         self.delivered, self.rows, self.made, self.state, self.lost = delivered, in_order, made, state, lost
         self.run_id = run_id
-        self.told, self.source, self.is_new = told, source, False
+        self.told, self.source, self.was_for, self.is_new = told, source, was_for, False
 
     def write(self) -> None:
         """Replaces the file; the directory is made if it is not there.

@@ -19,7 +19,7 @@ import heapq
 import os
 import random
 from bisect import insort
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from daemon.sync import outcome
@@ -27,9 +27,10 @@ from daemon.sync.crew import Crew, Died, Moved, Task, failed
 from daemon.sync.cursor import Cursor
 from daemon.sync.looking import Look, Source, cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
+from daemon.sync.place import parse
 from daemon.sync.target import Target
 from sdk import clock
-from sdk.errors import StoreError
+from sdk.errors import StoreError, UsageError
 from sdk.files import DISK
 from sdk.segment.naming import RUNS
 
@@ -293,10 +294,19 @@ def unchanged_outcome(store: str, cursors: str, task: Task, look: Look) -> Outco
     source = Source(store, cursor)
     if cursor.is_new or not source.is_over or source.signature != look.signature:
         return None
+    if _options(cursor.was_for) != _options(task.target):  # the same directory in another way
+        return None
     lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
     return Outcome(
         source.id, task.target, outcome.UP_TO_DATE, name=source.name, project=source.project, lost=lost, told=tuple(cursor.told)
     )  # fmt: skip
+
+
+def _options(url: str) -> Mapping[str, str] | None:
+    try:
+        return parse(url).options
+    except UsageError:
+        return None
 
 
 def removed_outcomes(store: str, cursors: str, url: str, names: Container[str]) -> list[Outcome]:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
+from sdk._secrets import is_secret_name
 from sdk.errors import UsageError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9_+-]{0,31}):(.*)", re.DOTALL)
@@ -68,15 +69,16 @@ def parse(url: str) -> Place:
             f"{url!r} is no target, expected KIND:WHERE", hint="--to tensorboard:runs, --to parquet:s3://bucket/prefix"
         )
     scheme, rest = match[1], match[2]
-    if _CREDENTIALS.search(rest):
+    with_options = _OPTIONS.fullmatch(rest)
+    path, options = (rest, "") if with_options is None else (with_options[1], with_options[2])
+    chosen = dict(parse_qsl(options, keep_blank_values=True))
+    if _CREDENTIALS.search(rest) or any(is_secret_name(name) for name in chosen):
         # Why the URL is not told: it holds the password.
         raise UsageError(
             f"the target of kind {scheme!r} holds a user or password, which would be stored and shown with it",
             hint=_CURES.get(scheme, "give them in the environment variables that the service's own library reads"),
         )
-    with_options = _OPTIONS.fullmatch(rest)
-    path, options = (rest, "") if with_options is None else (with_options[1], with_options[2])
-    place = Place(scheme, path, MappingProxyType(dict(parse_qsl(options, keep_blank_values=True))))
+    place = Place(scheme, path, MappingProxyType(chosen))
     if place.is_directory and not path:
         raise UsageError(f"{url!r} names no directory", hint=f"--to {scheme}:DIR")
     return place

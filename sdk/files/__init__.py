@@ -279,20 +279,27 @@ def _slices(parts: Sequence[Buffer]) -> Iterator[list[memoryview]]:
         yield views[start : start + _IOV_MAX]
 
 
-def _make_one_directory(path: str) -> None:
+def _make_one_directory(path: str, mode: int) -> None:
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, mode)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
 
 
 class Disk(Drafting):
-    """`Files` on the real file system."""
+    """`Files` on the real file system.
+
+    Args:
+        is_private: What is made is its owner's alone, whatever the umask says; else the umask decides.
+    """
+
+    def __init__(self, *, is_private: bool = True) -> None:
+        self._file_mode, self._directory_mode = (0o600, 0o700) if is_private else (0o666, 0o777)
 
     def create(self, path: str) -> DiskFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return DiskFile(path, os.open(path, flags, 0o600))
+        return DiskFile(path, os.open(path, flags, self._file_mode))
 
     def open(self, path: str, *, write: bool = False) -> DiskFile:
         # Why O_NONBLOCK: what lies in a store is hostile, and opening a FIFO would wait for its other end.
@@ -341,13 +348,13 @@ class Disk(Drafting):
     def make_directory(self, path: str) -> None:
         # Why not os.makedirs: it gives its mode to the last directory only.
         try:
-            _make_one_directory(path)
+            _make_one_directory(path, self._directory_mode)
         except FileNotFoundError:
             parent = os.path.dirname(path)
             if parent in ("", path):
                 raise
             self.make_directory(parent)
-            _make_one_directory(path)
+            _make_one_directory(path, self._directory_mode)
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
@@ -413,6 +420,8 @@ class Disk(Drafting):
 
 
 DISK: Files = Disk()
+# For what a user has carried out of a store, to be shown to others: as if a program of theirs had written it.
+EXPORTS: Files = Disk(is_private=False)
 
 
 def read_whole(files: Files, path: str, size_max: int) -> bytes:

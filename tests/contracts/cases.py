@@ -286,6 +286,26 @@ def rewind(new: Runs) -> Case:
         assert seen.values(run, "loss")[:6] == kept[:6]
 
 
+def rewind_to_the_start(new: Runs) -> Case:
+    """A resume that hides all there was leaves nothing of it, where rows can be taken back."""
+    run, first = new.run("restart")
+    for step in range(5):
+        first.log({"loss": float(step), "old/key": 1.0})
+    first.finish("crashed")
+    run.seal()
+    yield
+    second = run.stream(continues=first.hex, attempt=2, first_step=0, rank=0)
+    second.meta({"hide": {"from_step": 0}})
+    for step in range(3):
+        second.log({"loss": step + 100.0})
+    second.finish()
+    run.seal()
+    seen = yield
+    if seen.is_exact(sides.REWIND):
+        assert seen.values(run, "loss") == [(s, s + 100.0) for s in range(3)]
+        assert not seen.values(run, "old/key")
+
+
 def compaction(new: Runs) -> Case:
     """A run whose segments are rewritten between two passes is not carried again."""
     run, main = new.run("compacted")
@@ -324,7 +344,7 @@ def damaged(new: Runs) -> Case:
 
 
 CASES: list[Callable[[Runs], Case]] = [
-    order, values, empty, odd_names, growing, late_rows, again, lanes, attempts, rewind, compaction, damaged,
+    order, values, empty, odd_names, growing, late_rows, again, lanes, attempts, rewind, rewind_to_the_start, compaction, damaged,
 ]  # fmt: skip
 
 

@@ -199,6 +199,32 @@ def test_killed_at_any_commit_and_batch(rig: Rig, monkeypatch: pytest.MonkeyPatc
         assert held[rig.side.key(f"loss{place}")] == [(step, float(step % 20)) for step in range(40)]
 
 
+@only(lambda side: getattr(side, "in_process", True))
+def test_killed_before_what_was_written_is_hidden(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that a killed pass wrote and did not commit, and that a resume hides before the next pass, are nowhere."""
+    run = RunBuilder(rig.store, f"{new_prefix()}hidden")
+    first = run.stream(rank=0)
+    first.log({"loss": 0.5})
+    run.flush()
+    rig.carry()
+    kills = _Kills(monkeypatch)
+    for step in range(1, 4):
+        first.log({"loss": float(step), "gone": 1.0})
+    first.finish("crashed")
+    run.seal()
+    _carry_killed(rig, kills, 2)  # at the first commit, of a target that asks at one batch before
+    second = run.stream(continues=first.hex, attempt=2, first_step=1, rank=0)
+    second.meta({"hide": {"from_step": 1}})
+    second.log({"loss": 100.0})
+    second.finish()
+    run.seal()
+    (found,) = rig.carry().values()
+    assert found.state == outcome.DELIVERED, found
+    held = rig.held()[run.id]
+    assert held[rig.side.key("loss")] == [(0, 0.5), (1, 100.0)]
+    assert rig.side.key("gone") not in held
+
+
 class _Kills:
     """Kills at the k-th of: before a cursor is written, after it, and at each batch."""
 

@@ -66,6 +66,18 @@ def test_growth_bench(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["found.json"]
 
 
+def test_fleet_bench(tmp_path: Path) -> None:
+    """Each node ships its own ranks to one bucket, requests are counted, a second sync writes nothing, and a query finds all."""
+    few = "--nodes 3 --ranks 2 --steps 50 --metrics 2 --wave 3 --engines DuckDB"
+    found, printed = run_bench(tmp_path, *few.split(), program="fleet.py")
+    shipped = found["shipped"]
+    assert (shipped["ranks"], shipped["points"]) == (6, 600)
+    assert shipped["objects"] >= 6 and shipped["requests_per_node"]["PUT"] >= 2
+    assert shipped["requests_again"].get("PUT", 0) == 0
+    assert [(one["engine"], one["ranks"]) for one in found["asked"]] == [("DuckDB", 6)]
+    assert "3 nodes into one bucket" in printed and os.listdir(tmp_path) == ["found.json"]
+
+
 def test_context_bench(tmp_path: Path) -> None:
     """Features work in turns and are compared with none, a captured line has its cost, and what was printed and told is stored."""
     few = ("--blocks", "1", "--steps", "3", "--lines", "50", "--repeat", "1", "--features", "nothing", "all together")

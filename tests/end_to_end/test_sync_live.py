@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +11,15 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner, Result
 
 import sdk
+from daemon.commands import status, sync
 from sdk._syncing import all_told, jobs
 from sdk.errors import Error
 from sdk.transport import request
 from tests.end_to_end.world import Trainer, kill_daemon, start_daemon, until
 
-ROOT = Path(__file__).parents[2]
 RUN = "carried"
 
 
@@ -48,7 +47,7 @@ class Target:
         """A trainer that logs a row each millisecond until it is told to end."""
 
         def train(count: Callable[[int], None]) -> None:
-            chosen = {"sync_seconds": 0.2, "silent": True, **settings}
+            chosen = {"sync_seconds": 0.2, "restart_seconds": 0.2, "silent": True, **settings}
             run_ = sdk.init(id=run, project="p", sync_to=[self.url, *urls], settings=chosen)
             n = 0
             while not self.told.exists():
@@ -74,12 +73,9 @@ def target(tmp_path: Path) -> Target:
     return Target(tmp_path)
 
 
-def drain(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def drain(store: Path, *arguments: str) -> Result:
     """`stepd sync --drain`."""
-    return subprocess.run(
-        [sys.executable, "-m", "daemon", "sync", "--drain", "--dir", str(store), *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return CliRunner().invoke(sync.command, ["--drain", "--dir", str(store), *arguments])
 
 
 def carrier_of(store: Path) -> int:
@@ -147,15 +143,13 @@ def test_a_target_that_is_away_harms_nothing(store: Path, target: Target, tmp_pa
     until(lambda: len(target.steps()) > 20)
     count = target.end(trainer)
     assert target.steps() == list(range(count))
-    text = subprocess.run(
-        [sys.executable, "-m", "daemon", "status", "--dir", str(store)], cwd=ROOT, capture_output=True, text=True
-    ).stdout
+    text = CliRunner().invoke(status.command, ["--dir", str(store)]).output
     assert f"  sync     {away}   1 run; 1 behind: " in text
     done = drain(store, "--timeout", "30", "--to", away)
-    assert done.returncode == 1
-    assert f"{RUN} to {away}: " in done.stdout
+    assert done.exit_code == 1
+    assert f"{RUN} to {away} stayed behind: " in done.output
     blocked.unlink()
-    assert drain(store, "--timeout", "30").returncode == 0
+    assert drain(store, "--timeout", "30").exit_code == 0
     back = Target(tmp_path)
     back.directory = blocked
     assert back.steps() == list(range(count))
@@ -169,6 +163,6 @@ def test_what_is_left_without_a_daemon_is_drained(store: Path, target: Target) -
     counts = [target.end(trainer) for trainer in trainers]
     assert target.steps("run0") == target.steps("run1") == []
     done = drain(store)
-    assert done.returncode == 0, done
+    assert done.exit_code == 0, done.output
     assert [target.steps(f"run{n}") for n in range(2)] == [list(range(count)) for count in counts]
     assert jobs(str(store)) == []

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from click.testing import CliRunner
 
 pytest.importorskip("tensorboard")
 
 from daemon.cli import cli
+from daemon.formats.scalar_events import scalar_records
 from sdk.reader import Store
 from tests.importing import event_files as made
 from tests.importing.event_files import simple, tensor, values, write
@@ -88,8 +90,10 @@ def test_a_dry_run_makes_no_store(tmp_path: Path, logs: Path) -> None:
 
 def test_a_process_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:
     """SIGKILL as soon as the run is being written; the same command then makes one whole run."""
-    events = [values(step, *(simple(f"key{key}", step) for key in range(20))) for step in range(4000)]
-    write(tmp_path / "logs" / "events.out.tfevents.1.host", *events)
+    steps = numpy.arange(20_000)
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host")
+    with open(path, "ab") as file:
+        file.writelines(scalar_records([f"key{key}" for key in range(20)], made.START + steps, steps, [steps] * 20))
     store = str(tmp_path / "store")
     words = [sys.executable, "-m", "daemon", "--dir", store, "import", f"tensorboard:{tmp_path / 'logs'}"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -105,7 +109,7 @@ def test_a_process_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:
         assert run.keys() == sorted(f"key{key}" for key in range(20))
     assert subprocess.run(words, capture_output=True, check=False).returncode == 0
     (run,) = Store(store).runs()
-    assert [len(run.series(f"key{key}")) for key in (0, 19)] == [4000, 4000]
+    assert [len(run.series(f"key{key}")) for key in (0, 19)] == [20_000, 20_000]
     assert os.listdir(os.path.join(store, "importing")) == ["lock"]
 
 

@@ -52,7 +52,7 @@ class Logged(Source):
 def media(chance: numpy.random.Generator) -> dict[str, Any]:
     return {
         "image": Image(chance.integers(0, 255, (9, 8, 3), numpy.uint8)),
-        "sound": Audio(numpy.sin(numpy.arange(80)), sample_rate=80),
+        "sound": Audio(numpy.arange(80, dtype=numpy.int16), sample_rate=80),
         "text": f"**{chance.random()}**",
         "histogram": Histogram(np_histogram=([1, 2, 3], [0.0, 0.5, 1.0, 4.0])),
         "array": chance.random((3, 4)),

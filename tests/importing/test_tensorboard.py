@@ -77,6 +77,10 @@ def one_of_every_kind() -> list[Any]:
     """Images, audio, text, histograms old and new, tensors, PR curves, meshes, graphs and hparams."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.plugins.mesh.plugin_data_pb2 import MeshPluginData
+
+    def told(kind: Any) -> bytes:
+        return MeshPluginData(name="mesh", content_type=kind).SerializeToString()
 
     ended = HParamsPluginData(session_end_info=SessionEndInfo(status=2)).SerializeToString()
     points = numpy.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]], numpy.float32)
@@ -97,8 +101,11 @@ def one_of_every_kind() -> list[Any]:
         values(4, tensor("weights", numpy.arange(6, dtype=numpy.float32).reshape(2, 3), "tensor")),
         values(4, tensor("pr", numpy.arange(12, dtype=numpy.float32).reshape(6, 2), "pr_curves")),
         values(5, tensor("cloud_VERTEX", points, "mesh"), tensor("cloud_COLOR", shades, "mesh")),
-        values(5, tensor("mesh_VERTEX", points, "mesh"), tensor("mesh_FACE", faces, "mesh")),
+        values(5, *(tensor(f"mesh_{kind}", part, "mesh", told(kind)) for kind, part in ((1, points), (2, faces)))),
         made.Event(wall_time=START, graph_def=b"\x0a\x03abc"),
+        made.Event(wall_time=START, tagged_run_metadata={"tag": "x", "run_metadata": b"1"}),
+        values(0, tensor("keras", made.strings(b"{}"), "graph_keras_model")),
+        values(0, tensor("layout", made.strings(b"\x00\x01"), "custom_scalars")),
         made.logged("it begins", START),
         made.Event(wall_time=START, summary=hparams_pb({"lr": 0.5, "name": "x", "amp": True})),
         values(0, tensor("_hparams_/session_end_info", 0.0, "hparams", ended)),
@@ -107,7 +114,10 @@ def one_of_every_kind() -> list[Any]:
 
 def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     """The same files, texts, numbers and bins; of the run its config, state, console and files."""
-    write(tmp_path / "logs" / "events.out.tfevents.1.host", *one_of_every_kind())
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", *one_of_every_kind())
+    (path.parent / "00000").mkdir()
+    (path.parent / "00000" / "tensors.tsv").write_text("1\t2\n")
+    (path.parent / "projector_config.pbtxt").write_text('embeddings {\n  tensor_path: "00000/tensors.tsv"\n}\n')
     (one,) = brought(tmp_path)
     assert (one.state, one.lost, one.told) == (IMPORTED, {}, ())
     run = only_run(tmp_path)
@@ -120,7 +130,10 @@ def test_every_kind_of_value_becomes_ours(tmp_path: Path) -> None:
     assert run.state == "failed"
     assert run.config == {"lr": 0.5, "name": "x", "amp": True}
     assert [line.text for line in run.logs()] == ["it begins"]
-    assert [file.name for file in run.files()] == ["graph/graph-1.pb"]
+    assert {file.name for file in run.files()} == {
+        "graph/graph-1.pb", "graph/run-metadata-1.pb", "graph/keras-model-1.json", "layout/custom-scalars-1.pb",
+        "projector/projector_config.pbtxt", "projector/00000/tensors.tsv",
+    }  # fmt: skip
     histogram = rows[3]["histogram"]
     assert (histogram.values, histogram.bins) == ([5, 6], [0, 1, 2])
     old = rows[3]["old histogram"]
@@ -256,9 +269,7 @@ def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
         tmp_path / "logs" / "events.out.tfevents.1.host",
         values(-3, simple("loss", 1)),
         values(0, simple("loss", 2)),
-        values(0, tensor("layout", made.strings(b"\x00\x01"), "custom_scalars")),
         values(0, tensor("image", made.strings(b"1", b"1", b"no picture"), "images")),
-        made.Event(wall_time=START, tagged_run_metadata={"tag": "x", "run_metadata": b"1"}),
         values(0, tensor("empty", numpy.zeros((0, 3)), "histograms")),
         values(0, simple("x" * 5000, 1)),
         values(0, tensor("own", made.strings(b"\x00"), "somebody's")),
@@ -267,9 +278,7 @@ def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
     (one,) = brought(tmp_path)
     assert one.lost == {
         "values at steps below 0 or above 2**62": 1,
-        "custom_scalars that cannot be stored": 1,
         "images that cannot be stored": 1,
-        "run metadata": 1,
         "histograms that cannot be stored": 1,
         "values whose name has more than 4096 bytes": 1,
         "values of unknown plugins that cannot be stored": 1,
@@ -339,6 +348,34 @@ def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
     assert "events.out.tfevents.2.host" in source.troubles[0]
 
 
+def test_histograms_of_many_bins_keep_every_count(tmp_path: Path) -> None:
+    """Empty ones beside one another are one; only where that is not enough neighbours are joined, and that is counted."""
+    limits = [float(place) for place in range(2001)]
+    few = [float(place % 50 == 0) for place in range(2001)]
+    write(
+        tmp_path / "logs" / "events.out.tfevents.1.host",
+        values(0, made.old_histogram("few", limits, few, -1.0, 2000.0)),
+        values(0, made.old_histogram("many", limits, [1.0] * 2001, -1.0, 2000.0)),
+    )
+    (one,) = brought(tmp_path)
+    assert one.lost == {"histograms of more than 512 bins, of which neighbours were joined": 1}
+    (row,) = only_run(tmp_path).rows()
+    assert (len(row["few"].values), sum(row["few"].values)) == (81, 41)
+    assert row["few"].bins[:4] == [-1, 0, 49, 50]
+    assert (len(row["many"].values), sum(row["many"].values)) == (501, 2001)
+
+
+def test_the_projector_leads_nowhere_else(tmp_path: Path) -> None:
+    """Paths out of the run's directory, absolute or not, copy nothing, and are counted."""
+    (tmp_path / "secret").write_text("secret")
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    lines = [f'tensor_path: "{path}"' for path in ("../secret", tmp_path / "secret")]
+    (path.parent / "projector_config.pbtxt").write_text("\n".join(lines))
+    (one,) = brought(tmp_path)
+    assert one.lost == {"files that could not be copied": 2}
+    assert [file.name for file in only_run(tmp_path).files()] == ["projector/projector_config.pbtxt"]
+
+
 def test_one_file_is_a_source_too(tmp_path: Path) -> None:
     """It alone, called as its directory."""
     path = write(tmp_path / "logs" / "a" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
@@ -392,7 +429,7 @@ def test_bytes_that_somebody_made_up_end_no_import(tmp_path: Path) -> None:
     payloads = [
         event.SerializeToString() for event in (*one_of_every_kind(), started(2, START), values(3, simple("loss", 1)))
     ]
-    for seed in range(20):
+    for seed in range(8):
         chance = random.Random(seed)
         records = [record(values(0, simple("loss", 1)).SerializeToString())]
         for payload in chance.choices(payloads, k=30):
@@ -404,6 +441,6 @@ def test_bytes_that_somebody_made_up_end_no_import(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_bytes(b"".join(records))
     found = brought(tmp_path, tmp_path)
-    assert [one.state for one in found] == [IMPORTED] * 20
+    assert [one.state for one in found] == [IMPORTED] * 8
     for run in Store(str(tmp_path / "store")).runs():
         assert sum(1 for _ in run.rows()) > 0, run.name

@@ -71,6 +71,26 @@ def test_a_target_is_the_same_in_every_process(given: str) -> None:
 def test_what_names_a_directory_by_a_dot_is_made_absolute() -> None:
     """Whatever kind it is of: the process that carries has another working directory."""
     assert check_targets(["mlflow:./mlruns"]) == (f"mlflow:{os.getcwd()}/mlruns",)
+    assert check_targets(["mlflow:sqlite:///a.db"]) == (f"mlflow:sqlite:///{os.getcwd()}/a.db",)
+
+
+def test_what_the_environment_says_of_a_target_is_said_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that carries has the daemon's. No password is taken over."""
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    (offline,) = check_targets(["wandb:team/digits"])
+    assert parse(offline)[:2] == ("wandb", "team/digits")
+    assert parse(offline).options == {"mode": "offline", "dir": os.getcwd()}
+    assert parse(offline).text == offline
+    monkeypatch.setenv("WANDB_DIR", "/data/w")
+    assert parse(check_targets(["wandb:?mode=offline"])[0]).options["dir"] == "/data/w"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert check_targets(["wandb:x"]) == ("wandb:x",)
+    assert parse(check_targets(["wandb:x?dir=w"])[0]).options == {"dir": f"{os.getcwd()}/w"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert check_targets(["mlflow:", "mlflow:http://other"]) == ("mlflow:http://host:5000", "mlflow:http://other")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
+    assert check_targets(["mlflow:"]) == ("mlflow:",)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +102,7 @@ def test_what_names_a_directory_by_a_dot_is_made_absolute() -> None:
         ("jsonl:", "expected a directory"),
         ("mlflow:https://me:secret@host", "user or password"),
         ("parquet:s3://token@bucket", "user or password"),
+        ("parquet:s3://bucket?secret_access_key=token", "user or password"),
     ],
 )
 def test_what_is_no_target_is_said_at_once(world: Any, given: str, expected: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sdk import files
-from sdk.files import DISK, Disk, DiskFile, read_whole, sync_names
+from sdk.files import DISK, EXPORTS, Disk, DiskFile, read_whole, sync_names
 
 
 def mode(path: object) -> int:
@@ -80,6 +80,18 @@ def test_failed_append_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert file.append([b"after"]) == 6
     assert file.read(0, 100) == b"beforeafter"
     file.close()
+
+
+def test_exports_are_as_the_umask_says(tmp_path: Path) -> None:
+    """What a user has written for others can be read by them, if the umask lets them; each operation that makes something."""
+    old = os.umask(0o027)
+    try:
+        EXPORTS.create(str(tmp_path / "f")).close()
+        EXPORTS.make_directory(str(tmp_path / "a" / "b"))
+        EXPORTS.write_whole(str(tmp_path / "w"), b"x")
+    finally:
+        os.umask(old)
+    assert [mode(tmp_path / name) for name in ("f", "a", "a/b", "w")] == [0o640, 0o750, 0o750, 0o640]
 
 
 def test_create_is_exclusive_private_and_follows_no_link(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tensorboard.util import tensor_util
 from daemon.formats import events, plugins, protobuf
 from daemon.formats.crc32c import crc32c, crc32c_rows, masked, masked_of, position_tables
 from daemon.formats.scalar_events import scalar_records
-from daemon.formats.tfrecord import OVERHEAD_BYTES, header, record
+from daemon.formats.tfrecord import OVERHEAD_BYTES, header, read_records, record
 
 # Steps whose varints have every length.
 STEPS = numpy.array([0, 1, 127, 128, 300, 16_383, 16_384, *(1 << (7 * n) for n in range(3, 9)), 2**63 - 1])
@@ -113,6 +113,33 @@ class TestRecords:
         """A SessionLog of status START, at its step."""
         event = Event.FromString(events.session_start(1.5, 700))
         assert (event.step, event.session_log.status) == (700, 1)
+
+
+class TestReading:
+    """Records, found again."""
+
+    def test_cut_off_anywhere(self) -> None:
+        """What is whole is given; `consumed` is where the next record begins, whatever of it is there."""
+        payloads = [bytes([size % 256]) * size for size in (0, 1, *[44] * 9, 300)]
+        data = b"".join(map(record, payloads))
+        ends = numpy.cumsum([len(payload) + OVERHEAD_BYTES for payload in payloads]).tolist()
+        for cut in range(len(data) + 1):
+            found = read_records(data[:cut])
+            count = sum(end <= cut for end in ends)
+            assert (len(found.starts), found.bad, found.is_lost) == (count, 0, False)
+            assert found.consumed == ([0, *ends][count])
+        assert [data[start : start + size] for start, size in zip(found.starts, found.sizes)] == payloads
+
+    def test_damage(self) -> None:
+        """A changed payload is left out and counted; behind a changed length nobody knows where the next record begins."""
+        data = record(b"a" * 44) * 20
+        bad = bytearray(data)
+        bad[60 * 3 + 20] ^= 1
+        found = read_records(bad)
+        assert (len(found.starts), found.bad, found.consumed) == (19, 1, len(data))
+        bad[60 * 5] ^= 1
+        found = read_records(bad)
+        assert (len(found.starts), found.bad, found.consumed, found.is_lost) == (4, 1, 300, True)
 
 
 class TestTensors:

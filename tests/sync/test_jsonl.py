@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def test_a_row_is_a_line(store: str, tmp_path: Path) -> None:
         "_step": 0, "_timestamp": START_NS / 1e9 + 0.002, "_sequence": 2, "_stream": main.hex, "_logged_step": 7, "loss": 0.1,
         "big": 2**60, "text": "ü\ud800", "none": None, "list": [1, {"a": {"base64": "AA=="}}],
     }  # fmt: skip
+
+
+def test_others_may_read_what_the_umask_lets_them(store: str, tmp_path: Path) -> None:
+    """Files, directories and media of the target are like any program's; those of the store are nobody else's."""
+    run = RunBuilder(store)
+    media = MediaBuilder(run, run.stream())
+    media.log({"x": sdk.Image(numpy.zeros((4, 5), numpy.uint8))})
+    media.stream.finish()
+    media.seal()
+    old = os.umask(0o027)
+    try:
+        carry(store, tmp_path / "out")
+    finally:
+        os.umask(old)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {0o640}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_dir()} == {0o750}
 
 
 def test_what_accompanies_a_run(store: str, tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import http.server
 import itertools
 import json
 import math
+import posixpath
+import random
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from daemon.sync.carrying import carry_run
 from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
+from daemon.sync.targets.mlflow_names import key_of, name_of
 from daemon.sync.targets.mlflow_server import Server
 from sdk.ids import run_directory
 from tests.builders import RunBuilder, make_run, make_store
@@ -109,6 +113,26 @@ def test_values_that_mlflow_cannot_hold_are_counted(world: World) -> None:
     assert (large, one) == (1.7976931348623157e308, 1.0)
     assert world.history("b") == [(0, 1.0), (2, 0.0)]
     assert world.history("n") == [(0, 2.0**53), (1, 1.0), (2, 2.0**64)]
+
+
+def test_an_odd_config_is_there_as_far_as_parameters_go(world: World) -> None:
+    """Empty texts and maps, names and texts that MLflow does not take, long ones; the whole is in a file."""
+    config = {
+        "": 1,
+        "a*b": "",
+        "empty": {},
+        "long": "x" * 7000,
+        "text": "\ud800\0é",
+        "deep": {"a.b": {"c": [None, True]}},
+    }
+    make_run(world.store, config=config)
+    outcome = world.carry()
+    assert dict(outcome.lost) == {"parameters that were cut": 1}
+    there = world.one()
+    assert there.data.params == {
+        "_x_": "1", "a_x002A_b": "", "empty": "{}", "long": "x" * 6000, "text": "\ufffd\ufffdé", "deep.a.b.c": "[null, true]",
+    }  # fmt: skip
+    assert artifacts(there.info.run_id)["config.json"] > 7000
 
 
 def test_odd_keys_lead_back_to_what_they_were(world: World) -> None:
@@ -261,6 +285,39 @@ def test_what_a_resume_took_back_is_counted(world: World) -> None:
     outcome = world.carry()
     assert world.history("loss")[-3:] == [(4, 4.0), (4, 40.0), (5, 5.0)]
     assert dict(outcome.lost) == {"steps that a resume took back": 2}
+
+
+def test_names_lead_back_whatever_they_are_made_of() -> None:
+    """Every name is one that MLflow takes, as a path too, and is the name of one key only."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    for _ in range(3000):
+        key = "".join(
+            chosen.choices(
+                ["a", "_", "x", "0", "00", "2A", "F", "/", ".", "\n", "\0", "😀", "\ud800", ":", "_x002A_"], k=7
+            )
+        )
+        name = name_of(key)
+        assert key_of(name) == key
+        assert re.fullmatch(r"[/\w.\- :]+", name), (key, name)
+        assert posixpath.normpath(name) == name, (key, name)
+        assert not name.startswith(("..", "/")), (key, name)
+
+
+def test_what_is_counted_stands_on_the_page() -> None:
+    """docs/mlflow.md has every word that the table of `stepd sync` may say of this target, and no other."""
+    root = Path(__file__).parents[2]
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "daemon/sync/targets").glob("mlflow*.py"))
+    counted = set(re.findall(r"(?:\.lost|_lose)\(\"([^\"]+)\"", code))
+    section = (
+        (root / "docs/mlflow.md")
+        .read_text(encoding="utf-8")
+        .partition("## What MLflow cannot hold")[2]
+        .partition("##")[0]
+    )
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert counted == set(re.findall("`([^`]+)`", "".join(rows)))
 
 
 class TestArtifacts:

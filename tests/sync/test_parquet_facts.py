@@ -15,6 +15,7 @@ import polars
 from PIL import Image
 
 import sdk
+from sdk.segment.naming import STORE_FILE
 from tests.builders import RunBuilder
 from tests.media_rig import MediaBuilder
 from tests.sync.parquet_rig import Rig
@@ -236,6 +237,7 @@ class TestDuckDb:
         for rank in (1, 0):
             (tmp_path / str(rank)).mkdir()
             rig = Rig(tmp_path / str(rank))
+            Path(rig.store, STORE_FILE).write_text(json.dumps({"format": 1, "id": f"{rank:032x}"}), encoding="utf-8")
             rig.root = tmp_path / "set"
             rig.url = f"parquet:{rig.root}"
             run = RunBuilder(rig.store, "a41f", name=f"of rank {rank}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy
 import pandas
 import polars
 import pytest
 from pyarrow import dataset, fs
 
+import sdk
 from daemon.sync.carrying import carry_run
 from daemon.sync.place import parse
 from daemon.sync.registry import make
@@ -23,7 +26,8 @@ from daemon.sync.targets.parquet import objects
 from daemon.sync.targets.parquet.objects import Bucket
 from sdk.errors import UsageError
 from tests import bucket
-from tests.builders import make_run, make_store
+from tests.builders import RunBuilder, make_run, make_store
+from tests.media_rig import MediaBuilder
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +79,41 @@ class TestBucket:
             draft.write(portion)
         assert there.publish(draft, "large") == 11 << 20
         assert system().open_input_stream(f"{place}/large").read() == portion * 11
+
+    def test_many_small_objects_are_sent_side_by_side(self, place: str) -> None:
+        """They are there when they have settled; one that cannot be sent is an error then, and is dropped with the rest."""
+        there = Bucket(f"s3://{place}", bucket.endpoint())
+        for number in range(40):
+            there.put_later(f"media/{number}", b"%d" % number)
+        there.settle()
+        assert {int(name): size for name, size in there.list("media").items()} == {n: len(str(n)) for n in range(40)}
+        gone = Bucket("s3://not-there/x", bucket.endpoint())
+        gone.put_later("media/1", b"x")
+        with pytest.raises(UsageError, match="no bucket"):
+            gone.settle()
+        gone.put_later("media/2", b"x")
+        gone.abandon()
+        gone.settle()
+        for one in (there, gone):
+            one.close()
+
+    def test_small_objects_are_joined(self, tmp_path: Path, place: str) -> None:
+        """A run that was carried while it was written is one object at its end; the small ones are gone."""
+        store = make_store(tmp_path)
+        run = RunBuilder(store, "growing")
+        main = run.stream()
+        target = make(parse(f"parquet:s3://{place}?endpoint={bucket.endpoint()}"))
+        for step in range(4):
+            main.log({"loss": step / 2})
+            run.flush()
+            assert carry_run(store, "growing", target).state == "live"
+        main.finish()
+        run.seal()
+        assert carry_run(store, "growing", target).is_exact
+        target.close()
+        found = dataset.dataset(f"{place}/rows", filesystem=system(), format="parquet")
+        assert len(found.files) == 1
+        assert found.to_table()["loss"].to_pylist() == [0.0, 0.5, 1.0, 1.5]
 
     def test_what_is_not_there_is_no_error(self, place: str) -> None:
         """Of an object that is gone there is nothing to remove, to read or to list."""
@@ -154,6 +193,13 @@ class TestRefusals:
             Bucket("s3://some/where", refusing).put("x", b"data")
         assert "canary" not in str(caught.value)
 
+    def test_a_bucket_in_another_region(self, refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Amazon answers with a redirection that says nothing; the cure names the option."""
+        monkeypatch.setattr(_Refusing, "status", 301)
+        monkeypatch.setattr(_Refusing, "code", "PermanentRedirect")
+        with pytest.raises(UsageError, match="region=NAME"):
+            Bucket("s3://some/where", refusing).check()
+
     def test_no_such_bucket(self) -> None:
         """Said before the first run, and by every operation."""
         there = Bucket("s3://not-there/x", bucket.endpoint())
@@ -200,6 +246,23 @@ class TestReaders:
         connection.register("rows", rows)
         found = connection.sql("SELECT run, min(loss), max(_step) FROM rows GROUP BY run ORDER BY run").fetchall()
         assert found == [("run0", 0.0, 9), ("run1", 1.0, 9)]
+
+    def test_pictures_lie_beside_the_rows(self, tmp_path: Path, place: str) -> None:
+        """A cell's path is an object below the prefix."""
+        store = make_store(tmp_path)
+        run = RunBuilder(store, "pictures")
+        media = MediaBuilder(run, run.stream())
+        for number in range(3):
+            media.log({"x": sdk.Image(numpy.full((2, 2), number, numpy.uint8))})
+        media.seal()
+        target = make(parse(f"parquet:s3://{place}?endpoint={bucket.endpoint()}"))
+        assert carry_run(store, "pictures", target).is_exact
+        target.close()
+        rows = dataset.dataset(f"{place}/rows", filesystem=system(), format="parquet").to_table().to_pylist()
+        for row in rows:
+            stored = system().open_input_stream(f"{place}/{json.loads(row['x'])['path']}").read()
+            assert stored[:4] == b"\x89PNG"
+        assert len(rows) == 3
 
     def test_polars_reads_the_bucket(self, shipped: str) -> None:
         """With its own client."""

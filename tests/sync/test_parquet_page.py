@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from daemon.sync.place import parse
+from daemon.sync.registry import make
 from daemon.sync.targets.parquet import ParquetTarget, cells, facts, parts, shipping
 from sdk.limits import MIB
 from tests.sync.parquet_rig import Rig
@@ -57,6 +59,8 @@ def test_the_numbers_of_the_page() -> None:
     assert f"one for each stream and {parts.PART_BYTES_MAX // MIB} MiB" in text
     assert f"More than {parts.COLUMNS_MAX} keys" in text
     assert f"at most {facts._COLUMNS_MAX} each" in text
+    rests = [make(parse(url)).rest_seconds for url in ("parquet:x", "parquet:s3://x")]
+    assert "leaves a run {:.0f} s between two passes, in a bucket {:.0f} s".format(*rests) in text
     for name in ParquetTarget.options:
         assert f"| `{name}=" in text
     for name in (cells.STEP, cells.TIME, cells.SEQUENCE, cells.STREAM, cells.NULL, cells.NAMELESS):

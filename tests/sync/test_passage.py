@@ -21,6 +21,7 @@ class TestPlace:
     """Where runs go, as it is named."""
 
     def test_options_stand_behind_the_question_mark(self) -> None:
+        """What stands behind it is by name, and the text of a place names the same place."""
         place = parse("parquet:s3://bucket/prefix?layout=long&region=eu")
         assert (place.scheme, place.path) == ("parquet", "s3://bucket/prefix")
         assert dict(place.options) == {"layout": "long", "region": "eu"}
@@ -45,6 +46,7 @@ class TestPlace:
 
     @pytest.mark.parametrize("url", ["", "runs", "/tmp/runs", "Tensorboard:x", ":x"])
     def test_without_a_kind_it_is_no_target(self, url: str) -> None:
+        """A word without a kind, or with an odd one, is refused with an example."""
         with pytest.raises(UsageError, match="expected KIND:WHERE"):
             parse(url)
 
@@ -142,6 +144,7 @@ class TestPassage:
         assert made() == [("loss_epoch", [3, 8], [1.5, 24.4])]
 
     def test_it_stops_between_batches(self, tmp_path: Path) -> None:
+        """What says stop is asked before each batch."""
         store = make_store(tmp_path)
         run = RunBuilder(store)
         run.stream().log({"loss": 0.5})
@@ -181,6 +184,7 @@ class TestCursor:
         "content", ["", "{", "[]", '{"format":1}', '{"format":1,"run":"other"}', "null", "[" * 10_000]
     )
     def test_what_cannot_be_read_begins_anew(self, tmp_path: Path, content: str) -> None:
+        """A cursor that is torn, of another run, or no cursor counts as none."""
         (tmp_path / "a41f.json").write_text(content, encoding="utf-8")
         assert _cursor(tmp_path).is_new
 
@@ -198,6 +202,7 @@ class TestAppendFile:
     """A file that grows, and is cut back."""
 
     def test_what_was_not_committed_is_cut_off(self, tmp_path: Path) -> None:
+        """What lies beyond the length of the last commit is gone when the file is opened."""
         path = str(tmp_path / "new" / "rows.jsonl")
         file = AppendFile(path)
         file.write([b"one\n"])
@@ -210,6 +215,7 @@ class TestAppendFile:
         assert Path(path).read_bytes() == b"one\nthree\n"
 
     def test_at_length_0_it_begins_anew(self, tmp_path: Path) -> None:
+        """A file that nobody committed is replaced."""
         path = tmp_path / "rows.jsonl"
         path.write_bytes(b"left by a killed pass")
         AppendFile(str(path)).close()

@@ -360,3 +360,15 @@ class TestManyHosts:
         assert contents(third)["streams"] == contents(run.directory)["streams"]
         shutil.rmtree(first)
         assert verify_run(DISK, third).findings == []
+
+    def test_a_portion_does_not_come_back(self, tmp_path: Path) -> None:
+        """A store that was given a portion, and brings it back when what it is of has arrived whole: it is left out."""
+        first, second, head = store_at(tmp_path / "first"), str(tmp_path / "second"), str(tmp_path / "head")
+        run = logged(first)
+        run.flush()
+        Road(first, head).carry(RUN)
+        Road(head, second).carry(RUN)  # as a node does after a requeue
+        run.seal()
+        Road(first, head).carry(RUN)
+        Road(second, head).carry(RUN)
+        assert segments(run_path(head, RUN)) == segments(run.directory)

@@ -278,6 +278,34 @@ class TestFiles:
         with pytest.raises(UsageError, match="cannot write"):
             make(parse(f"tensorboard:{tmp_path}/file/logs")).check()
 
+    def test_a_run_in_several_stores(self, tmp_path: Path) -> None:
+        """Each store adds its processes. None writes the run anew without the others' rows; what is late then is counted, once."""
+        first = Rig(tmp_path)
+        (tmp_path / "other").mkdir()
+        other = Rig(tmp_path / "other")
+        other.url = first.url
+        other.run.streams.clear()
+        second = other.run.stream(rank=1, stream_id=0x7777)
+        first.main.log({"loss": 1.0}, step=5, commit=True)
+        second.log({"loss": 2.0}, step=5, commit=True)
+        other.run.flush()
+        first.carry()
+        other.carry()
+        second.log({"loss": 0.0}, step=3)
+        assert other.end().lost == {"late values of a run that lies in several stores": 1}
+        assert first.end().lost == {"late values of a run that lies in several stores": 1}
+        assert first.values("loss") == [(5, 1.0)]
+        assert first.values("loss", "rank1") == [(5, 2.0)]
+
+    def test_another_precision_is_written_anew(self, tmp_path: Path) -> None:
+        """The same directory with another option is another wish, also of a run that is over and known as carried."""
+        rig = Rig(tmp_path)
+        rig.main.log({"loss": 0.1})
+        rig.end()
+        rig.url += "?precision=double"
+        rig.carry()
+        assert rig.values("loss") == [(0, 0.1)]
+
 
 class TestFacts:
     """Config and summary, as hyperparameters."""

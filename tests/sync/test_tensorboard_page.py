@@ -272,13 +272,13 @@ def test_a_run_that_goes_on(logs: Path, boards: dict[str, Board], tmp_path: Path
         run.flush()
         carry_run(str(tmp_path / "store"), run.id, make(parse(f"tensorboard:{logs}")))
 
-    def points() -> list[tuple[int, float]]:
-        if "loss" not in board.plugin("scalars", "tags").get(shown, {}):
+    def points(tag: str = "loss") -> list[tuple[int, float]]:
+        if tag not in board.plugin("scalars", "tags").get(shown, {}):
             return []
-        return [(step, value) for _, step, value in board.plugin("scalars", "scalars", run=shown, tag="loss")]
+        return [(step, value) for _, step, value in board.plugin("scalars", "scalars", run=shown, tag=tag)]
 
-    first.log({"loss": 0.0})
-    first.log({"loss": 1.0})
+    first.log({"loss": 0.0, "hidden": 0.0})
+    first.log({"loss": 1.0, "hidden": 1.0})
     carry()
     until(lambda: points() == [(0, 0.0), (1, 1.0)], "the first rows", 30)
     first.log({"loss": 2.0})
@@ -288,3 +288,7 @@ def test_a_run_that_goes_on(logs: Path, boards: dict[str, Board], tmp_path: Path
     second.log({"loss": 10.0})
     carry()
     until(lambda: points() == [(0, 0.0), (1, 10.0)], "the second attempt", 30)
+    second.finish()
+    carry()  # written anew: the old file is gone, and with it what only it had
+    until(lambda: points("hidden") == [(0, 0.0)], "the file that was written anew", 30)
+    assert points() == [(0, 0.0), (1, 10.0)]

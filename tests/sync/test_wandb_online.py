@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,22 @@ def test_a_key_that_is_refused_is_misuse(world: World, monkeypatch: pytest.Monke
         assert carry_run(world.store, "a41f", target).state in (MISUSE, DEFERRED)
     finally:
         target.close()
+
+
+def test_wandb_sync_makes_one_run_of_what_was_carried_offline(world: World, tmp_path: Path) -> None:
+    """W&B's own command takes the directories of all passes, in their order, whatever order it is given."""
+    for count in (150, 20):
+        world.log(count)
+        if count == 20:
+            world.main.finish()
+            world.builder.seal()
+        target = make(parse(f"wandb:team/digits?mode=offline&dir={tmp_path}"))
+        carry_run(world.store, "a41f", target)
+        target.close()
+    directories = sorted(map(str, tmp_path.glob("wandb/offline-run-*")), reverse=True)
+    assert len(directories) == 2
+    command = [sys.executable, "-m", "wandb", "sync", *directories]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    world.check()
+    assert world.served.exit_code == 0

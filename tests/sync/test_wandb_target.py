@@ -17,7 +17,7 @@ import pytest
 
 import sdk
 from daemon.formats import wandb_file as file
-from daemon.importing.placing import Inbox
+from daemon.importing.bringing import bring
 from daemon.importing.source import source_of
 from daemon.sync.carrying import carry_run
 from daemon.sync.outcome import DELIVERED, Outcome
@@ -28,6 +28,7 @@ from sdk.errors import UsageError
 from sdk.ids import run_directory
 from sdk.location import make_store as new_store
 from sdk.reader import Run
+from sdk.segment.naming import run_path
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 from tests.contracts.wandb_side import records_of
 from tests.media_rig import MediaBuilder
@@ -240,14 +241,10 @@ def test_there_and_back(carried: Carried, tmp_path: Path) -> None:
 
 def import_from(path: Path, directory: Path) -> Run:
     source = source_of(f"wandb:{path}")
-    (found,) = source.runs()
     store = new_store(str(directory / "imported"))
-    with Inbox(store) as inbox:
-        made = inbox.begin(found)
-        source.read(found, made, lambda _: None)
-        inbox.put(found, made)
-        assert not [why for why, count in made.lost.items() if count], made.lost
-    return Run(made.directory if os.path.exists(made.directory) else os.path.join(store.path, "runs", found.run_id))
+    (found,) = bring(store, source, list(source.runs()))
+    assert found.is_exact, found
+    return Run(run_path(store.path, found.run))
 
 
 def test_passes_make_one_run(tmp_path: Path) -> None:

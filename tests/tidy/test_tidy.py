@@ -113,6 +113,12 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/observe/code.py": ("os.path.isdir os.path.realpath", "looks at the user's own directories"),
     "daemon/observe/git.py": ("os.read", "reads a pipe"),
+    "daemon/importing/wandb.py": ("os.path.isdir os.path.islink", "looks at the files that are imported, likewise"),
+    "daemon/importing/wandb_media.py": (
+        "open os.path.getsize os.path.isfile os.path.realpath",
+        "finds and reads the media that are imported, likewise",
+    ),
+    "daemon/sync/targets/wandb/": ("tempfile.mkdtemp", "where W&B's package keeps what is sent; gone afterwards"),
     "daemon/sync/work.py": ("os.read", "reads a pipe"),
     "daemon/observe/packages.py": ("os.listdir os.open", "reads what installers left in the user's environment"),
     "sdk/_files.py": (
@@ -132,6 +138,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "the file that the program's stdout is; memory shared with forked children",
     ),
     "sdk/_launcher.py": ("open os.path.isdir os.path.isfile", "looks for git's HEAD, for a project's name"),
+    "daemon/sync/targets/mlflow_files.py": (
+        "open os.mkdir os.path.getsize os.replace os.unlink os.walk tempfile.TemporaryDirectory",
+        "drafts for mlflow's client, which takes names of files; what matters is on the server",
+    ),
     "daemon/sync/targets/parquet/objects.py": (
         "tempfile.TemporaryFile",
         "a draft that has no name; what matters is in the bucket",

@@ -22,7 +22,7 @@ from daemon.sync.passage import Passage
 from daemon.sync.target import Target
 from sdk import clock
 from sdk.errors import Error, UsageError
-from sdk.files import DISK
+from sdk.files import EXPORTS
 from sdk.ids import run_directory
 from sdk.limits import MIB, NESTING_MAX
 from sdk.reader import MediaItem, Run
@@ -33,6 +33,7 @@ from sdk.reader.plain import to_json
 _KINDS = TRAINING | {"system", "console"}
 _COMMIT_SECONDS = 5.0
 _COMMIT_BYTES = 32 * MIB
+_LINES = ".jsonl"
 FACTS = "facts.json"
 MEDIA = "media"
 # What was logged under our own names, as `Run.rows` calls it.
@@ -45,7 +46,7 @@ class JsonlTarget(Target):
     def check(self) -> None:
         """Raises UsageError where no directory can be made."""
         try:
-            DISK.make_directory(self.place.path)
+            EXPORTS.make_directory(self.place.path)
         except OSError as error:
             raise UsageError(f"cannot write to {self.place.text!r}: {error.strerror}") from error
 
@@ -64,13 +65,14 @@ class _Lines:
 
     def carry(self) -> None:
         run = self._passage.run
+        # A run stays where it was put first, whatever its project is called later.
+        directory = self._state.get("directory") or os.path.join(_directory(run.project), run_directory(run.id))
         if self._state and not (self._are_whole() and self._are_shown(run)):
             self._passage.start_again()
             self._state = {}
-        # A run stays where it was put first, whatever its project is called later.
-        self._state.setdefault("directory", os.path.join(_directory(run.project), run_directory(run.id)))
-        for name in ("lengths", "steps"):
-            self._state[name] = dict(self._state.get(name, {}))
+        lengths, steps = (dict(self._state.get(name, {})) for name in ("lengths", "steps"))
+        self._state = {**self._state, "directory": directory, "lengths": lengths, "steps": steps}
+        self._mend()
         try:
             for batch in self._passage.batches(_KINDS):
                 self._append(batch)
@@ -88,9 +90,20 @@ class _Lines:
     def _are_whole(self) -> bool:
         """Whether what was written before is still there."""
         try:
-            return all(DISK.status(self._path(name)).size >= size for name, size in self._state["lengths"].items())
+            return all(EXPORTS.status(self._path(name)).size >= size for name, size in self._state["lengths"].items())
         except OSError:
             return False
+
+    def _mend(self) -> None:
+        """Takes away what no commit knows: of a row that was hidden since then, nothing comes that would be written over it."""
+        lengths = self._state["lengths"]
+        for name, size, _ in EXPORTS.entries(self._path()):
+            if name.endswith(_LINES) and name not in lengths:
+                EXPORTS.remove(self._path(name))
+            elif size > lengths.get(name, size):
+                AppendFile(self._path(name), lengths[name]).close()
+        if not lengths and EXPORTS.exists(self._path(MEDIA)):
+            EXPORTS.remove_tree(self._path(MEDIA))
 
     def _are_shown(self, run: Run) -> bool:
         """Whether no resume has hidden a row that was written."""
@@ -116,7 +129,7 @@ class _Lines:
 
     def _file_of(self, batch: Batch) -> AppendFile:
         kind = batch.stream.kind
-        name = f"{'rows' if kind in TRAINING else kind}-{batch.stream.hex}.jsonl"
+        name = f"{'rows' if kind in TRAINING else kind}-{batch.stream.hex}{_LINES}"
         path = self._path(name)
         if self._file is None or self._file.path != path:
             self._force()
@@ -138,9 +151,9 @@ class _Lines:
     def _tell_facts(self, run: Run) -> None:
         text = to_json(facts_of(run), indent=1).encode("ascii")
         digest = hashlib.sha256(text).hexdigest()
-        if self._state.get("facts") != digest or not DISK.exists(self._path(FACTS)):
-            DISK.make_directory(self._path())
-            DISK.write_whole(self._path(FACTS), text)
+        if self._state.get("facts") != digest or not EXPORTS.exists(self._path(FACTS)):
+            EXPORTS.make_directory(self._path())
+            EXPORTS.write_whole(self._path(FACTS), text)
             self._state["facts"] = digest
 
     # -- media -----------------------------------------------------------------------------------------------------------
@@ -161,9 +174,9 @@ class _Lines:
         # Of stream and sequence, so that no two are one, and a pass that is begun again writes the same file.
         name = f"{head['_stream']}-{head['_sequence']}-{item.index}-{item.file_name}"
         facts = {**item.as_plain(), "kind": item.kind}
-        DISK.make_directory(self._path(MEDIA))
+        EXPORTS.make_directory(self._path(MEDIA))
         try:
-            self._since += DISK.status(item.save(self._path(MEDIA, name))).size
+            self._since += EXPORTS.status(item.save(self._path(MEDIA, name))).size
         except Error as error:
             self._passage.lost(f"files of {item.kind} that cannot be read", key)
             return {**facts, "path": None, "error": error.message}

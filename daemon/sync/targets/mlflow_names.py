@@ -18,8 +18,9 @@ NAME_CHARACTERS_MAX = 250
 _DIGEST_CHARACTERS = 16
 # Limit: file systems take 255 bytes for each part of a path; a letter of a name has up to four.
 _PART_BYTES_MAX = 200
-# A character that no name may hold, and an underscore that would be taken for the beginning of such a one.
-_REFUSED = re.compile(r"[^/\w.\- :]|_(?=x[0-9A-F]{4,6}_)")
+# A character that no name may hold, and an underscore that could be taken for the beginning of such a one: whatever follows the
+# digits may be written, and then begins with the underscore that ends them.
+_REFUSED = re.compile(r"[^/\w.\- :]|_(?=x[0-9A-F]{4})")
 _WRITTEN = re.compile(r"_x([0-9A-F]{4,6})_")
 # Slashes and dots that `posixpath.normpath` would take away: "//", at either end, and parts that are "." or "..". No name may begin
 # with "..", whatever follows.

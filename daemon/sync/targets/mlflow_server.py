@@ -155,9 +155,10 @@ class Server:
         """The id of the oldest run of an experiment with a tag; None without one. `value` holds no quotes."""
         with self.asked("look for a run"):
             found = self._client.search_runs(
-                [experiment], f"tags.`{tag}` = '{value}'", max_results=1, order_by=["attributes.start_time ASC"]
+                [experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"]
             )
-        return str(found[0].info.run_id) if found else None
+        # Why compared: some data bases do not tell A from a.
+        return next((str(run.info.run_id) for run in found if run.data.tags.get(tag) == value), None)
 
     def create(self, experiment: str, name: str, started: float, tags: Mapping[str, str]) -> str:
         """Makes a run; its id."""
@@ -249,7 +250,9 @@ class Server:
             fallback: What an error becomes that waiting does not mend, and of which no more is known.
         """
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the libraries about each other
+                yield
         except self._failures as error:
             raise self._meant(what, error, fallback) from None
         except ImportError as error:

@@ -185,6 +185,8 @@ class Crossing:
                 self.troubles.append(str(error) if name in str(error) else f"{name}: {error}")
                 continue
             try:
+                if _copied_from(reader, holds) in there:
+                    continue  # a portion that came to the source itself from elsewhere, and what it is of is there whole
                 end = reader.size if reader.sealed else reader.tail
                 found.append(_Seen(name, end, reader.sealed, modified, self._records(name, reader.blocks, bool(there))))
             finally:
@@ -331,7 +333,7 @@ class Crossing:
                 del self.portions[name]
         was_removed = False
         for name in there.keys() - here.keys() - self._names_of_portions():
-            origin = self._copied_from(name)
+            origin = self._origin(name)
             if origin is None:
                 continue
             if origin not in there and origin not in here:
@@ -342,6 +344,17 @@ class Crossing:
         if was_removed:
             self._files.sync_directory(self._target)
 
+    def _origin(self, name: str) -> str | None:
+        """What a segment of the target is a portion of; None: it is none, or cannot be read."""
+        parsed = parse_segment(name)
+        with contextlib.suppress(OSError, Error):
+            reader = SegmentReader(self._files, os.path.join(self._target, name))
+            try:
+                return _copied_from(reader, parsed.holds) if parsed is not None else None
+            finally:
+                reader.close()
+        return None
+
     def _names_of_portions(self) -> set[str]:
         return {portion.name for portions in self.portions.values() for portion in portions}
 
@@ -350,21 +363,15 @@ class Crossing:
         found = (segment for kind in (HISTORY, MEDIA) for segment in sealed(self._files, self._source, kind))
         return {format_segment(name) for segment in found for name in segment.replaces | segment.repaired}
 
-    def _copied_from(self, name: str) -> str | None:
-        """What a segment of the target is a portion of; None: it is none."""
-        with contextlib.suppress(OSError, Error, ValueError, TypeError):
-            reader = SegmentReader(self._files, os.path.join(self._target, name))
-            try:
-                first = reader.blocks[0] if reader.blocks else None
-                if first is None or first.kind != KIND_META:
-                    return None
-                told = reader.read_map(first).get(COPIED)
-            finally:
-                reader.close()
-            holds = parse_segment(name)
-            if isinstance(told, list) and holds is not None:
-                return format_segment(SegmentName(int(told[0], 16), int(told[1]), holds.holds))
-        return None
+
+def _copied_from(reader: SegmentReader, holds: str) -> str | None:
+    """The name of what a segment is a portion of; None: it is none."""
+    with contextlib.suppress(DamageError, ValueError, TypeError, IndexError):
+        if reader.blocks[0].kind == KIND_META:
+            told = reader.read_map(reader.blocks[0]).get(COPIED)
+            if isinstance(told, list):
+                return format_segment(SegmentName(int(told[0], 16), int(told[1]), holds))
+    return None
 
 
 def _is_carried(reader: SegmentReader, block: Block) -> bool:

@@ -91,11 +91,14 @@ class StoreTarget(Target):
         assert store is not None
         check_store(store, self._files)
         there = run_path(store.path, passage.run.id)
-        if self._files.exists(there) and os.path.samefile(there, passage.run.directory):
+        if self._files.exists(there) and self._inode(there) == self._inode(passage.run.directory):
             raise UsageError(
                 f"{self.place.text!r} is the store that the run lies in", hint="--to stepd:/another/directory"
             )
         return store
+
+    def _inode(self, path: str) -> tuple[int, int]:
+        return self._files.status(path)[2:4]
 
     def _bring_files(self, passage: Passage, store: StoreIdentity) -> list[str]:
         """The files of a run; one that is there and younger stays, and of equally old ones the larger. Says what could not be brought."""

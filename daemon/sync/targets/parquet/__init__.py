@@ -36,6 +36,7 @@ class ParquetTarget(Target):
 
     scheme: ClassVar[str] = "parquet"
     options: ClassVar[frozenset[str]] = frozenset({"layout", "media", "endpoint", "region"})
+    is_for_each_store: ClassVar[bool] = True
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

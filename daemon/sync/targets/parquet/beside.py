@@ -74,7 +74,7 @@ class Beside:
         # Its own name is made for people, and two keys may have the same one.
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         name = f"{place}-{digest}-{item.file_name}"
-        self._root.put(name, data)
+        self._root.put_later(name, data)
         self.size += len(data)
         return name
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any, TypeVar
 
 from daemon.sync.target import Retriable
@@ -29,6 +31,8 @@ _SEND_BYTES = 8 * MIB
 _CONNECT_SECONDS, _REQUEST_SECONDS = 10.0, 60.0
 # The client waits and tries by itself first; what it gives up is tried again by the driver, with longer waits.
 _TRIES = 4
+# Pictures are small, and each takes the time of a request. Limit: so many are held in memory.
+_SENDERS, _WAITING_MAX = 8, 16
 _AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", re.ASCII)
 _LATER = frozenset(
     "NETWORK_CONNECTION SLOW_DOWN SERVICE_UNAVAILABLE INTERNAL_FAILURE REQUEST_TIMEOUT THROTTLING".split()
@@ -79,6 +83,8 @@ class Bucket:
         self._endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
         self._region = region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")
         self._opened: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._sending: deque[Future[None]] = deque()
 
     @property
     def _system(self) -> Any:
@@ -150,6 +156,23 @@ class Bucket:
 
         self._ask(send)
 
+    def put_later(self, name: str, data: Buffer) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_SENDERS, "stepd-put")
+        if len(self._sending) >= _WAITING_MAX:
+            self._sending.popleft().result()
+        self._sending.append(self._pool.submit(self.put, name, data))
+
+    def settle(self) -> None:
+        while self._sending:
+            self._sending.popleft().result()
+
+    def abandon(self) -> None:
+        for one in self._sending:
+            one.cancel()
+        wait(self._sending)
+        self._sending.clear()
+
     def get(self, name: str) -> bytes | None:
         def fetch() -> bytes:
             with self._system.open_input_stream(f"{self._base}/{name}") as stream:
@@ -168,9 +191,17 @@ class Bucket:
             pass
 
     def source(self, name: str) -> Any:
-        return self._ask(lambda: self._system.open_input_file(f"{self._base}/{name}"))
+        import pyarrow
+
+        data = self.get(name)  # one request; column by column it would be many
+        if data is None:
+            raise Retriable(f"{self.text}: {name} has gone since it was listed")
+        return pyarrow.BufferReader(data)
 
     def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
         self._opened = None
 
     def _ask(self, operation: Callable[[], _Result]) -> _Result:
@@ -192,6 +223,8 @@ class Bucket:
         if name == "NO_SUCH_BUCKET":
             return self._no_bucket()
         hint = _CREDENTIALS_HINT if name in _CREDENTIALS or _CREDENTIALS_TOLD.search(told) else None
+        if status == 301:
+            hint = f"--to 'parquet:{self.text}?region=NAME'   (the bucket is in another region)"
         return UsageError(f"{self.text} cannot be used: {told}", hint=hint)
 
     def _no_bucket(self) -> UsageError:

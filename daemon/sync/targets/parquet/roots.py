@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 from daemon.sync.target import CURSORS
 from sdk.errors import UsageError
-from sdk.files import DISK, Buffer, File, Files, read_whole
+from sdk.files import EXPORTS, Buffer, File, Files, read_whole
 
 _TEXT_BYTES_MAX = 1 << 20
+_WRITE_BYTES = 1 << 20
 
 
 class Draft(Protocol):
@@ -59,6 +60,15 @@ class Root(Protocol):
     def put(self, name: str, data: Buffer) -> None:
         """Writes a small file, likewise whole."""
 
+    def put_later(self, name: str, data: Buffer) -> None:
+        """As `put`, but it is there, or has failed, only when `settle` returns."""
+
+    def settle(self) -> None:
+        """Waits for all that was to be put later, and raises what one of them met."""
+
+    def abandon(self) -> None:
+        """Drops what is to be put later and was not begun, and waits for the rest; raises nothing."""
+
     def get(self, name: str) -> bytes | None:
         """A small file; None: there is none."""
 
@@ -66,7 +76,7 @@ class Root(Protocol):
         """A file that is not there is no error."""
 
     def source(self, name: str) -> Any:
-        """The file for pyarrow to read."""
+        """A file of rows for pyarrow to read, one of the small ones that are joined."""
 
     def close(self) -> None: ...
 
@@ -79,16 +89,31 @@ class DirectoryDraft:
         self.file: File = files.create(path)
         self.path = path
         self.closed = False
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def write(self, data: Buffer) -> int:
-        before = self.file.size
-        self.file.append([data])
-        return self.file.size - before
+        # A file of some columns comes in a hundred pieces of some bytes.
+        size = memoryview(data).nbytes
+        if self._waiting_bytes + size > _WRITE_BYTES:
+            self.flush_waiting()
+        if size > _WRITE_BYTES:
+            self.file.append([data])
+        else:
+            self._waiting.append(bytes(data))
+            self._waiting_bytes += size
+        return size
+
+    def flush_waiting(self) -> None:
+        """Writes what waits."""
+        if self._waiting:
+            waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            self.file.append(waiting)
 
     def flush(self) -> None: ...
 
     def tell(self) -> int:
-        return self.file.size
+        return self.file.size + self._waiting_bytes
 
     def close(self) -> None: ...
 
@@ -96,7 +121,7 @@ class DirectoryDraft:
 class Directory:
     """A dataset in a directory of this machine."""
 
-    def __init__(self, path: str, files: Files = DISK) -> None:
+    def __init__(self, path: str, files: Files = EXPORTS) -> None:
         self.text = path
         self._files = files
         self._known: set[str] = set()
@@ -126,6 +151,7 @@ class Directory:
 
     def publish(self, draft: Draft, name: str) -> int:
         assert isinstance(draft, DirectoryDraft)
+        draft.flush_waiting()
         draft.file.sync()
         size = draft.file.size
         draft.file.close()
@@ -146,6 +172,13 @@ class Directory:
         self._make_directories(os.path.dirname(path))
         self._files.write_whole(path, bytes(data))
         self._files.sync_directory(os.path.dirname(path))
+
+    def put_later(self, name: str, data: Buffer) -> None:
+        self.put(name, data)
+
+    def settle(self) -> None: ...
+
+    def abandon(self) -> None: ...
 
     def get(self, name: str) -> bytes | None:
         try:

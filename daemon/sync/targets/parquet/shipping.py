@@ -13,6 +13,8 @@ The state names every file of rows that is safe. So:
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +47,8 @@ class Shipping:
         run, state = passage.run, passage.state
         self._arrow, self._root, self._passage, self._layout = arrow, root, passage, layout
         self._where = partition(run.project, run.id)
-        self._label = run_directory(run.id)
+        # Two stores may ship streams of one run at once.
+        self._label = f"{run_directory(run.id)}-{hashlib.sha256(os.fsencode(run.directory)).hexdigest()[:8]}"
         self._files: dict[str, dict[str, int]] = {kind: dict(state.get("files", {}).get(kind, {})) for kind in KINDS}
         self._facts: dict[str, str] = dict(state.get("facts", {}))  # name -> digest
         self._beside = Beside(root, self._where, passage, is_wanted=with_media)
@@ -74,6 +77,7 @@ class Shipping:
                 self._root.remove(name)
         finally:
             self._parts.close()
+            self._root.abandon()
 
     # ---- before the first row
 
@@ -143,6 +147,7 @@ class Shipping:
         self._passage.moved(0, size)
 
     def _commit(self) -> None:
+        self._root.settle()
         self._uncommitted = 0
         self._passage.commit(
             {"where": self._where, "layout": self._layout, "files": self._files, "facts": dict(self._facts)}

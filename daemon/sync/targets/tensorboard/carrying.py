@@ -28,7 +28,7 @@ from daemon.sync.targets.tensorboard.points import Lost, add_numbers
 from daemon.sync.targets.tensorboard.showing import MEDIA, Shower
 from sdk import clock
 from sdk.errors import UsageError
-from sdk.files import DISK
+from sdk.files import EXPORTS
 from sdk.limits import MIB
 from sdk.reader.delivery import Batch, Points, made_batch
 from sdk.reader.facts import StreamFacts
@@ -56,7 +56,7 @@ class TensorBoardTarget(Target):
         if precision not in _PRECISIONS:
             raise UsageError(f"{self.place.text!r}: precision is {precision!r}, expected float or double")
         try:
-            DISK.make_directory(self.place.path)
+            EXPORTS.make_directory(self.place.path)
         except OSError as error:
             raise UsageError(f"cannot write to {self.place.text!r}: {error.strerror}") from error
 
@@ -98,7 +98,7 @@ class _Carrying:
         if self._passage.is_over:
             if not self._state["again"]:
                 self._tell_end()
-            if self._state["again"]:
+            if self._state["again"] and self._has_all():
                 self._write_again()
         if self._run._side_lanes("console"):
             self._passage.told("what was printed is not carried: TensorBoard has no place for it")
@@ -125,7 +125,7 @@ class _Carrying:
         """What a state says of files that do not exist yet."""
         return {
             "files": {}, "lanes": {}, "hidden": {}, "embeddings": {}, "config": None, "end": None, "last_us": 0,
-            "again": False,
+            "late": 0, "again": False,
         }  # fmt: skip
 
     def _path(self, lane: str, name: str = "") -> str:
@@ -138,19 +138,19 @@ class _Carrying:
         """Whether what was written before is still there."""
         try:
             files = self._state["files"].items()
-            return all(DISK.status(self._path(lane, self._name())).size >= told["length"] for lane, told in files)
+            return all(EXPORTS.status(self._path(lane, self._name())).size >= told["length"] for lane, told in files)
         except OSError:
             return False
 
     def _remove_others(self) -> None:
         """Removes event files of passes that did not come to their commit, and of former generations."""
-        below = [name for name, _, _ in DISK.entries(self._path("")) if name not in (MEDIA, projector.DIRECTORY)]
+        below = [name for name, _, _ in EXPORTS.entries(self._path("")) if name not in (MEDIA, projector.DIRECTORY)]
         for lane in ("", *below):
             known = self._name() if lane in self._state["files"] else None
-            for name, _, _ in DISK.entries(self._path(lane)):
+            for name, _, _ in EXPORTS.entries(self._path(lane)):
                 if is_ours(name) and name != known:
                     with contextlib.suppress(FileNotFoundError):
-                        DISK.remove(self._path(lane, name))
+                        EXPORTS.remove(self._path(lane, name))
 
     def _commit_now_and_then(self) -> None:
         is_due = clock.monotonic() - self._committed >= _COMMIT_SECONDS
@@ -170,10 +170,13 @@ class _Carrying:
         for lane, file in self._open.items():
             self._state["files"][lane] = file.force()
             if file.late:
+                self._state["late"] += file.late
                 self._state["again"] = True
         for lane in self._open:
             if self._state["embeddings"].get(lane):
-                DISK.write_whole(self._path(lane, projector.CONFIG), projector.config(self._state["embeddings"][lane]))
+                EXPORTS.write_whole(
+                    self._path(lane, projector.CONFIG), projector.config(self._state["embeddings"][lane])
+                )
         self.close()
 
     def _file(self, lane: str) -> EventFile:
@@ -187,17 +190,17 @@ class _Carrying:
 
     def _rewind(self) -> None:
         """Says in the files what a resume hid of rows that are in them."""
-        hidden = self._run.hidden_from
-        for stream, limit in hidden.items():
+        known = self._state["hidden"]
+        for stream, limit in self._run.hidden_from.items():
             lane = self._state["lanes"].get(stream)
-            if lane is not None and self._state["hidden"].get(stream) != limit:
+            if lane is not None and known.get(stream) != limit:
                 started = max((other.started for other in self._run.streams), default=self._state["created"])
                 if len(self._open) >= _FILES_MAX:
                     self._force()
                 if self._file(lane).rewind(limit, started):
                     # The fast loader knows nothing of this: of a tag that nobody logs any more it keeps what was hidden.
                     self._state["again"] = True
-        self._state["hidden"] = hidden
+            known[stream] = limit
 
     def _lane(self, stream: StreamFacts, place: int) -> str:
         """The directory of a stream's lane below the run's."""
@@ -227,6 +230,8 @@ class _Carrying:
         return None
 
     def _add_batch(self, batch: Batch) -> None:
+        if batch.stream.hex not in self._state["lanes"]:
+            self._rewind()  # a process that began after this pass did may have hidden rows of the one before it
         size = self._add(self._lane(batch.stream, batch.lane), batch.points)
         if batch.stream.kind not in _SYSTEM:
             latest = max((int(points.time_us.max()) for points in batch.points), default=0)
@@ -282,6 +287,18 @@ class _Carrying:
         if self._state["config"] is not None:
             file.show(plugins.SESSION_END_TAG, plugins.session_end(status, seconds), 0, seconds)
         self._state["end"] = end
+
+    def _has_all(self) -> bool:
+        """Whether the run can be written anew from this store alone; what is late otherwise is lost."""
+        streams = self._run._facts.streams
+        if all(stream in streams or not stream for stream in self._passage.delivered):
+            return True
+        self._force()
+        if self._state["late"]:
+            self._passage.lost("late values of a run that lies in several stores", count=self._state["late"])
+            self._passage.told("put its parts into one store first: stepd sync --to stepd:DIR")
+        self._state.update(late=0, again=False)
+        return False
 
     # -- all of it again -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sdk.files import DISK
+from sdk.files import EXPORTS
 from sdk.reader import MediaItem
 from sdk.reader.filenames import safe_name
 
@@ -38,10 +38,10 @@ def write_embedding(directory: str, item: MediaItem, key: str) -> dict[str, Any]
         raise ValueError(f"an embedding of shape {matrix.shape}, expected (points, dimensions)")
     name = f"{safe_name(key)}-{item.step}"
     path = os.path.join(directory, DIRECTORY, name)
-    DISK.make_directory(path)
+    EXPORTS.make_directory(path)
     tensors = io.StringIO()
     numpy.savetxt(tensors, matrix, "%.9g", "\t")
-    DISK.write_whole(os.path.join(path, "tensors.tsv"), tensors.getvalue().encode())
+    EXPORTS.write_whole(os.path.join(path, "tensors.tsv"), tensors.getvalue().encode())
     entry: dict[str, Any] = {
         "name": f"{key} (step {item.step})",
         "path": f"{DIRECTORY}/{name}",
@@ -50,12 +50,12 @@ def write_embedding(directory: str, item: MediaItem, key: str) -> dict[str, Any]
     parts = item.value
     labels = parts.get("labels")
     if isinstance(labels, MediaItem):
-        DISK.write_whole(os.path.join(path, "metadata.tsv"), _labels(labels.data, len(matrix)))
+        EXPORTS.write_whole(os.path.join(path, "metadata.tsv"), _labels(labels.data, len(matrix)))
         entry["has_labels"] = True
     pictures = parts.get("images")
     if isinstance(pictures, MediaItem):
         sprite, side = _sprite(pictures.to_numpy(), len(matrix))
-        DISK.write_whole(os.path.join(path, "sprite.png"), sprite)
+        EXPORTS.write_whole(os.path.join(path, "sprite.png"), sprite)
         entry["tile"] = side
     return entry
 

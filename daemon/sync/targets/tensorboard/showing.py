@@ -20,7 +20,7 @@ from daemon.sync.targets.tensorboard.meshes import cloud, read_mesh
 from daemon.sync.targets.tensorboard.points import Lost
 from daemon.sync.targets.tensorboard.projector import write_embedding
 from sdk.errors import Error, StoreError
-from sdk.files import DISK
+from sdk.files import EXPORTS
 from sdk.limits import MIB
 from sdk.reader import MediaItem
 from sdk.reader.media import items_in
@@ -69,7 +69,13 @@ class Shower:
                 raise
             self._lost(f"{_called(value)} that cannot be read", key, 1)
             self._told(f"{key}: {error.message}")
-        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # whatever somebody made up
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:  # whatever somebody made up
             self._lost(f"{_called(value)} that cannot be shown", key, 1)
             self._told(f"{key}: {error}")
         return []
@@ -221,8 +227,8 @@ class Shower:
         # Keys may differ in what a file's name cannot hold.
         name = f"{zlib.crc32(key.encode('utf-8', 'surrogatepass')):08x}-{item.file_name}"
         directory = os.path.join(self.directory, MEDIA)
-        DISK.make_directory(directory)
-        DISK.write_whole(os.path.join(directory, name), item.bytes())
+        EXPORTS.make_directory(directory)
+        EXPORTS.write_whole(os.path.join(directory, name), item.bytes())
         said = f": {item.caption}" if item.caption else ""
         yield key, plugins.texts([f"{item.kind} `{MEDIA}/{name}`{said}"])
 
