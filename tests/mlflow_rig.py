@@ -7,11 +7,13 @@ watch that one, would make the start 8 s instead of 3.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.metadata
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -57,6 +59,11 @@ class TrackingServer:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+    def select(self, query: str, *values: str) -> list[Any]:
+        """What its data base answers."""
+        with contextlib.closing(sqlite3.connect(self.database)) as database:
+            return database.execute(query, values).fetchall()
 
     def stop(self) -> None:
         """Ends it and removes its files."""

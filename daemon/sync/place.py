@@ -35,7 +35,7 @@ class Place(NamedTuple):
     @property
     def text(self) -> str:
         """The URL, as it may be shown and stored."""
-        options = f"?{urlencode(sorted(self.options.items()))}" if self.options else ""
+        options = f"?{urlencode(sorted(self.options.items()), safe=':/')}" if self.options else ""
         return f"{self.scheme}:{self.path}{options}"
 
     @property

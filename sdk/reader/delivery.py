@@ -244,9 +244,14 @@ def _united(keys: tuple[str, ...], pieces: list[tuple[Any, Any, Any, list[Any]]]
 
 def _column(pieces: list[NDArray[Any] | list[Any]]) -> NDArray[Any] | list[Any]:
     value, null = unite(pieces)
-    if null is None and value.dtype != object:
+    if null is None and value.dtype != object and not (value.dtype.kind == "f" and any(map(_has_integers, pieces))):
         return value
     return [one for piece in pieces for one in (piece if isinstance(piece, list) else piece.tolist())]
+
+
+def _has_integers(piece: NDArray[Any] | list[Any]) -> bool:
+    """Whether a series would give integers as floats, which is not how they were logged."""
+    return any(type(value) is int for value in piece) if isinstance(piece, list) else piece.dtype.kind in "iu"
 
 
 def made_batch(run: Run, last: int = 0, digest: str = "") -> tuple[Batch | None, tuple[int, str]]:

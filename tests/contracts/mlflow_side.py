@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,9 @@ class Side:
     def read(self, url: str) -> Held:
         """From its tables, because a request for each metric takes seconds: tests/sync/test_mlflow.py asks for them."""
         held: Held = {}
-        with sqlite3.connect(tracking_server().database) as database:
-            runs = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'stepd.run_id'").fetchall())
-            metrics = database.execute(
-                "SELECT run_uuid, key, step, value, is_nan FROM metrics ORDER BY step, timestamp"
-            ).fetchall()
+        select = tracking_server().select
+        runs = dict(select("SELECT run_uuid, value FROM tags WHERE key = 'stepd.run_id'"))
+        metrics = select("SELECT run_uuid, key, step, value, is_nan FROM metrics ORDER BY step, timestamp")
         for run in runs.values():
             held[key_of(run)] = {}
         for run, name, step, value, is_nan in metrics:
@@ -52,10 +49,9 @@ class Side:
     def written(self, url: str) -> dict[str, str]:
         """Every line of the tables that hold runs, and the files."""
         found = {}
-        with sqlite3.connect(tracking_server().database) as database:
-            for table in ("runs", "metrics", "params", "tags", "experiments"):
-                lines: list[Any] = sorted(map(repr, database.execute(f"SELECT * FROM {table}")))
-                found[table] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        for table in ("runs", "metrics", "params", "tags", "experiments"):
+            lines = sorted(map(repr, tracking_server().select(f"SELECT * FROM {table}")))
+            found[table] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return {**found, **{path.name: str(path.stat().st_size) for path in self._files()}}
 
     def texts(self, url: str) -> list[bytes]:

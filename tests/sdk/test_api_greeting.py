@@ -70,7 +70,7 @@ def test_receipt(home: str) -> None:
         "       x  1 ▄▄ 1",
         "       stored 1,000,312 of 1,000,312 records, 0 dropped, on disk (fsync)   16.1 MB",
         "       logging cost the loop 1.1 s (0.014 %)",
-        "       stepd show a41f  ·  stepd plot a41f  ·  stepd export a41f",
+        "       stepd show a41f  ·  stepd plot a41f  ·  stepd sync a41f --to tensorboard:runs",
     ]
 
 

@@ -10,7 +10,6 @@ import math
 import posixpath
 import random
 import re
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,11 +166,10 @@ def test_without_a_cursor_nothing_doubles(world: World) -> None:
 
 
 def _lines(run: str) -> dict[str, list[Any]]:
-    with sqlite3.connect(tracking_server().database) as database:
-        return {
-            table: sorted(map(repr, database.execute(f"SELECT * FROM {table} WHERE run_uuid = ?", [run])))
-            for table in ("metrics", "latest_metrics", "params", "tags", "runs")
-        }
+    return {
+        table: sorted(map(repr, tracking_server().select(f"SELECT * FROM {table} WHERE run_uuid = ?", run)))
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs")
+    }
 
 
 def test_a_run_that_grows_is_gone_on_with(world: World) -> None:

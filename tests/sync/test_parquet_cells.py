@@ -40,7 +40,8 @@ class TestWide:
             )  # fmt: skip
         main.finish()
         run.seal()
-        assert rig.carry().is_exact
+        found = rig.carry()
+        assert found.is_exact
         types = rig.types()
         assert {key: types[key] for key in types if key[0] != "_"} == {
             "float": "double", "int": "int64", "large": "uint64", "bool": "bool", "text": "string", "bytes": "binary",
@@ -51,6 +52,7 @@ class TestWide:
         assert (second["bool"], second["text"], second["bytes"]) == (True, "ü1", b"\1")
         assert json.loads(second["list"]) == [1, {"a": None}]
         assert (second["mixed"], second["huge"]) == ('"x"', str(2**70))
+        assert "'mixed' holds texts and other values" in found.told[0]
 
     def test_our_columns_say_whose_row_it_is(self, tmp_path: Path) -> None:
         """Step, time in microseconds UTC, sequence, stream, attempt and rank stand beside the values."""

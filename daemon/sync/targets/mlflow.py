@@ -69,6 +69,10 @@ class MlflowTarget(Target):
         finally:
             files.close()
 
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
     def _open(self) -> Server:
         if self._server is None:
             from daemon.sync.targets.mlflow_server import Server
@@ -208,8 +212,7 @@ class _Carried:
             self.state["status"] = "RUNNING"
 
     def _set_tags(self, wanted: dict[str, str]) -> None:
-        known = self.state["tags"]
-        digests = {name: digest_of(text.encode()) for name, text in wanted.items()}
+        known, digests = self.state["tags"], _digests(wanted)
         self._server.set_tags(
             self.id, {name: text for name, text in wanted.items() if known.get(name) != digests[name]}
         )
@@ -328,6 +331,10 @@ def _tags(run: Any) -> dict[str, str]:
         **{name_of(f"tag.{tag}"): "true" for tag in run.tags},
     }
     return {name: clean(text) for name, text in found.items() if isinstance(text, str) and text}
+
+
+def _digests(texts: dict[str, str]) -> dict[str, str]:
+    return {name: digest_of(text.encode()) for name, text in texts.items()}
 
 
 def _map(value: Any) -> dict[str, Any]:

@@ -114,6 +114,12 @@ class Server:
         """The URI as it may be printed."""
         return repr(_hidden(self.uri))
 
+    def close(self) -> None:
+        """Closes the connections to a data base; those to a server end with the process."""
+        engine = getattr(self._client._tracking_client.store, "engine", None)
+        if engine is not None:
+            engine.dispose()
+
     # -- experiments and runs --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -166,7 +172,7 @@ class Server:
             made = self._client.create_run(
                 experiment,
                 start_time=max(int(started * 1000), 0),
-                tags=dict(tags),
+                tags={tag: text[:TAG_CHARACTERS_MAX] for tag, text in tags.items()},
                 run_name=name[:_NAME_CHARACTERS_MAX] or None,
             )
         return str(made.info.run_id)

@@ -51,12 +51,14 @@ class Writing(NamedTuple):
     Attributes:
         arrow: The module pyarrow.
         described: A value that is no number and no text, as plain values: media are put beside, and named.
-        odd: Told the key of each text that is no Unicode, which gets ``?`` for what cannot be written.
+        odd: Told the key of texts that are no Unicode, which get ``?`` for what cannot be written, and how many there are.
+        mixed: Told the key whose column holds texts beside other values, all as JSON, while another file may hold texts as they are.
     """
 
     arrow: Any
     described: Callable[[Any, str, int], Any]
     odd: Callable[[str, int], None]
+    mixed: Callable[[str], None] = lambda key: None
 
 
 def column_name(key: str) -> str:
@@ -191,6 +193,8 @@ def _objects(writing: Writing, key: str, cells: list[Any], sequence: NDArray[num
         return arrow.array(cells, arrow.bool_())
     if kinds <= {int, float} and _are_numbers(cells, float in kinds):
         return arrow.array(cells, arrow.float64() if float in kinds else arrow.int64())
+    if str in kinds:
+        writing.mixed(key)
     texts = [
         None if value is None else _json(writing, value, key, number) for value, number in zip(cells, sequence.tolist())
     ]

@@ -28,6 +28,7 @@ from daemon.sync.targets.parquet.roots import Root
 from sdk.ids import run_directory
 from sdk.limits import MIB
 from sdk.reader.delivery import Batch
+from sdk.reader.facts import StreamFacts
 from sdk.reader.lanes import TRAINING
 
 LONG, WIDE = "long", "wide"
@@ -51,6 +52,8 @@ class Shipping:
         self._label = f"{run_directory(run.id)}-{hashlib.sha256(os.fsencode(run.directory)).hexdigest()[:8]}"
         self._files: dict[str, dict[str, int]] = {kind: dict(state.get("files", {}).get(kind, {})) for kind in KINDS}
         self._facts: dict[str, str] = dict(state.get("facts", {}))  # name -> digest
+        # What was made of epochs is a stream of no process. Of several stores each makes its own.
+        self._made: str = state.get("made") or hashlib.sha256(facts_name(run).encode()).hexdigest()[:16]
         self._beside = Beside(root, self._where, passage, is_wanted=with_media)
         told = {"project": run.project, "run": run.id, "layout": layout}
         self._parts = Parts(arrow, root, self._label, self._where, told, self._published)
@@ -99,7 +102,7 @@ class Shipping:
                 files.clear()
         if not is_whole:
             self._passage.told("files were missing from the dataset; all of the run was written anew")
-        streams = {stream.id for stream in self._passage.run.streams}
+        streams = {stream.id for stream in self._passage.run.streams} | {self._made}
         for kind in KINDS:
             for name in there[kind].keys() - self._files[kind].keys():
                 part = parse_part(name)
@@ -121,13 +124,15 @@ class Shipping:
 
     def _take(self, kind: str, batch: Batch) -> None:
         self._is_changed = True
+        if batch.stream.id == 0:
+            batch = batch._replace(stream=StreamFacts(int(self._made, 16)))
         stream = batch.stream.hex
         before = self._beside.size
 
         def described(value: Any, key: str, sequence: int) -> Any:
             return self._beside.described(value, key, stream, sequence)
 
-        writing = Writing(self._arrow, described, self._odd)
+        writing = Writing(self._arrow, described, self._odd, self._mixed)
         tables = long if self._layout == LONG and kind == "rows" else wide
         for table in tables(writing, batch) if batch.points else ():
             self._parts.add(kind, stream, table)
@@ -141,6 +146,11 @@ class Shipping:
     def _odd(self, key: str, count: int) -> None:
         self._passage.lost("texts that are no Unicode", key, count)
 
+    def _mixed(self, key: str) -> None:
+        self._passage.told(
+            f"{key[:60]!r} holds texts and other values: as JSON where they meet. ?layout=long tells them apart"
+        )
+
     def _published(self, kind: str, name: str, size: int) -> None:
         self._files[kind][name] = size
         self._uncommitted += size
@@ -150,7 +160,13 @@ class Shipping:
         self._root.settle()
         self._uncommitted = 0
         self._passage.commit(
-            {"where": self._where, "layout": self._layout, "files": self._files, "facts": dict(self._facts)}
+            {
+                "where": self._where,
+                "layout": self._layout,
+                "files": self._files,
+                "facts": dict(self._facts),
+                "made": self._made,
+            }
         )
 
     # ---- joining

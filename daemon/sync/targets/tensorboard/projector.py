@@ -39,9 +39,9 @@ def write_embedding(directory: str, item: MediaItem, key: str) -> dict[str, Any]
     name = f"{safe_name(key)}-{item.step}"
     path = os.path.join(directory, DIRECTORY, name)
     EXPORTS.make_directory(path)
-    tensors = io.StringIO()
+    tensors = io.BytesIO()
     numpy.savetxt(tensors, matrix, "%.9g", "\t")
-    EXPORTS.write_whole(os.path.join(path, "tensors.tsv"), tensors.getvalue().encode())
+    EXPORTS.write_whole(os.path.join(path, "tensors.tsv"), tensors.getvalue())
     entry: dict[str, Any] = {
         "name": f"{key} (step {item.step})",
         "path": f"{DIRECTORY}/{name}",
