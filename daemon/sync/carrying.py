@@ -147,9 +147,8 @@ class _Pass:
         if passage is not None and cursor is not None:
             # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
             lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
-            found = found._replace(
-                points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told), has_ended=passage.has_ended
-            )
+            found = found._replace(points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told))
+            found = found._replace(has_ended=passage.has_ended)
         if run is not None and state not in outcome.GOOD:
             found = found._replace(behind=_behind(run, cursor))
         return found

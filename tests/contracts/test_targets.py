@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy
 import pytest
+from click.testing import CliRunner
 
+from daemon.cli import cli
 from daemon.sync import outcome
 from daemon.sync.carrying import carry_run
 from daemon.sync.crew import Task
@@ -25,12 +28,13 @@ from daemon.sync.target import Target
 from sdk.files import Disk, DiskFile
 from sdk.reader import Run
 from sdk.segment.naming import RUNS
-from tests.builders import RunBuilder, make_store
+from tests.builders import RunBuilder, make_run, make_store
 from tests.contracts.cases import CASES, Case, Runs, Seen, close
 from tests.contracts.sides import Held, Side, side_of, sides
 from tests.serving import until
 
 CANARY = "canary-4f1d7c2e"
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 class Killed(BaseException):
@@ -62,10 +66,15 @@ class Rig:
             return {**{one.run: one for one in skipped.values()}, **self._carry(names, **kind)}
         return self._carry(names, **kind)
 
-    def _unchanged(self, name: str) -> Outcome | None:
+    def settle(self, name: str) -> Path:
+        """As if nothing had come for a minute; the run's directory."""
         directory = Path(self.store, RUNS, name)
         for path in directory.iterdir():
             os.utime(path, (self.settled, self.settled))
+        return directory
+
+    def _unchanged(self, name: str) -> Outcome | None:
+        directory = self.settle(name)
         target = self.target()
         return unchanged_outcome(
             self.store, cursors_of(self.store, target), Task(name, target.place.text), look_at(str(directory))
@@ -333,7 +342,7 @@ def test_no_secret_is_stored_or_told(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Credentials of the environment are in no file of the target, no cursor, no outcome and no output."""
-    for name in ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+    for name in SECRETS:
         if name not in getattr(rig.side, "own_secrets", ()):
             monkeypatch.setenv(name, CANARY)
     run = RunBuilder(rig.store, f"{new_prefix()}secret")
@@ -354,6 +363,25 @@ def test_no_secret_is_stored_or_told(
     directory = Path(cursors_of(rig.store, target))
     texts += [path.read_text(encoding="ascii") for path in directory.glob("*.json")]
     assert not any(CANARY in text for text in texts)
+
+
+def test_the_command(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stepd sync` carries through a worker process, says 0, and with nothing new does nothing; secrets are in no line of it."""
+    for name in SECRETS:
+        if name not in getattr(rig.side, "own_secrets", ()):
+            monkeypatch.setenv(name, CANARY)
+    prefix = new_prefix()
+    for number in range(2):
+        make_run(rig.store, f"{prefix}{number}", [{"loss": step / 4} for step in range(5)])
+        rig.settle(f"{prefix}{number}")
+    words = ["--dir", rig.store, "sync", "--all", "--workers", "1", "--to", rig.url]
+    first, second = CliRunner().invoke(cli, words), CliRunner().invoke(cli, [*words, "--json"])
+    assert first.exit_code == 0, first.output
+    assert "2 delivered: " in first.stdout, first.output
+    assert {one["state"] for one in json.loads(second.stdout)["outcomes"]} == {outcome.UP_TO_DATE}, second.output
+    assert CANARY not in first.output + second.output
+    for number in range(2):
+        assert rig.held()[f"{prefix}{number}"][rig.side.key("loss")] == [(step, step / 4) for step in range(5)]
 
 
 def _failing(target: Target, passage: Any) -> None:

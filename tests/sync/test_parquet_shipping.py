@@ -259,6 +259,28 @@ class TestPasses:
             rig.carry(target)
         assert len(looks) == len(shipping.KINDS) + 1
 
+    def test_values_of_epochs_are_a_stream_of_their_own(self, tmp_path: Path) -> None:
+        """What `define_metric(reduce=…)` made lies beside what was logged, when the run is over, under a stream of no process."""
+        rig = Rig(tmp_path)
+        run, main = rig.run()
+        main.meta({"metric": {"loss": {"reduce": "mean", "over": "epoch"}}})
+        for index in range(8):
+            main.log({"loss": float(index), "epoch": index // 4})
+        main.finish()
+        run.seal()
+        rig.carry()
+        made = [row for row in rig.rows() if "loss_epoch" in row]
+        assert [(row["_step"], row["loss_epoch"]) for row in made] == [(3, 1.5), (7, 5.5)]
+        (stream,) = {row["_stream"] for row in made}
+        assert stream not in (main.hex, "0" * 16)
+        left = rig.paths()[0].with_name(f"{stream}-900-901.parquet")
+        left.write_bytes(b"of a killed pass")
+        main.log({"loss": 9.0, "epoch": 1})
+        run.flush()
+        rig.carry()
+        assert not left.exists()
+        assert [row["loss_epoch"] for row in rig.rows() if "loss_epoch" in row][-1] == 6.2
+
 
 class TestLeftovers:
     """What a dataset holds that the state does not know, and the other way round."""
@@ -307,6 +329,25 @@ class TestLeftovers:
         found = rig.carry()
         assert losses(rig) == [(step, float(step)) for step in range(4)]
         assert found.told == ("files were missing from the dataset; all of the run was written anew",)
+
+    def test_a_dataset_that_is_removed_while_it_grows(self, tmp_path: Path) -> None:
+        """A process that has made the directories makes them again; the next one finds what is missing, and brings it."""
+        rig = Rig(tmp_path)
+        run, main = rig.run()
+        target = rig.target()
+        main.log({"loss": 0.0})
+        run.flush()
+        rig.carry(target)
+        for name in ("rows", "runs"):
+            shutil.rmtree(rig.root / name)
+        main.log({"loss": 1.0})
+        run.flush()
+        rig.carry(target)
+        assert losses(rig) == [(1, 1.0)]
+        main.log({"loss": 2.0})
+        run.flush()
+        rig.carry()
+        assert losses(rig) == [(0, 0.0), (1, 1.0), (2, 2.0)]
 
     def test_another_layout_takes_the_place_of_the_first(self, tmp_path: Path) -> None:
         """In one directory a run lies in one layout, the one that was asked for last."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from sdk.artifacts.artifact import Artifact
 from sdk.artifacts.format import drafts_path, object_path
 from sdk.artifacts.making import make
 from sdk.artifacts.shelf import Shelf
-from sdk.errors import DamageError
+from sdk.errors import DamageError, Error
+from sdk.files.failing import FAULTS, FailingFiles
 from sdk.location import read_store
 from sdk.reader.run import Run
 from tests.builders import RunBuilder
@@ -167,3 +171,32 @@ class TestArtifacts:
         assert Shelf(road.target).numbers("net") == []
         assert os.listdir(drafts_path(road.target)) == []
         assert Run(road.there(RUN)).id == RUN
+
+
+def test_killed_at_any_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an operation on nothing is done any more: what is there is whole, and the next pass brings the rest, once."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        node = Node(Path(root, "here"), monkeypatch)
+        digest = node.version("net", "a", large=True)
+        node.version("net", "b")
+        node.file("code/train.py", "print()", 1e9)
+        node.run.flush()
+        (fault,) = (fault for fault in FAULTS if fault.name == "EIO")
+        at, fired = 0, 1
+        while fired:
+            at += 2
+            files = FailingFiles()
+            road = Road(node.store, os.path.join(root, f"there{at}"), files)
+            files.fail(fault, at, forever=True)
+            with contextlib.suppress(OSError, Error):
+                road.carry(RUN)
+            fired = files.fired
+            for head in Shelf(road.target).versions("net") if os.path.exists(road.target) else ():
+                for entry in Shelf(road.target).entries(head):
+                    assert Path(object_path(road.target, entry.digest)).exists(), f"at {at}"
+            Road(node.store, road.target).carry(RUN)
+            assert Shelf(road.target).versions("net") == Shelf(node.store).versions("net"), f"at {at}"
+            assert Path(object_path(road.target, digest)).read_bytes() == b"a" * 700_000
+            assert files_of(road.there(RUN)) == {"code/train.py": "print()"}, f"at {at}"
+            shutil.rmtree(road.target)
+        assert at > 50

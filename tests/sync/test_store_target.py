@@ -191,6 +191,22 @@ class TestGrowing:
         road.carry(RUN)
         assert contents(road.there(RUN))["streams"] == contents(run.directory)["streams"]
 
+    def test_what_rotted_since_stays_readable(self, road: Road) -> None:
+        """A portion outlives the whole segment where that has a bad block that the portion has not."""
+        run = logged(road.source)
+        run.flush()
+        road.carry(RUN)
+        before = contents(road.there(RUN))["streams"]
+        path = run.seal()
+        data = bytearray(Path(path).read_bytes())
+        place = data.index(b"loss")
+        data[place] ^= 0xFF
+        Path(path).write_bytes(data)
+        for _ in range(2):
+            road.carry(RUN)
+            assert contents(road.there(RUN))["streams"] == before
+        assert contents(run.directory)["streams"] != before
+
     def test_a_run_without_rows_is_there(self, road: Road) -> None:
         """A run that has only begun has its name and its facts in the target."""
         run = logged(road.source, 0)

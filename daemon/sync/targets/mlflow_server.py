@@ -93,8 +93,8 @@ class Server:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 import mlflow.entities
+                import mlflow.tracking
                 from mlflow.exceptions import MlflowException
-                from mlflow.tracking import MlflowClient
                 from requests.exceptions import RequestException
         except ImportError as error:
             raise UsageError(f"mlflow cannot be imported: {error}", hint="pip install 'stepd[mlflow]'") from None
@@ -104,10 +104,10 @@ class Server:
             )
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs as an error is raised as well
-        self._entities = mlflow.entities
+        self._entities, self._tracking = mlflow.entities, mlflow.tracking
         self._failures = (MlflowException, RequestException)
         with self.asked("open", UsageError):
-            self._client = MlflowClient(uri)
+            self._client = mlflow.tracking.MlflowClient(uri)
 
     @property
     def said(self) -> str:
@@ -244,7 +244,17 @@ class Server:
     def upload(self, run: str, path: str, directory: str) -> None:
         """Puts a file of this machine below a directory of the run's artifacts ("": at their top); one of that name is replaced."""
         with self.asked("store a file"):
+            self._be_the_one()
             self._client.log_artifact(run, path, directory or None)
+
+    def _be_the_one(self) -> None:
+        """Clients before MLflow 3 look for a server of files under the address that the whole process uses, not under their own."""
+        if self._tracking.get_tracking_uri() != self.uri:
+            before = os.environ.get("MLFLOW_TRACKING_URI")
+            self._tracking.set_tracking_uri(self.uri)  # sets the variable too, which another target may yet ask for
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
 
     # -- errors ----------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from sdk.errors import DamageError, Error
 from sdk.files import File, Files, sync_names
 from sdk.ids import hex_u64, random_u64
 from sdk.location import StoreIdentity
+from sdk.segment.check import check_segment
 from sdk.segment.format import (
     BLOCKS_OFFSET,
     KIND_COLUMNS,
@@ -46,6 +47,7 @@ COPIED = "copied"
 _CHUNK_BYTES = 1 << 20
 # How often a pass begins again because the source was rewritten under it; what is replaced stays there for a minute.
 _LOOKS_MAX = 3
+_GONE = (errno.ENOENT, errno.ESTALE)
 
 
 class Portion(NamedTuple):
@@ -123,8 +125,8 @@ class Crossing:
                 self._copy_all(self._seen(MEDIA))
                 self._copy_all(rows)
                 break
-            except FileNotFoundError:
-                if look == _LOOKS_MAX - 1:
+            except OSError as error:
+                if error.errno not in _GONE or look == _LOOKS_MAX - 1:
                     raise
         sync_names(self._files, self._target, RUN_LEVELS)
 
@@ -142,12 +144,9 @@ class Crossing:
         there = self._listed(self._target)
         if there.keys() <= here.keys() | self._names_of_portions():
             return
-        for kind in (HISTORY, MEDIA):
-            for segment in sealed(self._files, self._source, kind):
-                for name in map(format_segment, segment.repaired):
-                    if name in there and name not in here:
-                        with contextlib.suppress(FileNotFoundError):
-                            set_aside(self._files, os.path.join(self._target, name))
+        for name in self._rewritten(repaired=True) & there.keys() - here.keys():
+            with contextlib.suppress(FileNotFoundError):
+                set_aside(self._files, os.path.join(self._target, name))
         held = lock()
         if held is not None:
             try:
@@ -179,9 +178,9 @@ class Crossing:
                 continue
             try:
                 reader = SegmentReader(self._files, os.path.join(self._source, name))
-            except FileNotFoundError:
-                raise
             except (OSError, Error) as error:
+                if isinstance(error, OSError) and error.errno in _GONE:
+                    raise
                 self.troubles.append(str(error) if name in str(error) else f"{name}: {error}")
                 continue
             try:
@@ -203,10 +202,10 @@ class Crossing:
             if block.offset >= start and block.kind in (KIND_ROWS, KIND_COLUMNS) and not (is_begun and is_window(block))
         )
 
-    def _rewritten(self) -> set[str]:
-        """Names of what the target holds in segments that replace it."""
+    def _rewritten(self, *, repaired: bool = False) -> set[str]:
+        """Names of what the target holds in segments that replace it, or were made of it by a repair."""
         found = (segment for kind in (HISTORY, MEDIA) for segment in sealed(self._files, self._target, kind))
-        return {format_segment(name) for segment in found for name in segment.replaces}
+        return {format_segment(name) for one in found for name in (one.repaired if repaired else one.replaces)}
 
     # -- copying ---------------------------------------------------------------------------------------------------------------
 
@@ -324,25 +323,28 @@ class Crossing:
                 self._files.remove(os.path.join(self._target, name))
 
     def _remove_portions(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-        """Removes the portions of what the target now has whole, or the source has elsewhere; and those that nobody knows of."""
-        replaced: set[str] | None = None
+        """Removes the portions of what the target now has whole, or rewritten; and those that nobody knows of."""
+        extra = there.keys() - here.keys()
+        # Why not asked of the source: what it rewrote since this pass began has not arrived.
+        rewritten = self._rewritten() | self._rewritten(repaired=True) if extra else set()
         for name in list(self.portions):
-            if name not in there and name not in here:
-                replaced = self._gone_here() if replaced is None else replaced
-            if name in there or (name not in here and replaced is not None and name in replaced):
+            if name in rewritten or (name in there and self._is_whole(name)):
                 del self.portions[name]
         was_removed = False
-        for name in there.keys() - here.keys() - self._names_of_portions():
+        for name in extra - self._names_of_portions():
             origin = self._origin(name)
             if origin is None:
                 continue
-            if origin not in there and origin not in here:
-                replaced = self._gone_here() if replaced is None else replaced
-            if origin in there or origin in here or (replaced is not None and origin in replaced):
+            if origin in rewritten or origin in self.portions or (origin in there and self._is_whole(origin)):
                 self._files.remove(os.path.join(self._target, name))
                 was_removed = True
         if was_removed:
             self._files.sync_directory(self._target)
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether every block of a segment of the target can be read: the source may have rotted since a portion was made of it."""
+        checked = check_segment(self._files, os.path.join(self._target, name))
+        return checked.sealed and not checked.findings
 
     def _origin(self, name: str) -> str | None:
         """What a segment of the target is a portion of; None: it is none, or cannot be read."""
@@ -357,11 +359,6 @@ class Crossing:
 
     def _names_of_portions(self) -> set[str]:
         return {portion.name for portions in self.portions.values() for portion in portions}
-
-    def _gone_here(self) -> set[str]:
-        """Names of what the source has replaced or repaired."""
-        found = (segment for kind in (HISTORY, MEDIA) for segment in sealed(self._files, self._source, kind))
-        return {format_segment(name) for segment in found for name in segment.replaces | segment.repaired}
 
 
 def _copied_from(reader: SegmentReader, holds: str) -> str | None:

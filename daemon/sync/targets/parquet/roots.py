@@ -200,7 +200,7 @@ class Directory:
 
     def _make_directories(self, path: str) -> None:
         """Makes a directory and forces its name, and those above it that may be new, to the disk."""
-        if path in self._known:
+        if path in self._known and self._files.exists(path):
             return
         self._files.make_directory(path)
         above = os.path.dirname(path)

@@ -105,9 +105,10 @@ class Session:
         program: str,
     ) -> None:
         # Why: with "off" the package sends no lines at all. What it puts around this process's output is taken away at once.
-        console = {} if is_offline else {"console": "wrap_raw"}
+        # The state is the server's; older packages wait for ever where nobody answers.
+        online = {} if is_offline else {"console": "wrap_raw", "x_update_finish_state": is_last}
         known = getattr(wandb.Settings, "model_fields", _SETTINGS)
-        chosen = {**_SETTINGS, **console, "host": host, "program": program, "x_update_finish_state": is_last}
+        chosen = {**_SETTINGS, **online, "host": host, "program": program}
         settings = wandb.Settings(**{name: value for name, value in chosen.items() if name in known and value != ""})
         with explained(wandb, "begin a run of W&B"):
             self._run = wandb.init(
