@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from . import clock
 from .errors import DamageError
-from .files import DISK, DRAFT_SUFFIX, Files, read_whole
+from .files import DISK, Files, read_whole, write_unforced
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity, check_store
 from .platform import HeldLock, hold_lock, machine_id
@@ -72,24 +72,8 @@ def put_job(store: StoreIdentity, kind: str, body: Mapping[str, Any], files: Fil
     # Invariant: nothing is made on the bare mount point of a store that is away.
     check_store(store, files)
     files.make_directory(os.path.dirname(path))
-    _write(files, path, data)
+    write_unforced(files, path, data)
     return path
-
-
-def _write(files: Files, path: str, data: bytes) -> None:
-    # Why not `write_whole`: it forces the file to the disk, which takes milliseconds of a training.
-    draft = path + DRAFT_SUFFIX
-    try:
-        file = files.create(draft)
-        try:
-            file.append([data])
-        finally:
-            file.close()
-        files.rename(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove(draft)
-        raise
 
 
 def jobs(store: str, files: Files = DISK) -> list[Job]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from . import clock
 from .errors import DamageError
-from .files import DISK, DRAFT_SUFFIX, Files, read_whole
+from .files import DISK, Files, read_whole, write_unforced
 from .ids import hex_u64, random_u64
 from .location import StoreIdentity, check_store
 from .platform import boot_id, machine_id
@@ -282,18 +282,6 @@ def _read(files: Files, path: str) -> dict[str, Any]:
 
 
 def _write(files: Files, path: str, body: Mapping[str, Any]) -> None:
-    """Makes the file appear whole. Why not `write_whole`: it forces it to the disk, which takes milliseconds of a training."""
     import json
 
-    draft = f"{path}.{os.getpid()}.{hex_u64(random_u64())}{DRAFT_SUFFIX}"
-    try:
-        file = files.create(draft)
-        try:
-            file.append([json.dumps(body, separators=(",", ":")).encode("ascii")])
-        finally:
-            file.close()
-        files.rename(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove(draft)
-        raise
+    write_unforced(files, path, json.dumps(body, separators=(",", ":")).encode("ascii"))

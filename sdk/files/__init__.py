@@ -439,6 +439,24 @@ def read_whole(files: Files, path: str, size_max: int) -> bytes:
         file.close()
 
 
+def write_unforced(files: Files, path: str, data: bytes) -> None:
+    """As `write_whole`, without forcing anything to the disk, which takes milliseconds of a training: after a power loss the file may
+    be as it was, or empty.
+    """
+    draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}{DRAFT_SUFFIX}"
+    try:
+        file = files.create(draft)
+        try:
+            file.append([data])
+        finally:
+            file.close()
+        files.rename(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(draft)
+        raise
+
+
 def sync_names(files: Files, directory: str, levels: int = 1) -> None:
     """Forces the names in `directory` to the disk, and its own name, and so on for `levels` directories.
 

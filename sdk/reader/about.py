@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .. import clock
@@ -150,9 +150,30 @@ class About:
                 with contextlib.suppress(Gone):
                     self._look()
                     return operation()
-            raise StoreError(f"segments of run {self.id!r} keep disappearing from {self.directory!r}")
+            raise self._keep_disappearing()
         finally:
             self._scan.close()
+
+    def _giving(self, rest: Callable[[], Iterator[_Result]]) -> Iterator[_Result]:
+        """As `_reading`, of what is given one by one: when a segment was replaced, `rest` is called again for what is left."""
+        tries = 0
+        try:
+            while True:
+                try:
+                    self._look()
+                    for one in rest():
+                        tries = 0
+                        yield one
+                    return
+                except Gone:
+                    tries += 1
+                    if tries == TRIES_MAX:
+                        raise self._keep_disappearing() from None
+        finally:
+            self._scan.close()
+
+    def _keep_disappearing(self) -> StoreError:
+        return StoreError(f"segments of run {self.id!r} keep disappearing from {self.directory!r}")
 
     def _look(self) -> None:
         self._scan.refresh()

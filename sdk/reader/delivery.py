@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from ..errors import DamageError, StoreError
+from ..errors import DamageError
 from ..record import Record
 from . import join
-from .about import TRIES_MAX
 from .columns import unite
 from .entries import Entry
 from .facts import StreamFacts
 from .follow import Follower, united
 from .lanes import TRAINING, Lane, lanes_of
 from .parts import Part, column_of, steps_in_rows, times_us, values_of
-from .scan import Gone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,21 +116,7 @@ def deliver(run: Run, delivered: Delivered, kinds: Collection[str] = TRAINING) -
     Raises:
         StoreError: Segments keep disappearing.
     """
-    tries = 0
-    try:
-        while True:
-            try:
-                run._look()
-                for batch in _new_batches(run, delivered, kinds):
-                    tries = 0
-                    yield batch
-                return
-            except Gone:
-                tries += 1
-                if tries == TRIES_MAX:
-                    raise StoreError(f"segments of run {run.id!r} keep disappearing from {run.directory!r}") from None
-    finally:
-        run._scan.close()
+    yield from run._giving(lambda: _new_batches(run, delivered, kinds))
 
 
 def _new_batches(run: Run, delivered: Delivered, kinds: Collection[str]) -> Iterator[Batch]:
@@ -300,24 +284,15 @@ class RowsInOrder:
         """
         # First, because it lists the run's files: nothing that comes after `_look` may be among the rows.
         added = run._additions(None)
-        tries, self.late = 0, 0
-        try:
-            while True:
-                try:
-                    self._look(run)
-                    yield from self._rows(run, added, hold_back)
-                    return
-                except Gone:
-                    tries += 1
-                    if tries == TRIES_MAX:
-                        raise StoreError(
-                            f"segments of run {run.id!r} keep disappearing from {run.directory!r}"
-                        ) from None
-        finally:
-            run._scan.close()
+        self.late = 0
 
-    def _look(self, run: Run) -> None:
-        run._look()
+        def rest() -> Iterator[list[dict[str, Any]]]:
+            self._note_seen(run)
+            return self._rows(run, added, hold_back)
+
+        yield from run._giving(rest)
+
+    def _note_seen(self, run: Run) -> None:
         if self.seen:
             follower = Follower(seen=self.seen)
             steps = follower.new_steps(run._scan, run._lanes)

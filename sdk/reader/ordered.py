@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError
 from . import join
-from .about import TRIES_MAX
 from .lanes import TRAINING, Lane, lanes_of
-from .scan import Gone
 
 if TYPE_CHECKING:
     from .run import Run
@@ -23,21 +20,15 @@ def rows_by_lane(run: Run, kinds: Collection[str] = TRAINING) -> Iterator[tuple[
     Raises:
         StoreError: Segments keep disappearing.
     """
-    place = first_step = tries = 0
-    try:
-        while True:
-            try:
-                run._look()
-                lanes = lanes_of(run._facts.streams, frozenset(kinds))
-                while place < len(lanes):
-                    for row in join.rows(run._scan, [lanes[place]], join.Selection(first_step=first_step)):
-                        yield place, lanes[place], row
-                        first_step, tries = row[join.STEP] + 1, 0
-                    place, first_step = place + 1, 0
-                return
-            except Gone:
-                tries += 1
-                if tries == TRIES_MAX:
-                    raise StoreError(f"segments of run {run.id!r} keep disappearing from {run.directory!r}") from None
-    finally:
-        run._scan.close()
+    place = first_step = 0
+
+    def rest() -> Iterator[tuple[int, Lane, dict[str, Any]]]:
+        nonlocal place, first_step
+        lanes = lanes_of(run._facts.streams, frozenset(kinds))
+        while place < len(lanes):
+            for row in join.rows(run._scan, [lanes[place]], join.Selection(first_step=first_step)):
+                first_step = row[join.STEP] + 1
+                yield place, lanes[place], row
+            place, first_step = place + 1, 0
+
+    yield from run._giving(rest)

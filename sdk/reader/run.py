@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from .. import clock
 from ..errors import NotFoundError
 from . import join, looks
-from .about import TRIES_MAX
 from .console import ConsoleReading
 from .follow import Follower, follow_run
 from .lanes import TRAINING, Lane, lanes_of
 from .media import MediaList, kind_of
 from .metrics import Definition, Definitions
 from .names import list_names, nearest
-from .scan import Gone
 from .state import RUNNING
 
 if TYPE_CHECKING:
@@ -334,23 +332,16 @@ class Run(ConsoleReading):
         return self._reading(lambda: read_additions(self._scan, self._chosen(stream), keys, maker, known))
 
     def _logged_rows(self, selection: join.Selection, stream: str | int | None) -> Iterator[dict[str, Any]]:
-        tries, following = 0, selection.first_step
-        try:
-            while True:
-                try:
-                    self._look()
-                    for row in join.rows(self._scan, self._chosen(stream), selection):
-                        following = row[join.STEP] + 1  # before it is the caller's, who may change it
-                        yield row
-                    return
-                except Gone:
-                    # Rows come in step order, so what is left begins after the last one that was given.
-                    tries += 1
-                    if tries == TRIES_MAX:
-                        raise
-                    selection = selection._replace(first_step=following)
-        finally:
-            self._scan.close()
+        following = selection.first_step
+
+        def rest() -> Iterator[dict[str, Any]]:
+            # Rows come in step order, so what is left begins after the last one that was given.
+            nonlocal following
+            for row in join.rows(self._scan, self._chosen(stream), selection._replace(first_step=following)):
+                following = row[join.STEP] + 1  # before it is the caller's, who may change it
+                yield row
+
+        return self._giving(rest)
 
     def steps(self, keys: Iterable[str] | None = None) -> NDArray[numpy.int64]:
         """The steps that `rows(keys)` would give, ascending, without making the rows."""

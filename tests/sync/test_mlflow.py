@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import math
+import os
 import posixpath
 import random
 import re
@@ -25,6 +26,7 @@ from daemon.sync.place import parse
 from daemon.sync.registry import make
 from daemon.sync.targets.mlflow_names import key_of, name_of
 from daemon.sync.targets.mlflow_server import Server
+from sdk._keeping import keeping_path
 from sdk.ids import run_directory
 from tests.builders import RunBuilder, make_run, make_store
 from tests.mlflow_rig import artifacts, client, tracking_server
@@ -127,6 +129,8 @@ def test_an_odd_config_is_there_as_far_as_parameters_go(world: World) -> None:
     make_run(world.store, config=config)
     outcome = world.carry()
     assert dict(outcome.lost) == {"parameters that were cut": 1}
+    world.forget()
+    assert world.carry().lost == outcome.lost
     there = world.one()
     assert there.data.params == {
         "_x_": "1", "a_x002A_b": "", "empty": "{}", "long": "x" * 6000, "text": "\ufffd\ufffdé", "deep.a.b.c": "[null, true]",
@@ -335,6 +339,31 @@ class TestArtifacts:
         assert {"config.json", "files/notes.txt", "console.log", "media/val/image/0_0.png"} <= set(found)
         table = client().download_artifacts(there, "media/t/0_0.table.json", str(tmp_path))
         assert json.loads(Path(table).read_text(encoding="utf-8"))["data"] == [[1]]
+
+    def test_files_that_are_yet_to_be_copied(self, world: World) -> None:
+        """A run that is over is not delivered while files of it wait for the daemon; the rest is there meanwhile, and they come."""
+        run = RunBuilder(world.store)
+        main = run.stream()
+        main.log({"loss": 1.0})
+        main.meta(
+            {"files": {"net.bin": {"size": 3, "modified_ns": 10**18}, "gone.bin": {"size": 1, "modified_ns": 10**18}}}
+        )
+        main.finish()
+        run.seal()
+        job = Path(keeping_path(world.store), "1.files.json")
+        job.parent.mkdir()
+        job.write_text("{}", encoding="utf-8")
+        outcome = world.carry()
+        assert (outcome.state, world.history("loss")) == ("deferred", [(0, 1.0)])
+        assert "2 files" in outcome.reason
+        job.unlink()
+        path = Path(run.directory, "files", "net.bin")
+        path.parent.mkdir()
+        path.write_bytes(b"net")
+        os.utime(path, ns=(10**18, 10**18))
+        outcome = world.carry()
+        assert (outcome.state, dict(outcome.lost)) == ("delivered", {"files that are not there": 1})
+        assert artifacts(world.one().info.run_id)["files/net.bin"] == 3
 
     def test_logged_artifacts_are_listed_or_uploaded(self, world: World, tmp_path: Path) -> None:
         """By default MLflow gets names, sizes and digests; with `artifacts=upload` the files too."""

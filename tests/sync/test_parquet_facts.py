@@ -79,6 +79,8 @@ class TestRuns:
         run, main = rig.run(name="a\udc80", tags=["\ud800", 7])
         main.meta({"config": {"k\ud800": "v\ud800", "large": 2**63, "deep": {"a": {"b": 1}}}})
         run.stream(rank=2**40, host=7)
+        run.stream("fork", rank=2**64 - 1, pid=2**64 - 1, attempt=2**64 - 1, host="\ud800").log({"loss": 1.0})
+        run.stream("k\ud800").log({"loss": 1.0})
         main.log({"loss": 0.5})
         run.seal()
         assert rig.carry().state == "live"

@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from daemon.sync.target import Target
+from daemon.sync.target import Retriable, Target
 from daemon.sync.targets.mlflow_names import clean, digest_of, flattened, name_of
 from sdk import clock
 from sdk.errors import UsageError
@@ -232,25 +232,27 @@ class _Carried:
                 self.state["names"][name] = key
             there = self._params.get(name)
             if there is None:
-                new[name] = self._cut(key, text)
-            elif not _is_same(there, text) and self.state["params"].get(name) != (digest := digest_of(text.encode())):
-                self._passage.lost("parameters that were changed", key)
-                self.state["params"][name] = digest
+                new[name] = text[:PARAM_CHARACTERS_MAX]
+            self._count_param(name, key, text, there)
         self._server.log_params(self.id, new)
         self._params.update(new)
         if config:
             files.put("config.json", whole)
         self.state["config"] = digest_of(whole)
 
-    def _cut(self, key: str, text: str) -> str:
-        if len(text) > PARAM_CHARACTERS_MAX:
-            self._passage.lost("parameters that were cut", key)
-        return text[:PARAM_CHARACTERS_MAX]
+    def _count_param(self, name: str, key: str, text: str, there: str | None) -> None:
+        """What of it MLflow does not have is counted, once for each text."""
+        is_cut = len(text) > PARAM_CHARACTERS_MAX
+        is_changed = there is not None and not _is_same(there, text)
+        digest = digest_of(text.encode())
+        if (is_cut or is_changed) and self.state["params"].get(name) != digest:
+            self._passage.lost("parameters that were changed" if is_changed else "parameters that were cut", key)
+            self.state["params"][name] = digest
 
     def say_the_rest(self, files: Files, artifacts: str) -> None:
         """Files, and of a run that is over how it ended."""
         passage, run = self._passage, self._passage.run
-        files.kept(self.state["files"])
+        waiting = files.kept(self.state["files"])
         files.artifacts(artifacts, self.state["artifacts"])
         if passage.is_over:
             self._summary(files)
@@ -262,6 +264,8 @@ class _Carried:
             self._server.set_status(self.id, status, run.updated)
             self.state["status"] = status
         self._commit()
+        if waiting and passage.is_over:
+            raise Retriable(f"{waiting} files of the run wait until the daemon has copied them; all else is there")
 
     def _summary(self, files: Files) -> None:
         """The summary as a file, and of its numbers those that are not what MLflow shows as the latest value anyway."""

@@ -19,7 +19,7 @@ from daemon.sync.targets.mlflow_server import Server
 from sdk.encoders import EncoderMissing
 from sdk.errors import DamageError, NotFoundError
 from sdk.reader.filenames import ending
-from sdk.reader.kept import CHANGED, KEPT
+from sdk.reader.kept import MISSING, WAITING
 from sdk.reader.logs import LogLine
 from sdk.reader.media import MediaItem
 
@@ -66,23 +66,28 @@ class Files:
             return
         self._upload(path, f"media/{lane}{_LIKE_A_FILE.sub('~', path_of(item.key))}")
 
-    def kept(self, seen: dict[str, str]) -> None:
-        """The run's files that are new or changed, as `files/<name>`. `seen` is what was uploaded, and is kept up to date."""
+    def kept(self, seen: dict[str, str]) -> int:
+        """Uploads the run's files that are new or changed, as `files/<name>`; how many are yet to be copied by the daemon.
+
+        Args:
+            seen: What was uploaded or counted; it is kept up to date.
+        """
+        waiting = 0
         for file in self._passage.run.files():
-            stamp = f"{file.size} {file.modified}"
-            if seen.get(file.name) == stamp:
+            stamp = f"{file.state} {file.size} {file.modified}"
+            waiting += file.state == WAITING
+            if file.state == WAITING or seen.get(file.name) == stamp:
                 continue
-            if file.state not in (KEPT, CHANGED):
-                if self._passage.is_over:
-                    self._passage.lost("files that are not there", file.name)
-                    seen[file.name] = stamp
-                continue
-            try:
-                path = file.copy_to(self._copies)
-            except NotFoundError:
-                continue  # gone meanwhile: the next look says so
-            self._upload_as(path, f"files/{path_of(file.name)}")
+            if file.state == MISSING:
+                self._passage.lost("files that are not there", file.name)
+            else:
+                try:
+                    path = file.copy_to(self._copies)
+                except NotFoundError:
+                    continue  # gone meanwhile: the next look says so
+                self._upload_as(path, f"files/{path_of(file.name)}")
             seen[file.name] = stamp
+        return waiting
 
     def artifacts(self, how: str, seen: dict[str, str]) -> None:
         """What the run logged: the list of its versions, and with `UPLOADED` their files too."""

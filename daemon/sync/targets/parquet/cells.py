@@ -79,9 +79,14 @@ def heads(writing: Writing, batch: Batch, sequence: Any, step: Any, time_us: Any
         TIME: arrow.array(time_us, arrow.timestamp("us", tz="UTC")),
         SEQUENCE: arrow.array(sequence.astype(numpy.int64)),  # not every engine has a uint64
         STREAM: _constant(arrow, stream.hex, arrow.string(), len(step)),
-        ATTEMPT: _constant(arrow, stream.attempt, arrow.int64(), len(step)),
-        RANK: _constant(arrow, stream.number("rank"), arrow.int64(), len(step)),
+        ATTEMPT: _constant(arrow, whole(stream.attempt), arrow.int64(), len(step)),
+        RANK: _constant(arrow, whole(stream.number("rank")), arrow.int64(), len(step)),
     }
+
+
+def whole(number: int | None) -> int | None:
+    """A number that a stream says of itself, unless no process could have it."""
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def _constant(arrow: Any, value: Any, kind: Any, count: int) -> Any:

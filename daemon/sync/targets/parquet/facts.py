@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from daemon.sync.targets.parquet.cells import strict_json
+from daemon.sync.targets.parquet.cells import strict_json, whole
 from sdk.reader import Run
 from sdk.reader.about import StreamInfo
 from sdk.rows import flatten
@@ -35,9 +35,9 @@ def facts_of(run: Run) -> dict[str, Any]:
     error = run.error
     found: dict[str, Any] = {
         "id": run.id, "name": run.name, "state": run.state, "group": run.group, "job_type": run.job_type,
-        "notes": run.notes, "tags": run.tags, "created": run.created, "started": run.started, "exit_code": run.exit_code,
+        "notes": run.notes, "tags": run.tags, "created": run.created, "started": run.started, "exit_code": whole(run.exit_code),
         "error": None if error is None else f"{error.type}: {error.message}", "last_step": run.last_step,
-        "rank": None if main is None else main.rank, "host": None if main is None else main.host,
+        "rank": None if main is None else whole(main.rank), "host": None if main is None else main.host,
         "config": strict_json(config), "summary": strict_json(summary), "context": strict_json(run.context),
         "streams": [_stream(stream, run.hidden_from) for stream in run.streams],
     }  # fmt: skip
@@ -48,8 +48,8 @@ def facts_of(run: Run) -> dict[str, Any]:
 
 def _stream(stream: StreamInfo, hidden_from: dict[str, int]) -> dict[str, Any]:
     return {
-        "stream": stream.id, "kind": stream.kind, "rank": stream.rank, "attempt": stream.attempt,
-        "host": None if stream.host is None else _text(stream.host), "pid": stream.pid, "started": stream.started,
+        "stream": stream.id, "kind": _text(stream.kind), "rank": whole(stream.rank), "attempt": whole(stream.attempt),
+        "host": None if stream.host is None else _text(stream.host), "pid": whole(stream.pid), "started": stream.started,
         "state": stream.state, "hide_from": hidden_from.get(stream.id),
     }  # fmt: skip
 
@@ -83,16 +83,16 @@ def digest_of(facts: dict[str, Any]) -> str:
 
 def facts_table(arrow: Any, facts: dict[str, Any]) -> Any:
     """The table of the row."""
-    text, whole, moment = arrow.string(), arrow.int64(), arrow.timestamp("us", tz="UTC")
+    text, integer, moment = arrow.string(), arrow.int64(), arrow.timestamp("us", tz="UTC")
     stream = arrow.struct(
         {
-            "stream": text, "kind": text, "rank": arrow.int64(), "attempt": arrow.int64(), "host": text, "pid": whole,
-            "started": moment, "state": text, "hide_from": whole,
+            "stream": text, "kind": text, "rank": arrow.int64(), "attempt": arrow.int64(), "host": text, "pid": integer,
+            "started": moment, "state": text, "hide_from": integer,
         }
     )  # fmt: skip
     kinds = {
         "created": moment, "started": moment, "tags": arrow.list_(text), "streams": arrow.list_(stream), "error": text,
-        "exit_code": arrow.int64(), "last_step": whole, "rank": arrow.int64(), "host": text,
+        "exit_code": arrow.int64(), "last_step": integer, "rank": arrow.int64(), "host": text,
     }  # fmt: skip
     row = dict(facts)
     row["streams"] = [{**one, "started": _moment(one["started"])} for one in row["streams"]]
