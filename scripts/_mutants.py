@@ -754,4 +754,26 @@ MUTANTS = (
         "if True:",
         ("tests/sdk/test_reader_logs.py::test_a_line_that_is_stored_late_is_given_late",),
     ),
+    # -- carrying runs -----------------------------------------------------------------------------------------------
+    Mutant(
+        "what a killed pass wrote stays in the file",
+        "daemon/sync/appending.py",
+        "            self._file.truncate(length)\n",
+        "            pass\n",
+        ("tests/sync/test_passage.py", _torture("sync-killed")),
+    ),
+    Mutant(
+        "a row that two blocks hold is delivered twice",
+        "sdk/reader/delivery.py",
+        "        skip = _overlap(known, entry) if entry.first > reached else [*_overlap(known, entry), (entry.first, reached)]\n",
+        "        skip = []\n",
+        ("tests/sdk/test_reader_delivery.py",),
+    ),
+    Mutant(
+        "rows that a resume hid are delivered",
+        "sdk/reader/delivery.py",
+        "        if part.step >= limit:\n",
+        "        if False:\n",
+        ("tests/sdk/test_reader_delivery.py",),
+    ),
 )

@@ -218,6 +218,7 @@ def reason_of(error: BaseException) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     for name, value in os.environ.items():
-        if len(value) >= _SECRET_CHARACTERS_MIN and is_secret_name(name):
+        # PWD is no password.
+        if len(value) >= _SECRET_CHARACTERS_MIN and is_secret_name(name) and name not in ("PWD", "OLDPWD"):
             text = text.replace(value, MASK)
     return mask_text(text)[:_REASON_CHARACTERS_MAX]

@@ -15,7 +15,7 @@ from sdk.files import DISK
 from sdk.location import read_store
 from sdk.reader import open_store
 from sdk.reader.delivery import Batch, Delivered, RowsInOrder, deliver
-from tests.builders import RunBuilder, StreamBuilder, make_store
+from tests.builders import RunBuilder, StreamBuilder, Writer, make_store
 
 
 def _values(batches: Iterable[Batch]) -> dict[tuple[str, str], dict[int, tuple[int, Any]]]:
@@ -96,13 +96,32 @@ def test_small_blocks_come_together_with_their_types(tmp_path: Path) -> None:
     assert (batch.first, batch.last, len(points), batch.values) == (1, 41, 40, 160)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_rows_that_two_segments_hold_come_once(tmp_path: Path, alike: bool) -> None:
+    """A replay to the next daemon, or a spool: blocks that overlap, of rows that are read together or one by one."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    main = run.stream()
+    for index in range(80):
+        main.log({"loss": float(index)} if alike or index % 2 else {"word": "w" * index})
+    other = Writer(run, "spool")
+    run.daemon.rows(main, main.records[:50])
+    other.rows(main, main.records[30:])
+    for writer in (run.daemon, other):
+        writer.close()
+    delivered: Delivered = {}
+    steps = [row[1] for batch in deliver(open_store(store).run(run.id), delivered) for row in batch.rows()]
+    assert steps == list(range(80))
+    assert delivered == {main.id: [(1, 81)]}
+
+
 def test_hidden_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     """Rows that a resume hid are not delivered; those of the new attempt are."""
     store = make_store(tmp_path)
     run = RunBuilder(store)
     first = run.stream()
     for index in range(10):
-        first.log({"loss": float(index)})
+        first.log({"loss": float(index), **({"one": index} if index == 8 else {})})
     second = run.stream(attempt=2, continues=first.hex, first_step=6)
     second.meta({"hide": {"attempt": 2, "from_step": 6}})
     second.log({"loss": 60.0})

@@ -9,8 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
+import sdk
 from daemon.sync.cursor import Cursor, cursor_path
 from daemon.sync.passage import Passage
 from daemon.sync.place import parse
@@ -23,6 +25,7 @@ from sdk.files.recording import WRITE, RecordingFiles
 from sdk.reader import open_store
 from tests.builders import RunBuilder, make_store
 from tests.crash import Fate, build, by_chance, nothing, safe_from, write_tree, zeros
+from tests.media_rig import MediaBuilder
 from tests.sync.parquet_rig import read
 
 RUN = "a41f"
@@ -42,8 +45,13 @@ def carry(store: str, root: str, files: Files = DISK) -> None:
 
 
 def told(root: str) -> dict[str, Any]:
-    """What a reader finds: every file of rows and of the run with its rows."""
-    return {str(path.relative_to(root)): read(path).to_pylist() for path in sorted(Path(root).rglob("*.parquet"))}
+    """What a reader finds: every file, those of rows and of the run with their rows, pictures with their bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in Path(root).rglob("*") if path.is_file() and CURSORS not in path.parts):
+        found[str(path.relative_to(root))] = path.read_bytes() if path.suffix == ".png" else None
+        if path.suffix == ".parquet":
+            found[str(path.relative_to(root))] = read(path).to_pylist()
+    return found
 
 
 def grow(run: RunBuilder, number: int) -> None:
@@ -51,7 +59,8 @@ def grow(run: RunBuilder, number: int) -> None:
     if number == 0:
         run.stream()
         run.stream("system").log({"cpu": 0.5})
-    run.streams[0].log({"loss": float(number), **({"text": "x"} if number == 1 else {})})
+    picture = {"picture": sdk.Image(numpy.zeros((2, 2), numpy.uint8))} if number == 1 else {}
+    MediaBuilder(run, run.streams[0]).log({"loss": float(number), **picture})
     if number == 2:
         for stream in run.streams:
             stream.finish()
@@ -84,7 +93,7 @@ class Carried:
             carry(self.store, root)
             text = f"{what} after {end} of {len(self.operations)} operations"
             assert told(root) == self.expected, text
-            assert not list(Path(root, CURSORS).glob("*.draft")), text
+            assert not list(Path(root, CURSORS).glob(f"{RUN}-*.draft")), text
 
     def ends(self, draw: random.Random) -> list[int]:
         """Where to crash: after every operation, but only after some of those that fill a draft."""
@@ -126,11 +135,14 @@ def test_what_is_published_survives_a_loss_of_power(tmp_path: Path) -> None:
     draft = there.draft(RUN)
     draft.write(b"bytes")
     there.publish(draft, "rows/project=p/run=r/x.parquet")
-    there.put("media/project=p/run=r/y.png", b"picture")
+    there.put("views.sql", b"text")
+    there.put_later("media/project=p/run=r/y.png", b"picture")
     done = files.operations
     tree = build(done, [safe > len(done) for safe in safe_from(done, files.known)], nothing)
     assert tree["rows/project=p/run=r/x.parquet"] == b"bytes"
     assert tree["media/project=p/run=r/y.png"] == b"picture"
+    assert tree["views.sql"] == b"text"
+    assert not [name for name in tree if name.endswith(".draft")]
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EIO", "short write"])

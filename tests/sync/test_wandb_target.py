@@ -318,6 +318,20 @@ def test_variables_that_steer_a_training_do_not_steer_a_sync(tmp_path: Path, mon
     assert {name: os.environ[name] for name in leaks} == leaks
 
 
+def test_an_old_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `wandb sync` would send each pass over the one before; and without the package it is said how to get it."""
+    target = make(parse(f"wandb:?mode=offline&dir={tmp_path}"))
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match=r"0\.31 or later, found 0\.30\.9") as old:
+        patch.setattr("wandb.__version__", "0.30.9")
+        target.check()
+    assert "pip install" in (old.value.hint or "")
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="needs the package wandb") as none:
+        patch.setitem(sys.modules, "wandb", None)
+        target.check()
+    assert none.value.hint == "pip install 'stepd[wandb]'"
+    target.close()
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [("wandb:a/b/c", "expected wandb:project"), ("wandb:p?mode=disabled", "expected online or offline")],

@@ -190,10 +190,10 @@ class Parts:
         name = PartName(stream, part.first, part.last).text
         try:
             part.finish()
+            size = self._root.publish(part.draft, f"{kind}/{self._where}/{name}")
         except BaseException:
             self._root.discard(part.draft)
             raise
-        size = self._root.publish(part.draft, f"{kind}/{self._where}/{name}")
         self._published(kind, name, size)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ Every file appears whole or not at all: it is written as a draft, which no reade
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from typing import Any, Protocol
 
@@ -168,13 +169,21 @@ class Directory:
             self._files.remove(draft.path)
 
     def put(self, name: str, data: Buffer) -> None:
-        path = self._path(name)
-        self._make_directories(os.path.dirname(path))
-        self._files.write_whole(path, bytes(data))
-        self._files.sync_directory(os.path.dirname(path))
+        # Several processes may write it at once.
+        self._put(name, data, f"{os.getpid()}-{os.urandom(4).hex()}")
 
     def put_later(self, name: str, data: Buffer) -> None:
-        self.put(name, data)
+        # It belongs to a run, so a pass that comes after a killed one takes the same draft again.
+        self._put(name, data, hashlib.sha256(name.encode()).hexdigest()[:16])
+
+    def _put(self, name: str, data: Buffer, label: str) -> None:
+        draft = self.draft(label)
+        try:
+            draft.write(data)
+            self.publish(draft, name)
+        except BaseException:
+            self.discard(draft)
+            raise
 
     def settle(self) -> None: ...
 

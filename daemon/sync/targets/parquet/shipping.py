@@ -205,10 +205,10 @@ class Shipping:
         try:
             table = facts_table(self._arrow, facts)
             pyarrow.parquet.write_table(table, draft, compression="zstd", write_statistics=False, store_schema=False)
+            size = self._root.publish(draft, f"{_FACTS}/{self._where}/{name}")
         except BaseException:
             self._root.discard(draft)
             raise
-        size = self._root.publish(draft, f"{_FACTS}/{self._where}/{name}")
         self._facts[name] = digest
         # Where an older stream of the run has come. What another store ships into the same directory keeps its row.
         streams = {f"{stream.id}.parquet" for stream in self._passage.run.streams}

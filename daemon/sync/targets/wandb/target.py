@@ -35,6 +35,7 @@ from sdk.ids import run_directory
 # While a run lives, so many steps wait for what other ranks may still say of them: W&B takes no row behind a later one.
 HOLD_BACK_STEPS = 100
 _ANSWER_SECONDS = 30
+_VERSION_MIN = (0, 31)
 _MODES = ("online", "offline")
 _CONSOLE, _SYSTEM = "console", "system"
 
@@ -103,12 +104,20 @@ class WandbTarget(Target):
             self._taken = outside_environment()
         if self._wandb is None:
             try:
-                self._wandb = importlib.import_module("wandb")
-                self._wandb.setup(settings=self._wandb.Settings(silent=True))
+                wandb = importlib.import_module("wandb")
             except ImportError as error:
                 raise UsageError(
                     f"{self.place.text!r} needs the package wandb: {error}", hint="pip install 'stepd[wandb]'"
                 ) from error
+            version = tuple(int(part) for part in wandb.__version__.split(".")[:2] if part.isdecimal())
+            if version < _VERSION_MIN:
+                # What `wandb sync` of earlier ones sends of a second pass overwrites the first.
+                raise UsageError(
+                    f"{self.place.text!r} needs the package wandb 0.31 or later, found {wandb.__version__}",
+                    hint="pip install -U 'stepd[wandb]'",
+                )
+            wandb.setup(settings=wandb.Settings(silent=True))
+            self._wandb = wandb
         return self._wandb
 
     def _where(self) -> str:
