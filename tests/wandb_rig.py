@@ -10,16 +10,30 @@ It keeps what it is sent at the offsets that it is sent for, as W&B does: a clie
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
 KEY = "0" * 40
 _OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
+
+
+@contextlib.contextmanager
+def own_directories(directory: Path) -> Iterator[None]:
+    """W&B's package keeps copies, caches and settings below a test's directory instead of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATA", "CACHE", "CONFIG"):
+            patch.setenv(f"WANDB_{name}_DIR", str(directory / f"of-wandb-{name.lower()}"))
+        yield
 
 
 class ServedRun:

@@ -32,6 +32,7 @@ from daemon.sync.target import Target
 from sdk import clock
 from sdk.errors import StoreError, UsageError
 from sdk.files import DISK
+from sdk.platform import hold_lock
 from sdk.segment.naming import RUNS
 
 TRIES_MAX = 5
@@ -320,14 +321,32 @@ def removed_outcomes(store: str, cursors: str, url: str, names: Container[str]) 
         name, dot, end = file.rpartition(".")
         if not dot or end != "json" or name in names:
             continue
-        cursor = Cursor(os.path.join(cursors, file), None, url)
+        path = os.path.join(cursors, file)
+        cursor = Cursor(path, None, url)
         cursor.read()
         source = Source(store, cursor)
         if source.is_there and not source.is_over:
-            source.is_there = False
-            source.note()
+            with contextlib.suppress(OSError):  # one that cannot be noted is told the next time, too
+                _note_removed(store, path, url)
             reason = "it was removed from the store before all of it had been carried"
             found.append(
                 Outcome(source.id, url, outcome.FAILED, name=source.name, project=source.project, reason=reason)
             )
     return found
+
+
+def _note_removed(store: str, path: str, url: str) -> None:
+    """Says so in a cursor, unless somebody carries the same run there from another store just now."""
+    lock = hold_lock(f"{path}.lock")
+    if lock is None:
+        return
+    try:
+        cursor = Cursor(path, None, url)
+        cursor.read()
+        source = Source(store, cursor)
+        source.is_there = False
+        source.note()
+    finally:
+        with contextlib.suppress(OSError):
+            DISK.remove(lock.path)
+        lock.release()

@@ -70,10 +70,16 @@ def run_names(store: str, files: Files = DISK) -> list[str]:
 
 
 def cursors_of(store: str, target: Target) -> str:
-    """The directory with the cursors of a target."""
-    found = target.cursors()
+    """The directory with the cursors of a target.
+
+    Invariant: no two targets have the same one, also where both keep them in one directory: what was carried to the one is not at the other.
+    """
+    found, place = target.cursors(), target.place
     if found is None:
-        return os.path.join(store, SYNC, target.place.digest)
+        return os.path.join(store, SYNC, place.digest)
+    # Why not the digest of a target that is a directory: it may be moved, and its cursors with it.
+    is_in_it = found.startswith(place.path)
+    found = os.path.join(found, place.scheme if is_in_it else f"{place.scheme}-{place._replace(options={}).digest}")
     return os.path.join(found, read_store(store).id.hex()) if target.is_for_each_store else found
 
 
@@ -88,8 +94,9 @@ class Source:
     """
 
     def __init__(self, store: str, cursor: Cursor) -> None:
-        self._store, self._cursor = store, cursor
-        told = cursor.source.get(store)
+        # Why not the path: stores of two hosts may have the same one, and carry to one directory.
+        self._store, self._cursor = read_store(store).id.hex(), cursor
+        told = cursor.source.get(self._store)
         found: dict[str, Any] = told if isinstance(told, dict) else {}
         self.signature: str | None = _text(found.get("signature")) or None
         self.is_over = found.get("over") is True

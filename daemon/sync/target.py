@@ -57,7 +57,7 @@ class Target(ABC):
         self.place = place
 
     def cursors(self) -> str | None:
-        """The directory in which it is kept how far each run was carried; None: in the store."""
+        """The directory below which it is kept how far each run was carried; None: in the store."""
         return os.path.join(self.place.path, CURSORS) if self.place.is_directory else None
 
     def check(self) -> None:  # noqa: B027 - most have nothing to say

@@ -26,7 +26,7 @@ class Side:
     def read(self, url: str) -> Held:
         held: Held = {}
         # A long id is in its directory's name only as a digest; the cursor says whose that is.
-        for cursor in sorted(self.root.glob(".stepd-sync/*.json")):
+        for cursor in sorted(self.root.glob(".stepd-sync/tensorboard/*.json")):
             told = json.loads(cursor.read_text(encoding="ascii"))
             keys = held.setdefault(told["run"], {})
             for path in sorted(Path(self.root, told["state"]["directory"]).rglob("*tfevents*")):

@@ -21,6 +21,7 @@ from tests.contracts.sides import (
     bytes_below,
     digests,
 )
+from tests.wandb_rig import own_directories
 
 _OWN = {"_step", "_timestamp", "_runtime"}
 
@@ -47,6 +48,8 @@ class Side:
 
     def start(self, directory: Path) -> str:
         self.root = directory / "wandb"
+        self._own = own_directories(directory)
+        self._own.__enter__()
         return f"wandb:?mode=offline&dir={directory}"
 
     def read(self, url: str) -> Held:
@@ -73,4 +76,4 @@ class Side:
         return key.encode("utf-8", "replace").decode("utf-8")
 
     def stop(self) -> None:
-        """Nothing runs."""
+        self._own.__exit__(None, None, None)

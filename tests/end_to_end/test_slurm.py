@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,3 +137,12 @@ def test_the_epilog_brings_away_what_a_killed_job_left(cluster: Cluster) -> None
     for steps in cluster.steps().values():
         assert steps == list(range(len(steps)))
         assert len(steps) >= 10
+
+
+def test_the_page_shows_lines_of_the_script() -> None:
+    """What docs/slurm.md prints stands in the file that is run."""
+    page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
+    script = (EXAMPLES / "slurm" / "train.sbatch").read_text(encoding="utf-8")
+    shown = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(shown) > 8
+    assert [line for line in shown if line not in script] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from daemon.sync.registry import make, schemes
 from daemon.sync.target import Target
 from sdk.errors import UsageError
 from sdk.platform import hold_lock
-from sdk.segment.naming import run_path
+from sdk.segment.naming import STORE_FILE, run_path
 from tests.builders import RunBuilder, make_run, make_store
 from tests.serving import until
 
@@ -196,6 +197,11 @@ def test_what_is_unchanged_needs_no_worker(world: World, monkeypatch: pytest.Mon
     assert any(seen.outcome is not None for seen in world.seen)
 
 
+def another_store(path: str) -> None:
+    """Makes the store at a path another one, with the same runs."""
+    Path(path, STORE_FILE).write_text(json.dumps({"format": 1, "id": "00" * 15 + "07"}))
+
+
 @pytest.mark.parametrize("harm", ["young", "live", "grown", "other store", "no cursor"])
 def test_what_may_be_new_is_looked_at(world: World, harm: str) -> None:
     """A directory that changed a moment ago may change again unseen; a run that goes on, has grown, or lies elsewhere may hold more."""
@@ -213,8 +219,9 @@ def test_what_may_be_new_is_looked_at(world: World, harm: str) -> None:
         Path(directory, "more").touch()
     if harm == "no cursor":
         os.remove(cursor_path(cursors, "a"))
-    store = "/elsewhere" if harm == "other store" else world.store
-    assert unchanged_outcome(store, cursors, task, look_at(directory)) is None
+    if harm == "other store":
+        another_store(world.store)
+    assert unchanged_outcome(world.store, cursors, task, look_at(directory)) is None
 
 
 def test_there_is_no_run(world: World) -> None:
@@ -252,6 +259,30 @@ def test_a_run_that_was_removed_too_early_is_told_once(world: World) -> None:
     assert {name: one.state for name, one in found.items()} == {"growing": outcome.FAILED}
     assert "removed" in found["growing"].reason
     assert not world.sync(looks_for_removed=True)
+
+
+def test_stores_of_two_hosts_may_have_one_path(world: World) -> None:
+    """What the one has not, and another one at the same path has carried to the directory, was not removed from it."""
+    run = RunBuilder(world.store, "growing")
+    run.stream().log({"loss": 1.0})
+    run.flush()
+    assert world.sync()["growing"].state == outcome.LIVE
+    os.rename(world.store, f"{world.store}-of-another-host")
+    make_store(world.directory)
+    another_store(world.store)
+    assert not world.sync(looks_for_removed=True)
+
+
+def test_two_kinds_of_targets_share_a_directory(world: World) -> None:
+    """What was carried to the one is not at the other, whose cursor is another."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    world.age()
+    for url in (f"jsonl:{world.out}", f"tensorboard:{world.out}", f"jsonl:{world.out}"):
+        driver = Driver(world.store, [make(parse(url))], lambda: [Chosen("a")], workers=1)
+        expected = outcome.UP_TO_DATE if world.lines("a") and list(world.out.rglob("*tfevents*")) else outcome.DELIVERED
+        assert [one.state for one in driver.run()] == [expected], url
+    places = [make(parse(f"wandb:{name}?mode=offline&dir={world.out}")) for name in ("a/b", "a/c")]
+    assert len({cursors_of(world.store, target) for target in places}) == 2
 
 
 def test_live_goes_on_until_runs_are_over(world: World) -> None:

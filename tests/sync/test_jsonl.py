@@ -161,6 +161,22 @@ def test_files_that_somebody_changed_are_written_anew(store: str, tmp_path: Path
     assert [row["loss"] for row in read(path)] == [1.0, 2.0]
 
 
+def test_what_others_put_beside_stays(store: str, tmp_path: Path) -> None:
+    """Of files that no cursor knows only those are removed that have names as only this target gives."""
+    run = RunBuilder(store)
+    main = run.stream()
+    main.log({"loss": 1.0})
+    main.finish()
+    run.seal()
+    place = tmp_path / "out/digits/a41f"
+    (place / "media").mkdir(parents=True)
+    names = ("notes.jsonl", "rows.jsonl", "media/figure.png", f"rows-{5:016x}.jsonl", f"media/{5:016x}-3-0-x_1_0.png")
+    for name in names:
+        (place / name).write_text("mine\n")
+    assert carry(store, tmp_path / "out").is_exact
+    assert [(place / name).exists() for name in names] == [True, True, True, False, False]
+
+
 def test_killed_anywhere_the_files_are_the_same(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at each write, forcing and commit in turn, again and again: bytes are those of an undisturbed sync."""
     monkeypatch.setattr(jsonl, "_COMMIT_BYTES", 1)

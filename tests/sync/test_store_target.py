@@ -108,6 +108,15 @@ class TestSealed:
         with pytest.raises(UsageError, match="is the store that the run lies in"):
             Road(store, store).carry(RUN)
 
+    def test_a_store_that_is_not_ours_is_misuse(self, road: Road) -> None:
+        """A target that others may write to is refused before the first run, with what to do."""
+        logged(road.source).seal()
+        os.mkdir(road.target)
+        os.chmod(road.target, 0o777)
+        with pytest.raises(UsageError, match="open to others") as caught:
+            road.carry(RUN)
+        assert caught.value.hint == "--to stepd:/a/directory/of/yours"
+
     def test_a_stop_is_heard_between_two_buffers(self, road: Road) -> None:
         """A pass that is told to end leaves no half file, and the next one goes on."""
         run = logged(road.source)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy
+import plotly.graph_objects
 import pytest
 
 import sdk
@@ -32,16 +35,18 @@ from sdk.segment.naming import run_path
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 from tests.contracts.wandb_side import records_of
 from tests.media_rig import MediaBuilder
+from tests.wandb_rig import own_directories
 
 PIXELS = numpy.arange(60, dtype=numpy.uint8).reshape(4, 5, 3)
 
 
 def carry(store: str, directory: Path, run: str = "a41f", what: str = "wandb:") -> Outcome:
-    target = make(parse(f"{what}?mode=offline&dir={directory}"))
-    try:
-        return carry_run(store, run_directory(run), target)
-    finally:
-        target.close()
+    with own_directories(directory):
+        target = make(parse(f"{what}?mode=offline&dir={directory}"))
+        try:
+            return carry_run(store, run_directory(run), target)
+        finally:
+            target.close()
 
 
 def logs(directory: Path) -> list[Path]:
@@ -72,6 +77,7 @@ def full_run(store: str) -> Run:
         "chart": sdk.plot.line(sdk.Table(columns=["x", "y"], data=[[1, 2]]), "x", "y"), "../up\0": sdk.Image(PIXELS),
         "tensor": numpy.arange(100.0), "small": numpy.arange(3), "bytes": b"abc",
     })  # fmt: skip
+    media.log(_less_usual(os.path.dirname(store)))
     console = run.stream(kind="console", rank=0)
     for number, row in enumerate([
         {"text": "hello", "from": "stdout"}, {"text": "uh", "from": "log", "level": 30, "logger": "net"},
@@ -86,6 +92,21 @@ def full_run(store: str) -> Run:
     media.seal()
     runfiles.put_bytes(runfiles.files_path(run.directory), "conf/model.yaml", b"layers: 2\n")
     return Run(run.directory)
+
+
+def _less_usual(directory: str) -> dict[str, Any]:
+    graph = sdk.Graph()
+    graph.add_node(id="a", name="first", class_name="Linear")
+    graph.add_node(id="b", name="second", num_parameters=3)
+    graph.add_edge(graph["a"], graph["b"])
+    document = Path(directory, "figure.json")
+    document.write_text('{"roots": []}')
+    figure = plotly.graph_objects.Figure(plotly.graph_objects.Scatter(x=[1, 2], y=[3, 4]))
+    return {
+        "graph": graph, "figure": figure, "bokeh": sdk.data_types.Bokeh(str(document)),
+        "molecule": sdk.Molecule(io.StringIO("ATOM      1\n"), file_type="pdb"),
+        "embedding": sdk.Embedding(numpy.ones((3, 2), numpy.float32), labels=["a", "b", "c"]), "mixed": [1, b"x"], "": 1, "_step": 7,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +180,10 @@ def test_the_summary_is_what_the_store_says(carried: Carried) -> None:
 def test_media_are_the_stored_files(carried: Carried) -> None:
     """No file is encoded again: its bytes are those that the store gives, under W&B's names for the kind."""
     run, directory, _, records = carried
-    values = dict(of(records, file.History)[-1].values)
+    values = {key: value for row in of(records, file.History)[-2:] for key, value in row.values}
     for key, kind in {
         "image": "image-file", "a/sound": "audio-file", "video": "video-file", "page": "html-file", "points": "object3D-file",
-        "../up\0": "image-file",
+        "../up\0": "image-file", "figure": "plotly-file", "bokeh": "bokeh-file", "molecule": "molecule-file",
     }.items():  # fmt: skip
         said = values[key,]
         path = (directory / "files" / said["path"]).resolve()
@@ -175,6 +196,8 @@ def test_media_are_the_stored_files(carried: Carried) -> None:
     assert values["images",]["count"] == 2
     assert values["images",]["captions"] == ["", "second"]
     assert values["small",] == [0, 1, 2]
+    assert values["embedding",] == [[1.0, 1.0]] * 3
+    assert values["graph",]["_type"] == "graph-file"
     assert values["hist",]["_type"] == "histogram"
     assert json.loads((directory / "files" / values["table",]["path"]).read_bytes())["data"] == [[1, "x"], [2, "y"]]
     assert values["chart_table",]["_type"] == "table-file"
@@ -186,9 +209,13 @@ def test_what_cannot_be_held_is_counted(carried: Carried) -> None:
     """The rest of the row is there."""
     _, _, told, records = carried
     assert told.lost == {
-        "tensors, of which W&B keeps a histogram": 1, "values that W&B's package refused (TypeError)": 1,
+        "tensors, of which W&B keeps a histogram": 1, "values that W&B's package refused (TypeError)": 2,
+        "values without a name": 1,
     }  # fmt: skip
-    assert ("bytes",) not in dict(of(records, file.History)[-1].values)
+    last, less_usual = (dict(row.values) for row in of(records, file.History)[-2:])
+    assert ("bytes",) not in last
+    assert ("mixed",) not in less_usual
+    assert less_usual["_logged_step",] == 7
 
 
 def test_lines_and_samples_have_their_times(carried: Carried) -> None:
@@ -216,8 +243,11 @@ def test_there_and_back(carried: Carried, tmp_path: Path) -> None:
         assert (ours.step == theirs.step).all()
         assert numpy.abs(ours.time - theirs.time).max() < 1e-5
         numpy.testing.assert_array_equal(ours.value, theirs.value)
-    for key in ("image", "images", "a/sound", "video", "page", "points", "../up\0"):
+    for key in ("image", "images", "a/sound", "video", "page", "points", "../up\0", "figure", "bokeh", "molecule"):
         assert [item.bytes() for item in run.media(key)] == [item.bytes() for item in back.media(key)], key
+    graph = json.loads(back.media("graph")[0].bytes())
+    assert [node["id"] for node in graph["nodes"]] == ["a", "b"]
+    assert graph["edges"] == [["a", "b"]]
     image = back.media("image")[0].value
     assert image["boxes"]["p"]["class_labels"] == {"1": "cat"}
     assert image["masks"]["m"].bytes() == run.media("image")[0].value["masks"]["m"].bytes()
@@ -326,6 +356,9 @@ def test_an_old_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         target.check()
     assert "pip install" in (old.value.hint or "")
     with monkeypatch.context() as patch, pytest.raises(UsageError, match="needs the package wandb") as none:
+        patch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))  # a directory of that name, with runs
+        target.check()
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="needs the package wandb"):
         patch.setitem(sys.modules, "wandb", None)
         target.check()
     assert none.value.hint == "pip install 'stepd[wandb]'"

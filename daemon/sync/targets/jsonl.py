@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import Any
 
 from daemon.sync.appending import AppendFile
@@ -34,6 +35,9 @@ _KINDS = TRAINING | {"system", "console"}
 _COMMIT_SECONDS = 5.0
 _COMMIT_BYTES = 32 * MIB
 _LINES = ".jsonl"
+# What stands beside our files is not ours: only names that nobody else gives are ever removed.
+_OWN_LINES = re.compile(r"(rows|system|console)-[0-9a-f]{16}\.jsonl")
+_OWN_MEDIA = re.compile(r"[0-9a-f]{16}-\d+-\d+-.*", re.DOTALL)
 FACTS = "facts.json"
 MEDIA = "media"
 # What was logged under our own names, as `Run.rows` calls it.
@@ -98,12 +102,13 @@ class _Lines:
         """Takes away what no commit knows: of a row that was hidden since then, nothing comes that would be written over it."""
         lengths = self._state["lengths"]
         for name, size, _ in EXPORTS.entries(self._path()):
-            if name.endswith(_LINES) and name not in lengths:
+            if _OWN_LINES.fullmatch(name) and name not in lengths:
                 EXPORTS.remove(self._path(name))
             elif size > lengths.get(name, size):
                 AppendFile(self._path(name), lengths[name]).close()
-        if not lengths and EXPORTS.exists(self._path(MEDIA)):
-            EXPORTS.remove_tree(self._path(MEDIA))
+        for name, _, _ in EXPORTS.entries(self._path(MEDIA)) if not lengths else ():
+            if _OWN_MEDIA.fullmatch(name):
+                EXPORTS.remove(self._path(MEDIA, name))
 
     def _are_shown(self, run: Run) -> bool:
         """Whether no resume has hidden a row that was written."""

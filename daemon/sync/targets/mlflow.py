@@ -143,10 +143,9 @@ class _Carried:
         marked = name_of(run.id)
         found = server.find(experiment, RUN_ID, marked)
         if found is None:
-            self.state = {
-                "run": server.create(experiment, clean(run.name), run.created, {RUN_ID: marked}),
-                "name": run.name,
-            }
+            tags = _tags(run)
+            made = server.create(experiment, clean(run.name), run.created, {RUN_ID: marked, **tags})
+            self.state = {"run": made, "name": run.name, "status": "RUNNING", "tags": _digests(tags)}
         else:
             there = server.look(found)
             self._params, self._metrics = dict(there.params), list(there.metrics)

@@ -46,7 +46,9 @@ class StoreTarget(Target):
         try:
             self._store = make_store(os.path.abspath(self.place.path), self._files)
         except StoreError as error:
-            raise UsageError(f"cannot carry runs to {self.place.text!r}: {error.message}", hint=error.hint) from error
+            raise UsageError(
+                f"cannot carry runs there: {error.message}", hint="--to stepd:/a/directory/of/yours"
+            ) from error
 
     def carry(self, passage: Passage) -> None:
         store = self._open(passage)

@@ -103,17 +103,22 @@ class WandbTarget(Target):
         if self._taken is None:
             self._taken = outside_environment()
         if self._wandb is None:
+            wandb: Any = None
+            missing = "it has no version"
             try:
                 wandb = importlib.import_module("wandb")
             except ImportError as error:
+                missing = str(error)
+            # A directory `wandb` with runs, as W&B leaves one wherever it was used, passes for a package of that name.
+            version = getattr(wandb, "__version__", None)
+            if version is None:
                 raise UsageError(
-                    f"{self.place.text!r} needs the package wandb: {error}", hint="pip install 'stepd[wandb]'"
-                ) from error
-            version = tuple(int(part) for part in wandb.__version__.split(".")[:2] if part.isdecimal())
-            if version < _VERSION_MIN:
+                    f"{self.place.text!r} needs the package wandb: {missing}", hint="pip install 'stepd[wandb]'"
+                )
+            if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _VERSION_MIN:
                 # What `wandb sync` of earlier ones sends of a second pass overwrites the first.
                 raise UsageError(
-                    f"{self.place.text!r} needs the package wandb 0.31 or later, found {wandb.__version__}",
+                    f"{self.place.text!r} needs the package wandb 0.31 or later, found {version}",
                     hint="pip install -U 'stepd[wandb]'",
                 )
             wandb.setup(settings=wandb.Settings(silent=True))
