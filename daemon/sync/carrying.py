@@ -137,7 +137,7 @@ class _Pass:
         assert self._passage is not None
         if not self._passage.is_over:
             return outcome.LIVE
-        return outcome.DELIVERED if self._was_new or self._passage.points else outcome.UP_TO_DATE
+        return outcome.DELIVERED if self._was_new or self._passage.points or self._passage.size else outcome.UP_TO_DATE
 
     def outcome(self, state: str, reason: str = "") -> Outcome:
         found = Outcome(self._name, self._target.place.text, state, reason=reason, trouble=tuple(self._trouble))

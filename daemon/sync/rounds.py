@@ -6,8 +6,9 @@ The daemon's carrier does its machine's jobs this way, and `stepd sync --drain` 
 When a pass is due:
 
 * The first one at once, and one at once each time a job is left again: the run has ended, and somebody may be waiting.
-* After a pass over a run that goes on, `Order.seconds` later if its directory has changed by then, else as soon as it does; and once
-  in a while all the same, as a trainer may be gone without a trace in its directory.
+* After a pass over a run that goes on, `Order.seconds` later (or after the target's `rest_seconds`, where these are more) if its
+  directory has changed by then, else as soon as it does; and once in a while all the same, as a trainer may be gone without a trace
+  in its directory.
 * After a refusal (`Retriable`) the target is left alone, twice as long each time, up to five minutes; after a failure the run is.
 """
 
@@ -22,9 +23,11 @@ from collections.abc import Callable
 from daemon.sync import outcome
 from daemon.sync.crew import Crew, Died, Moved, Task, failed
 from daemon.sync.outcome import Outcome
+from daemon.sync.place import parse
+from daemon.sync.registry import make
 from sdk import clock
 from sdk._syncing import Job, Order, Told, end_job, forget_told, jobs, read_job, read_told, tell
-from sdk.errors import DamageError
+from sdk.errors import DamageError, UsageError
 from sdk.files import DISK
 from sdk.ids import run_directory
 from sdk.platform import boot_id
@@ -89,6 +92,7 @@ class Entry:
         self.passed = -float("inf")
         self._looked = -float("inf")
         self.names: _Names = []
+        self.rest_seconds = _rest_seconds(order.target)
 
     def renew(self, order: Order, stamp: _Stamp, now: float) -> None:
         """The job was left once more."""
@@ -310,7 +314,9 @@ class Rounds:
     def _note_good(self, entry: Entry, found: Outcome, began: float) -> None:
         is_over = found.state in (outcome.DELIVERED, outcome.UP_TO_DATE)
         # What was observed of a training that has ended comes soon, and somebody may be waiting for it.
-        entry.due = entry.passed + (_ENDING_SECONDS if found.has_ended else entry.handed_order.seconds)
+        entry.due = entry.passed + (
+            _ENDING_SECONDS if found.has_ended else max(entry.handed_order.seconds, entry.rest_seconds)
+        )
         entry.is_hopeless = False
         if is_over or found.points:
             self.progressed = entry.passed
@@ -359,6 +365,14 @@ class Rounds:
         entry.told = told._replace(at_ns=clock.wall_ns(), boot=boot_id())
         with contextlib.suppress(OSError):  # what is told is for people; the cursor knows
             tell(entry.job, entry.told)
+
+
+def _rest_seconds(target: str) -> float:
+    """How long the target wants a run left alone between two passes; what is wrong with it the first pass tells."""
+    try:
+        return make(parse(target)).rest_seconds
+    except UsageError:
+        return 0.0
 
 
 def _task(entry: Entry) -> Task:

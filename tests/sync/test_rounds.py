@@ -156,6 +156,18 @@ def test_a_run_that_goes_on_is_carried_when_something_is_new(scene: Scene) -> No
     assert scene.told().points == 7
 
 
+def test_a_target_that_makes_a_file_of_each_pass_gets_fewer(scene: Scene) -> None:
+    """What the target asks for counts where it is more than what the run asked for."""
+    scene.leave(target="parquet:s3://bucket/prefix")
+    scene.turn()
+    scene.write()
+    scene.answer(outcome.LIVE, points=5)
+    scene.turn(29.0)
+    assert len(scene.crew.handed) == 1
+    scene.turn(1.0)
+    assert len(scene.crew.handed) == 2
+
+
 def test_what_comes_after_the_end_comes_soon(scene: Scene) -> None:
     """What was observed of a training is sealed some seconds after it: the pause is for those that go on."""
     scene.leave()

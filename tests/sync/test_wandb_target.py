@@ -290,7 +290,7 @@ def test_passes_make_one_run(tmp_path: Path) -> None:
     run.seal()
     carry(make_store_of(Run(run.directory)), tmp_path, what="wandb:team/other")
     first, second = logs(tmp_path)
-    assert [path.parent.name[-5:] for path in (first, second)] == ["d0001", "d0002"]
+    assert [path.parent.name[-5:] for path in (first, second)] == ["-0001", "-0002"]
     steps = [[row.step for row in of(records_of(path), file.History)] for path in (first, second)]
     assert steps[0] == list(range(50)), "the last steps wait while the run lives"
     assert steps[1] == list(range(50, 151))
@@ -300,6 +300,16 @@ def test_passes_make_one_run(tmp_path: Path) -> None:
     back = import_from(tmp_path / "wandb", tmp_path)
     assert back.series("loss").value.tolist() == [float(step) for step in range(151)]
     assert back.state == "finished"
+
+
+def test_two_projects_share_a_directory(tmp_path: Path) -> None:
+    """The same run for both: each has directories of its own, and keeps how far it is."""
+    store = make_store(tmp_path)
+    make_run(store, values=[{"loss": 1.0}])
+    for project in ("wandb:one", "wandb:two", "wandb:one"):
+        carry(store, tmp_path, what=project)
+    found = sorted(run.project for path in logs(tmp_path) for run in of(records_of(path), file.Run))
+    assert found == ["one", "two"]
 
 
 KILLED = """

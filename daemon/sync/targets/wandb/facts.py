@@ -49,7 +49,7 @@ def facts_of(run: Run, is_over: bool, lost: Lost) -> dict[str, Any]:
         "summary": _plain_map(
             Values(None, "", _unsaid), {key: value for key, value in run.summary.items() if not items_in(value)}
         ),
-        "metrics": sorted(run.metrics),
+        "metrics": run.metrics,
         "exit_code": _exit_code(run, state) if is_over else 0,
         "state": state if is_over else RUNNING,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Runs to W&B: online to its server, or offline as directories that `wandb sync` takes.
 
 Offline, each pass that finds something new writes one directory. W&B's package writes it below `work-…`, and when it is whole it gets
-its name, `wandb/offline-run-<created>-<id>-stepd<pass>`; only then the pass is noted. A pass that was killed leaves a directory in
+its name, `wandb/offline-run-<created>-<run>-<digest of the target>-<pass>`; only then the pass is noted. A pass that was killed leaves a directory in
 `work-…`, or one with a number that was never noted: the next pass removes both and writes the same again.
 
 Online, a pass is noted when W&B's package has sent everything, and its log tells of nothing that was refused. The server says how
@@ -28,7 +28,7 @@ from daemon.sync.target import CURSORS, Target
 from daemon.sync.targets.wandb import facts as about
 from daemon.sync.targets.wandb.session import Session, explained, outside_environment, put_back
 from daemon.sync.targets.wandb.values import Values
-from sdk.errors import UsageError
+from sdk.errors import Error, UsageError
 from sdk.files import DISK, Files, sync_names
 from sdk.ids import run_directory
 
@@ -36,6 +36,8 @@ from sdk.ids import run_directory
 HOLD_BACK_STEPS = 100
 _ANSWER_SECONDS = 30
 _VERSION_MIN = (0, 31)
+# The year 9999: a store may say anything.
+_SECONDS_MAX = 253_402_300_799.0
 _MODES = ("online", "offline")
 _CONSOLE, _SYSTEM = "console", "system"
 
@@ -126,11 +128,10 @@ class WandbTarget(Target):
         return self._wandb
 
     def _where(self) -> str:
-        """What a pass may go on with: the same directory, or the same server and owner."""
+        """What a pass may go on with: the same directory, or the same server and owner. A digest: the URL may hold anything."""
         if self.is_offline:
             return "offline"
-        server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-        return f"{server} {self.entity}"
+        return _digest(f"{os.environ.get('WANDB_BASE_URL')} {self.entity}")
 
     def _project(self, said: Mapping[str, Any]) -> str:
         return str(self.project or said["project"] or "uncategorized")
@@ -189,15 +190,17 @@ class _Carrying:
         self._values: Values | None = None
         name = run_directory(self._run.id)
         self._parent = os.path.join(target.directory, CURSORS) if target.is_offline else ""
-        self._works = f"work-{hashlib.sha256(name.encode()).hexdigest()[:16]}-"
+        # Two targets may share a directory: the same run for two projects.
+        self._works = f"work-{_digest(f'{target.place.path} {name}')}-"
         self._work = ""
-        self._name = f"offline-run-{time.strftime('%Y%m%d_%H%M%S', time.gmtime(self._run.created))}-{name}-stepd"
+        created = time.gmtime(min(max(self._run.created, 0.0), _SECONDS_MAX))
+        self._name = f"offline-run-{time.strftime('%Y%m%d_%H%M%S', created)}-{name}-{_digest(target.place.path)[:4]}-"
 
     def carry(self) -> None:
         """Everything that is new; a session is begun when there is something."""
         passage = self._passage
         self._said = about.facts_of(self._run, passage.is_over, self._lost_once)
-        digest = hashlib.sha256(json.dumps(self._said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        digest = _digest(json.dumps(self._said, sort_keys=True, default=str))
         try:
             if digest != self._state.get("facts"):
                 self._begin()
@@ -293,15 +296,18 @@ class _Carrying:
         """Files and artifacts that are new or have changed."""
         known = dict(self._state.get("files", {}))
         for file in self._run.files():
-            mark = f"{file.size} {file.state}"
+            mark = f"{file.size} {file.modified}"
             if file.state != "kept" or known.get(file.name) == mark:
                 continue
             if file.name in about.RESERVED or file.name.startswith("media/"):
                 self._passage.lost("files that W&B's own have the names of", file.name)
             else:
                 session = self._begin()
-                file.copy_to(session.files)
-                session.save(file.name)
+                try:
+                    file.copy_to(session.files)
+                    session.save(file.name)
+                except (OSError, Error):
+                    self._passage.lost("files that cannot be read", file.name)
             known[file.name] = mark
             self._passage.check()
         self._state["files"] = known
@@ -361,6 +367,10 @@ class _Carrying:
         for path in left:
             with contextlib.suppress(OSError):  # what somebody still writes into is removed the next time
                 self._files.remove_tree(path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _is_plain(value: Any) -> bool:
