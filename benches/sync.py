@@ -90,7 +90,7 @@ def measure_carry(options: argparse.Namespace) -> list[Results]:
                     results.append(carried(store, target, state, options.steps))
                     common.progress(results[-1])
                 if state == "columns":
-                    results += [peer(options, tool) for tool in PEERS]
+                    results += [peer(options, tool) for tool in options.peers]
                     common.progress(results[-1])
     return results
 
@@ -271,6 +271,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--peer-steps", type=int, default=20_000, help="points a second do not depend on it")
     parser.add_argument("--runs", type=int, default=1000, help="that are synced again")

@@ -336,10 +336,13 @@ def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
         found["user"] = facts["username"]
     if facts.get("root"):
         found["cwd"] = facts["root"]
-    python = {"version": facts.get("python"), "executable": facts.get("executable")}
-    found["python"] = {name: value for name, value in python.items() if value}
+    implementation, _, version = str(facts.get("python") or "").rpartition(" ")
+    found["python"] = {
+        "version": version, "implementation": implementation or "Python", "executable": facts.get("executable") or "",
+    }  # fmt: skip
     if facts.get("program"):
-        found["program"] = {"kind": "script", "path": facts["program"]}
+        name = os.path.basename(facts["program"])
+        found["program"] = {"kind": "script", "name": name, "path": facts["program"]}
         found["command"] = ["python", facts["program"], *facts.get("args", ())]
     git = facts.get("git")
     if isinstance(git, dict) and git.get("commit"):

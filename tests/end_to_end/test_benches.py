@@ -66,6 +66,16 @@ def test_growth_bench(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["found.json"]
 
 
+def test_sync_bench(tmp_path: Path) -> None:
+    """A run is carried in points a second, from rows and from columns, and its target's bytes are counted."""
+    few = "--only carry --steps 500 --repeat 1 --targets jsonl --peers"
+    found, printed = run_bench(tmp_path, *few.split(), program="sync.py")
+    ours = [(one["state"], one["points"]) for one in found["carry"]]
+    assert ours == [("rows", 5000), ("columns", 5000)]
+    assert all(one["seconds"] > 0 and one["bytes"] > 5000 for one in found["carry"])
+    assert "stepd sync --to jsonl: (of columns)" in printed and os.listdir(tmp_path) == ["found.json"]
+
+
 def test_fleet_bench(tmp_path: Path) -> None:
     """Each node ships its own ranks to one bucket, requests are counted, a second sync writes nothing, and a query finds all."""
     few = "--nodes 3 --ranks 2 --steps 50 --metrics 2 --wave 3 --engines DuckDB"

@@ -61,6 +61,7 @@ def full_run(store: str) -> Run:
     main.meta({"metric": {"loss": {"summary": ["min"]}, "val/*": {"step_metric": "epoch", "step_sync": True}}})
     program = {"kind": "script", "path": "/work/train.py"}
     git = {"commit": "c0ffee", "remote": "git@host:repo"}
+    main.meta({"context": {"python": {"version": "3.12.1", "implementation": "CPython"}}})
     main.meta({"context": {"command": ["python", "train.py", "--x"], "program": program, "host": "node7", "git": git}})
     for step in range(5):
         main.log({"loss": 1 / (step + 1), "val/acc": step, "epoch": step // 2, "nan": math.nan, "text": f"t{step}"})
@@ -162,6 +163,7 @@ def test_facts_are_the_runs(carried: Carried) -> None:
     assert environment.facts["program"] == "/work/train.py"
     assert environment.facts["git"] == {"commit": "c0ffee", "remote": "git@host:repo"}
     assert environment.facts["args"] == ["--x"]
+    assert environment.facts["python"] == "CPython 3.12.1"
     assert of(records, file.Exit)[-1].code == 3
 
 
@@ -265,6 +267,8 @@ def test_there_and_back(carried: Carried, tmp_path: Path) -> None:
     assert [line.text for line in back.logs()] == ["hello", "WARNING:net: uh", "100 %", "open"]
     assert back.series("system/cpu").value.tolist() == [150.0]
     assert back.context["git"]["commit"] == "c0ffee"
+    assert back.context["python"]["version"] == "3.12.1"
+    assert back.context["program"] == {"kind": "script", "name": "train.py", "path": "/work/train.py"}
     with back.file("conf/model.yaml").open() as kept:
         assert kept.read() == b"layers: 2\n"
 

@@ -98,7 +98,7 @@ def environment_of(run: Run) -> dict[str, Any]:
     program, python, git, command = (said.get(name) for name in ("program", "python", "git", "command"))
     found: dict[str, Any] = {
         "os": said.get("os"), "host": said.get("host"), "username": said.get("user"), "root": said.get("cwd"),
-        "python": python.get("version") if isinstance(python, dict) else None,
+        "python": _python_of(python) if isinstance(python, dict) else None,
         "executable": python.get("executable") if isinstance(python, dict) else None,
         "program": program.get("path") if isinstance(program, dict) else None,
     }  # fmt: skip
@@ -110,6 +110,12 @@ def environment_of(run: Run) -> dict[str, Any]:
         found["git"] = {"commit": _utf8(git["commit"]), "remote": _utf8(remote) if isinstance(remote, str) else ""}
     found["started_ns"] = max(int(run.created * 1e9), 0)
     return found
+
+
+def _python_of(python: Mapping[str, Any]) -> str:
+    """As W&B says it: "CPython 3.11.7"."""
+    said = (python.get("implementation"), python.get("version"))
+    return " ".join(one for one in said if isinstance(one, str))
 
 
 def _utf8(text: str) -> str:

@@ -1,8 +1,8 @@
 """Runs to W&B: online to its server, or offline as directories that `wandb sync` takes.
 
 Offline, each pass that finds something new writes one directory. W&B's package writes it below `work-…`, and when it is whole it gets
-its name, `wandb/offline-run-<created>-<run>-<digest of the target>-<pass>`; only then the pass is noted. A pass that was killed leaves a directory in
-`work-…`, or one with a number that was never noted: the next pass removes both and writes the same again.
+its name, `wandb/offline-run-<created>-<run>-<digest of the target>-<pass>`; only then the pass is noted. A pass that was killed leaves
+a directory in `work-…`, or one with a number that was never noted: the next pass removes both and writes the same again.
 
 Online, a pass is noted when W&B's package has sent everything, and its log tells of nothing that was refused. The server says how
 many rows it has: what it has beyond those that were noted arrived with a pass that was killed, and is left out by the next one.
