@@ -121,7 +121,7 @@ def begin(run: Run) -> None:
     """Leaves the jobs of a run that has just begun, or was joined. Trouble becomes a note: the run is there all the same."""
     for target in run.settings.sync_to:
         try:
-            put_job(run._store, run.id, target, run.settings.sync_seconds)
+            put_job(run._store, run.id, target, run.settings.sync_seconds, is_beginning=True)
         except (OSError, Error) as error:
             run._say(
                 f"stepd: run {run.id!r} is not carried to {_greeting.clean(target)} while it is written: {error}. "

@@ -58,12 +58,17 @@ class Job(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a job says. `mark` is another one each time it is left; `seconds` is the pause between two passes."""
+    """What a job says. `mark` is another one each time it is left; `seconds` is the pause between two passes.
+
+    Attributes:
+        is_beginning: It was left by a process that has just begun, of which nothing may be stored yet.
+    """
 
     run: str
     target: str
     mark: str
     seconds: float
+    is_beginning: bool = False
 
 
 class Told(NamedTuple):
@@ -114,7 +119,9 @@ def job_of(store: str, run: str, target: str) -> Job:
     return Job(os.path.join(syncing_path(store), f"{names[0]}-{names[1]}.{names[2]}{JOB_SUFFIX}"), *names)
 
 
-def put_job(store: StoreIdentity, run: str, target: str, seconds: float, files: Files = DISK) -> Job:
+def put_job(
+    store: StoreIdentity, run: str, target: str, seconds: float, files: Files = DISK, *, is_beginning: bool = False
+) -> Job:
     """Leaves a job, or the same once more, which has its next pass begin at once; takes about 0.1 ms.
 
     Raises:
@@ -125,7 +132,7 @@ def put_job(store: StoreIdentity, run: str, target: str, seconds: float, files: 
     check_store(store, files)
     files.make_directory(os.path.dirname(job.path))
     body = {"run": run, "target": target, "mark": hex_u64(random_u64()), "seconds": seconds}
-    _write(files, job.path, body)
+    _write(files, job.path, {**body, "is_beginning": is_beginning})
     return job
 
 
@@ -143,11 +150,11 @@ def read_job(job: Job, files: Files = DISK) -> Order:
     """
     found = _read(files, job.path)
     values: list[Any] = [found.get(name) for name in Order._fields]
-    run, target, mark, seconds = values
+    run, target, mark, seconds, is_beginning = values
     are_texts = all(isinstance(text, str) for text in (run, target, mark))
     if not are_texts or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
         raise DamageError(f"cannot read job {job.path!r}: found {found!r}, expected {', '.join(Order._fields)}")
-    return Order(run, target, mark, float(seconds))
+    return Order(run, target, mark, float(seconds), is_beginning is True)
 
 
 def end_job(job: Job, order: Order, files: Files = DISK) -> bool:

@@ -23,6 +23,8 @@ _VARINTS = (7, 10, 11, 13, 16, 17)
 _COMPLEX = (9, 12)
 # Limit: elements that a shape may claim.
 _ELEMENTS_MAX = 1 << 28
+# Limit: of those that are all the last one, which a few bytes can claim.
+_REPEATED_MAX = 1 << 24
 
 
 class Tensor(NamedTuple):
@@ -104,6 +106,8 @@ def _numbers(kind: int, shape: tuple[int, ...], content: memoryview | None, sing
         flat = numpy.array(singles, numpy.int64).astype("<u2").view(dtype)
     else:
         flat = numpy.array(singles, numpy.int64).astype(dtype) if dtype.kind in "iub" else numpy.array(singles, dtype)
+    if count - len(flat) > _REPEATED_MAX:
+        raise ValueError(f"a tensor of {len(flat)} numbers for a shape {shape}")
     if len(flat) < count and len(flat) and content is None:
         flat = numpy.concatenate((flat, numpy.repeat(flat[-1:], count - len(flat))))
     if len(flat) != count:

@@ -29,6 +29,8 @@ _CRC_OF_TYPE = {kind: zlib.crc32(bytes([kind])) for kind in (_WHOLE, _FIRST, _MI
 RECORD_BYTES_MAX = 256 << 20
 # Limit: of a value's names ("a.b.c"); what W&B writes nests as deep as the user's dicts.
 _PATH_MAX = 64
+# Two lengths of one byte each, and their fields.
+_PLAIN_BYTES_MAX = 2 * 127 + 5
 
 # The fields of a `Record`.
 _HISTORY, _SUMMARY, _OUTPUT, _CONFIG, _FILES, _STATS, _ARTIFACT, _ALERT, _METRIC, _OUTPUT_RAW = (
@@ -342,7 +344,16 @@ def _time_ns(found: list[memoryview]) -> int:
 
 def _items(found: list[memoryview]) -> tuple[tuple[tuple[str, ...], Any], ...]:
     """Names and values of the items of a row, a config, a summary or a sample."""
-    return tuple(_item(_Message(one)) for one in found)
+    return tuple(_plain_item(bytes(one)) or _item(_Message(one)) for one in found)
+
+
+def _plain_item(data: bytes) -> tuple[tuple[str, ...], Any] | None:
+    """An item of one short name and a short JSON text, as nearly all are: at a third of the cost. None: it is another one."""
+    if 5 <= len(data) < _PLAIN_BYTES_MAX and data[:1] in (b"\x0a", b"\x12") and data[1] < 0x80:
+        end, size = 2 + data[1], len(data) - data[1] - 5
+        if 0 <= size < 0x80 and data[end : end + 3] == b"\x82\x01%c" % size:
+            return (data[2:end].decode("utf-8", "replace"),), json.loads(data[end + 3 :].decode("utf-8", "replace"))
+    return None
 
 
 def _item(item: _Message) -> tuple[tuple[str, ...], Any]:

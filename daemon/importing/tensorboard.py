@@ -8,8 +8,11 @@ what was written from its step on. Scalars, which are nearly everything in most 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -18,8 +21,7 @@ from numpy.typing import NDArray
 
 from daemon.formats.event_reading import Event, ScalarReader, Scalars, parse_event
 from daemon.formats.plugins import STATUS_FAILURE
-from daemon.formats.record_files import Portion, RecordFile
-from daemon.formats.tfrecord import read_records
+from daemon.formats.record_files import Portion, Read, RecordFile
 from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of
 from daemon.importing.tensorboard_values import Values
 from daemon.importing.writing import ImportedRun
@@ -70,7 +72,9 @@ class TensorBoardSource(Source):
             self._note(error)
             return
         if not first:
-            return  # nothing was written yet
+            if size:
+                self.troubles.append(f"{directory!r}: event files of {size} bytes, and no record in them")
+            return  # else nothing was written yet
         relative = os.path.relpath(directory, root)
         name = os.path.basename(os.path.realpath(root)) if relative == "." else relative.replace(os.sep, "/")
         # Why the first record, which has the time when it was written: at the same path, or at that of another host, may
@@ -94,14 +98,32 @@ class TensorBoardSource(Source):
 
 
 def _first_record(path: str) -> bytes:
-    """The first whole record of a file, b"" where there is none yet."""
-    with open(path, "rb") as file:
-        data = file.read(_FIRST_BYTES)
-    records = read_records(data)
-    if not len(records.starts):
-        return b""
-    start, size = int(records.starts[0]), int(records.sizes[0])
-    return data[start : start + size]
+    """The first whole record of a file, b"" where there is none yet. Nearly always the first bytes hold it."""
+    with _opened(path) as (read, size):
+        for limit in (min(size, _FIRST_BYTES), size):
+            for portion in RecordFile(read, limit).portions():
+                if len(portion.starts):
+                    start = int(portion.starts[0])
+                    return portion.data[start : start + int(portion.sizes[0])]
+    return b""
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[Read, int]]:
+    """What reads a file, and its size. Its name is all that tells that it holds events, so it may be anything.
+
+    Raises:
+        OSError: It is no file, or cannot be read.
+    """
+    # Why O_NONBLOCK: opening a FIFO would wait for its other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", path)
+        yield (lambda at, size: os.pread(descriptor, size, at)), status.st_size
+    finally:
+        os.close(descriptor)
 
 
 class _Reading:
@@ -119,16 +141,13 @@ class _Reading:
 
     def file(self, path: str, moved: Callable[[int], None]) -> None:
         self._name, self._has_begun, self._starts = os.path.basename(path), False, 0
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            records = RecordFile(lambda at, size: os.pread(descriptor, size, at), os.fstat(descriptor).st_size)
+        with _opened(path) as (read, size):
+            records = RecordFile(read, size)
             at = 0
             for portion in records.portions():
                 self._portion(portion)
                 moved(portion.end - at)
                 at = portion.end
-        finally:
-            os.close(descriptor)
         if records.bad:
             self._run.lost["records with a wrong checksum"] += records.bad
         if records.holes:

@@ -51,7 +51,7 @@ class WandbSource(Source):
         parts: dict[tuple[str, str, str], list[tuple[str, wandb_file.Run]]] = {}
         for path in self._logs():
             about = self._about(path)
-            if about is not None:
+            if about is not None and about.id:
                 parts.setdefault((about.entity, about.project, about.id), []).append((path, about))
         if not parts:
             raise UsageError(
@@ -73,17 +73,21 @@ class WandbSource(Source):
             if self._files.exists(self.path):
                 yield self.path
             return
-        for where, names in files_below(self.path):
+        for where, names in files_below(self.path, trouble=lambda error: self.troubles.append(str(error))):
             yield from (os.path.join(where, name) for name in names if name.endswith(_END))
 
     def _about(self, path: str) -> wandb_file.Run | None:
-        """What the first records say; None of what is no file of W&B, or says nothing yet."""
-        file = self._files.open(path)
+        """What the first records say; None of what is no file of W&B, says nothing yet, or cannot be read."""
+        try:
+            file = self._files.open(path)
+        except OSError as error:
+            self.troubles.append(str(error))
+            return None
         log = wandb_file.Log(file)
         try:
             for record in log.records():
                 if isinstance(record, wandb_file.Run):
-                    return record if record.id else None
+                    return record
         except ValueError:
             return None
         finally:

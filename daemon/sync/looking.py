@@ -72,7 +72,7 @@ def run_names(store: str, files: Files = DISK) -> list[str]:
 def cursors_of(store: str, target: Target) -> str:
     """The directory with the cursors of a target.
 
-    Invariant: no two targets have the same one, also where both keep them in one directory: what was carried to the one is not at the other.
+    Invariant: no two targets have the same one, also where both keep them in one directory: what one has the other has not.
     """
     found, place = target.cursors(), target.place
     if found is None:

@@ -46,6 +46,9 @@ QUIET_SECONDS = 60.0
 HANG_SECONDS = 3600.0
 # A job whose run never had a directory after so long is a job for nothing.
 ORPHAN_SECONDS = 86400.0
+# What a process that has just begun logs first is stored by then, or its daemon is in trouble: until then a run that is over by what
+# is stored may have been resumed, or made again after it was removed.
+BEGINNING_SECONDS = 20.0
 # The worker of a target that nothing goes to any more stays so long: short runs come one after another.
 LINGER_SECONDS = 30.0
 # Limit: a worker takes some 70 MB, and runs of a sweep may each have a target of its own.
@@ -76,6 +79,7 @@ class Entry:
         is_urgent: The job was left since the last pass began: back-off does not count.
         handed: When the pass that is under way was begun; None: none is.
         moved: When it last told of progress.
+        begun: Of `clock.monotonic`: when what is stored of the run holds something of the process that left the job.
         is_hopeless: The last pass failed in a way that another try does not mend by itself.
         refusals: How often in a row the target could not take it.
     """
@@ -83,7 +87,7 @@ class Entry:
     def __init__(self, job: Job, order: Order, stamp: _Stamp, now: float) -> None:
         self.job, self.order, self.stamp = job, order, stamp
         self.told = read_told(job) or Told(order.run, order.target)
-        self.due = now
+        self.due, self.begun = now, now + _beginning_seconds(order, stamp)
         self.is_urgent, self.is_hopeless = True, False
         self.handed: float | None = None
         self.handed_order = order
@@ -97,6 +101,7 @@ class Entry:
     def renew(self, order: Order, stamp: _Stamp, now: float) -> None:
         """The job was left once more."""
         self.order, self.stamp, self.due = order, stamp, now
+        self.begun = now + _beginning_seconds(order, stamp)
         self.is_urgent, self.is_hopeless = True, False
 
     def is_due(self, store: str, now: float, look_seconds: float) -> bool:
@@ -107,12 +112,18 @@ class Entry:
             return False
         self._looked = now
         names = DISK.entries(run_path(store, self.order.run))
-        is_changed = names != self.names or now - self.passed >= QUIET_SECONDS
+        is_changed = names != self.names or now - self.passed >= QUIET_SECONDS or self.passed < self.begun <= now
         if not names or not (is_changed or self.is_urgent):
             return False
         # Before the pass begins: what comes while it reads is found by the next one.
         self.names = names
         return True
+
+
+def _beginning_seconds(order: Order, stamp: _Stamp) -> float:
+    """How long a job that was left at a time may be of a process of which nothing is stored yet."""
+    age = (clock.wall_ns() - stamp[0]) / 1e9
+    return min(max(BEGINNING_SECONDS - age, 0.0), BEGINNING_SECONDS) if order.is_beginning else 0.0
 
 
 class _Line:
@@ -260,7 +271,8 @@ class Rounds:
 
     def _drop_orphan(self, entry: Entry) -> None:
         age = clock.wall_ns() - entry.stamp[0]
-        had_directory = entry.told.at_ns > 0
+        # Not what was told of an earlier run of this id, which was removed.
+        had_directory = entry.told.at_ns > entry.stamp[0] and clock.monotonic() >= entry.begun
         may_be = entry.handed is None and (had_directory or age > ORPHAN_SECONDS * 1e9)
         if may_be and not DISK.exists(run_path(self._store, entry.order.run)):
             end_job(entry.job, entry.order)
@@ -312,7 +324,7 @@ class Rounds:
             self._note_trouble(line, entry, heard, began, now)
 
     def _note_good(self, entry: Entry, found: Outcome, began: float) -> None:
-        is_over = found.state in (outcome.DELIVERED, outcome.UP_TO_DATE)
+        is_over = found.state in (outcome.DELIVERED, outcome.UP_TO_DATE) and began >= entry.begun
         # What was observed of a training that has ended comes soon, and somebody may be waiting for it.
         entry.due = entry.passed + (
             _ENDING_SECONDS if found.has_ended else max(entry.handed_order.seconds, entry.rest_seconds)

@@ -81,6 +81,20 @@ def test_values_may_stand_in_fields_of_their_own() -> None:
     assert [value for _, value in row.values] == [None, True, -(2**62), 0.1, "ü", [1]]
 
 
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 300])
+def test_names_and_values_of_any_length(size: int) -> None:
+    """Short items are read in another way than long ones, and cut ones in neither."""
+    for key, value in (("k" * size, "x"), ("k", "x" * size), ("k" * size, "ü" * size), (("a", "k" * size), 1)):
+        row = made.history(0, {key: value})
+        (record,) = Log(Bytes(made.log_of([row]))).records()
+        assert isinstance(record, History)
+        assert record.values == (((key,) if isinstance(key, str) else key, value),)
+    for cut in range(1, 12):
+        item = made.item("key", 1.5)[:cut]
+        log = Log(Bytes(made.log_of([protobuf.block(2, protobuf.block(1, item)), made.exited()])))
+        assert any(isinstance(record, Exit) for record in log.records())
+
+
 def test_definitions_and_what_is_not_known() -> None:
     """`define_metric` comes as it was said; a kind of record that nobody reads is named, telemetry is not."""
     options = protobuf.block(6, protobuf.integer(1, 1) + protobuf.integer(2, 1))

@@ -346,6 +346,23 @@ def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
     assert [found.name for found in source.runs()] == ["good", "linked"]
     assert len(source.troubles) == 1
     assert "events.out.tfevents.2.host" in source.troubles[0]
+    # A pipe, whose other end nobody opens, a file without a record, and one that is just made.
+    for name in ("pipe", "nonsense", "empty"):
+        (logs / name).mkdir()
+    os.mkfifo(logs / "pipe" / "events.out.tfevents.1.host")
+    (logs / "nonsense" / "events.out.tfevents.1.host").write_bytes(b"x" * 100)
+    (logs / "empty" / "events.out.tfevents.1.host").touch()
+    source = source_of(f"tensorboard:{logs}")
+    assert [found.name for found in source.runs()] == ["good", "linked"]
+    assert sorted("pipe" in text or "no record" in text for text in source.troubles) == [False, True, True]
+
+
+def test_a_file_whose_beginning_is_damaged_is_a_run(tmp_path: Path) -> None:
+    """However much of it: the first record that is whole says which run it is."""
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    path.write_bytes(b"x" * 70_000 + path.read_bytes())
+    (one,) = brought(tmp_path)
+    assert (one.state, one.points, one.lost) == (IMPORTED, 1, {"places without records": 1})
 
 
 def test_histograms_of_many_bins_keep_every_count(tmp_path: Path) -> None:

@@ -221,6 +221,15 @@ def test_a_place_without_runs_is_said(world: World, content: bytes) -> None:
         list(source_of(f"wandb:{world.wandb}").runs())
 
 
+def test_what_cannot_be_read_is_said(world: World) -> None:
+    """A file that is none, or may not be opened, does not keep the others from being imported."""
+    world.write(made.run(), row(0, loss=1.0), made.exited())
+    (world.wandb / "run-x.wandb").symlink_to(world.wandb / "nothing")
+    source = source_of(f"wandb:{world.wandb}")
+    assert [found.run_id for found in source.runs()] == ["a41f"]
+    assert any("run-x.wandb" in trouble for trouble in source.troubles)
+
+
 def test_a_run_whose_beginning_is_damaged_has_the_id_of_its_name(world: World) -> None:
     """The rest of it is imported all the same."""
     path = world.write(made.run(config={"x": "y" * BLOCK_BYTES}), row(0, loss=1.0), made.exited())

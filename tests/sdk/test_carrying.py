@@ -139,7 +139,7 @@ def test_a_store_that_takes_no_job_keeps_no_training(
 ) -> None:
     """It is said, with what to do afterwards."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_carrying, "put_job", refuse)

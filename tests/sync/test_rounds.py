@@ -15,6 +15,7 @@ from daemon.sync.outcome import Outcome
 from daemon.sync.rounds import (
     BACK_OFF_SECONDS,
     BACK_OFF_SECONDS_MAX,
+    BEGINNING_SECONDS,
     FAILURE_SECONDS,
     HANG_SECONDS,
     LINGER_SECONDS,
@@ -212,6 +213,38 @@ def test_a_run_that_is_over_and_delivered_is_done(scene: Scene, state: str) -> N
     assert scene.crew.ends == 0
     scene.turn(1.0)
     assert scene.crew.ends == 1
+
+
+def test_a_run_that_is_resumed_is_not_over(scene: Scene) -> None:
+    """Its new process has left a job and nothing is stored of it yet; what is stored says that the run has ended, for some seconds."""
+    scene.leave()
+    put_job(scene.store, "a41f", TARGET, SECONDS, is_beginning=True)
+    scene.turn()
+    scene.answer(outcome.UP_TO_DATE)
+    assert len(jobs(scene.store.path)) == 1
+    assert not scene.told().is_over
+    scene.write()
+    scene.turn(1.0)
+    scene.answer(outcome.LIVE, points=3)
+    assert len(scene.crew.handed) == 2, "it was looked at when something came"
+    scene.write(name="even more")
+    scene.turn(SECONDS)
+    scene.answer(outcome.UP_TO_DATE)
+    scene.turn(BEGINNING_SECONDS)
+    assert len(jobs(scene.store.path)) == 1
+    scene.answer(outcome.UP_TO_DATE)
+    assert jobs(scene.store.path) == [], "nobody came"
+
+
+def test_a_run_that_is_made_again_keeps_its_job(scene: Scene) -> None:
+    """What was told of the one of its id that was removed is not of this one, which has no directory yet."""
+    scene.leave()
+    scene.turn()
+    scene.answer(outcome.DELIVERED)
+    os.rename(run_path(scene.store.path, "a41f"), run_path(scene.store.path, "trash"))
+    put_job(scene.store, "a41f", TARGET, SECONDS, is_beginning=True)
+    scene.turn()
+    assert len(jobs(scene.store.path)) == 1
 
 
 def test_a_job_that_is_left_again_is_carried_at_once(scene: Scene) -> None:

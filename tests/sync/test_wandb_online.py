@@ -16,6 +16,7 @@ from daemon.sync.cursor import Cursor
 from daemon.sync.outcome import DEFERRED, DELIVERED, LIVE, MISUSE, Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
+from daemon.sync.targets.wandb.target import PASS_SECONDS_MIN
 from sdk.errors import UsageError
 from tests.builders import RunBuilder, make_store
 from tests.wandb_rig import KEY, ServedRun, WandbServer, own_directories
@@ -61,6 +62,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     with own_directories(tmp_path), WandbServer() as server:
+        monkeypatch.setitem(PASS_SECONDS_MIN, "online", 0.0)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield World(tmp_path, server)

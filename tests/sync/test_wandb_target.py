@@ -26,7 +26,7 @@ from daemon.sync.carrying import carry_run
 from daemon.sync.outcome import DELIVERED, Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
-from sdk import runfiles
+from sdk import clock, runfiles
 from sdk.errors import UsageError
 from sdk.ids import run_directory
 from sdk.location import make_store as new_store
@@ -304,6 +304,24 @@ def test_passes_make_one_run(tmp_path: Path) -> None:
     back = import_from(tmp_path / "wandb", tmp_path)
     assert back.series("loss").value.tolist() == [float(step) for step in range(151)]
     assert back.state == "finished"
+
+
+def test_a_run_that_lives_is_not_carried_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline a directory a minute; what came meanwhile is carried then, and all of it when the run is over."""
+    run = RunBuilder(make_store(tmp_path))
+    main = run.stream(rank=0)
+    now = clock.wall_ns()
+    for moment, expected in ((0, 1), (59, 1), (61, 2)):
+        for _ in range(150):
+            main.log({"loss": 1.0})
+        run.flush()
+        monkeypatch.setattr(clock, "wall_ns", lambda moment=moment: now + moment * 10**9)
+        carry(make_store_of(Run(run.directory)), tmp_path)
+        assert len(logs(tmp_path)) == expected
+    main.finish()
+    run.seal()
+    carry(make_store_of(Run(run.directory)), tmp_path)
+    assert len(logs(tmp_path)) == 3
 
 
 def test_two_projects_share_a_directory(tmp_path: Path) -> None:

@@ -28,12 +28,15 @@ from daemon.sync.target import CURSORS, Target
 from daemon.sync.targets.wandb import facts as about
 from daemon.sync.targets.wandb.session import Session, explained, outside_environment, put_back
 from daemon.sync.targets.wandb.values import Values
+from sdk import clock
 from sdk.errors import Error, UsageError
 from sdk.files import DISK, Files, sync_names
 from sdk.ids import run_directory
 
 # While a run lives, so many steps wait for what other ranks may still say of them: W&B takes no row behind a later one.
 HOLD_BACK_STEPS = 100
+# And a pass comes at most so often: offline each makes a directory, online each asks the server several things.
+PASS_SECONDS_MIN = {"offline": 60.0, "online": 15.0}
 _ANSWER_SECONDS = 30
 _VERSION_MIN = (0, 31)
 # The year 9999: a store may say anything.
@@ -87,6 +90,8 @@ class WandbTarget(Target):
         where = self._where()
         if passage.state and passage.state.get("where") != where:
             passage.start_again()
+        if not passage.is_over and 0 <= _now() - passage.state.get("at", 0.0) < PASS_SECONDS_MIN[self.mode]:
+            return
         try:
             _Carrying(self, passage, where).carry()
         except _BehindError:
@@ -333,7 +338,7 @@ class _Carrying:
         assert session is not None
         session.finish(said["summary"], said["exit_code"])
         self._session = None
-        self._state.update(where=self._where, facts=digest)
+        self._state.update(where=self._where, facts=digest, at=_now())
         if self._target.is_offline:
             self._put_in_place()
         self._passage.commit(self._state)
@@ -367,6 +372,10 @@ class _Carrying:
         for path in left:
             with contextlib.suppress(OSError):  # what somebody still writes into is removed the next time
                 self._files.remove_tree(path)
+
+
+def _now() -> float:
+    return clock.wall_ns() / 1e9
 
 
 def _digest(text: str) -> str:
