@@ -96,7 +96,7 @@ def _pin_wandb(scheme: str, path: str, text: str, options: dict[str, str]) -> st
 
     directory = options.get("dir") or os.environ.get("WANDB_DIR") or os.curdir
     pinned = {**options, "dir": _absolute(directory), **({"mode": "offline"} if is_offline else {})}
-    return f"{scheme}:{path}?{urlencode(sorted(pinned.items()))}"
+    return f"{scheme}:{path}?{urlencode(sorted(pinned.items()), safe=':/')}"
 
 
 def _pin_mlflow(scheme: str, path: str, text: str, options: dict[str, str]) -> str:

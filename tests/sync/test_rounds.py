@@ -220,7 +220,7 @@ def test_a_run_that_is_resumed_is_not_over(scene: Scene) -> None:
     scene.leave()
     put_job(scene.store, "a41f", TARGET, SECONDS, is_beginning=True)
     scene.turn()
-    scene.answer(outcome.UP_TO_DATE)
+    scene.answer(outcome.UP_TO_DATE, has_ended=True)
     assert len(jobs(scene.store.path)) == 1
     assert not scene.told().is_over
     scene.write()
@@ -229,10 +229,10 @@ def test_a_run_that_is_resumed_is_not_over(scene: Scene) -> None:
     assert len(scene.crew.handed) == 2, "it was looked at when something came"
     scene.write(name="even more")
     scene.turn(SECONDS)
-    scene.answer(outcome.UP_TO_DATE)
+    scene.answer(outcome.UP_TO_DATE, has_ended=True)
     scene.turn(BEGINNING_SECONDS)
     assert len(jobs(scene.store.path)) == 1
-    scene.answer(outcome.UP_TO_DATE)
+    scene.answer(outcome.UP_TO_DATE, has_ended=True)
     assert jobs(scene.store.path) == [], "nobody came"
 
 
