@@ -104,10 +104,12 @@ class Crew:
         if not self._workers:
             clock.pause(seconds)
             return heard
-        for key, _ in self._selector.select(seconds):
-            worker: _Worker = key.data
-            heard += worker.read()
-            if worker.has_ended:
+        told = {key.data for key, _ in self._selector.select(seconds)}
+        for worker in list(self._workers):
+            # Why both: a process that the worker has forked may hold its output open for ever.
+            was_dead = worker.is_dead
+            heard += worker.read() if was_dead or worker in told else []
+            if worker.has_ended or was_dead:
                 self._selector.unregister(worker.output)
                 self._workers.remove(worker)
                 heard += worker.close()
@@ -151,6 +153,10 @@ class _Worker:
         self._rest = b""
         self.task: Task | None = None
         self.has_ended = False
+
+    @property
+    def is_dead(self) -> bool:
+        return self._process.poll() is not None
 
     def hand(self, task: Task) -> None:
         self.task = task

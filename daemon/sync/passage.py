@@ -40,6 +40,7 @@ class Passage:
         run.refresh()
         self.run = run
         self.points = self.size = 0
+        self._whole = 0
         self._cursor = cursor
         self._stopping, self._moving = stopping, moving
         self._delivered: Delivered = copy.deepcopy(cursor.delivered)
@@ -138,10 +139,13 @@ class Passage:
     @property
     def share(self) -> float:
         """About how much of the run has been given, 0 to 1."""
+        # Why the whole is not asked for anew: this is told ten times a second, and of thousands of streams that takes as long.
         if self._rows is not None:
-            return min(1.0, self._rows.next_step / (self.run.step_max + 1))
+            self._whole = self._whole or self.run.step_max + 1
+            return min(1.0, self._rows.next_step / self._whole)
+        self._whole = self._whole or max(sum(stream.records for stream in self.run.streams), 1)
         given = sum(last - first + 1 for ranges in self._delivered.values() for first, last in ranges)
-        return min(1.0, given / max(sum(stream.records for stream in self.run.streams), 1))
+        return min(1.0, given / self._whole)
 
     def start_again(self) -> None:
         """Forgets what was delivered: what is asked for from now on begins with the first row. Noted by the next `commit`."""

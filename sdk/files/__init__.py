@@ -294,8 +294,11 @@ class Disk(Drafting):
         is_private: What is made is its owner's alone, whatever the umask says; else the umask decides.
     """
 
+    _file_mode, _directory_mode = 0o600, 0o700
+
     def __init__(self, *, is_private: bool = True) -> None:
-        self._file_mode, self._directory_mode = (0o600, 0o700) if is_private else (0o666, 0o777)
+        if not is_private:
+            self._file_mode, self._directory_mode = 0o666, 0o777
 
     def create(self, path: str) -> DiskFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -58,6 +58,12 @@ class Odd(JsonlTarget):
             open(path, "w").write("\\n".join(words[1:]))
         if words[:1] == ["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if words[:1] == ["leave"]:
+            child = os.fork()
+            if not child:
+                signal.pause()
+            open(os.path.join(self.place.path, "child"), "w").write(str(child))
+            os.kill(os.getpid(), signal.SIGKILL)
         if words[:1] == ["refuse"]:
             raise Retriable("503, try later")
         if words[:1] == ["fail"]:
@@ -140,6 +146,16 @@ def test_one_bad_run_stops_nobody(world: World) -> None:
     assert [world.lines(name) for name in ("killed-once", "refused", "good", "failing")] == [3, 3, 3, 0]
     again = world.sync()
     assert {one.state for name, one in again.items() if name.startswith(("killed-t", "fail"))} == {outcome.DELIVERED}
+
+
+def test_what_a_worker_has_forked_holds_nobody_up(world: World) -> None:
+    """It has the worker's output, which so does not end when the worker does."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    world.plan("a", "leave")
+    try:
+        assert world.sync()["a"].state == outcome.DELIVERED
+    finally:
+        os.kill(int((world.out / "child").read_text()), signal.SIGKILL)
 
 
 def test_a_target_that_is_away_is_given_up_after_some_tries(world: World) -> None:

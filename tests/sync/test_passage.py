@@ -13,7 +13,7 @@ from daemon.sync.passage import Passage
 from daemon.sync.place import parse
 from daemon.sync.target import Stopped
 from sdk.errors import StoreError, UsageError
-from sdk.reader import open_store
+from sdk.reader import Run, open_store
 from tests.builders import RunBuilder, make_store
 
 
@@ -59,6 +59,21 @@ def _cursor(directory: Path, run: str = "a41f") -> Cursor:
 
 class TestPassage:
     """One run on its way."""
+
+    def test_the_share_is_told_without_a_look_at_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """But for the first time: it is asked ten times a second, and streams may be thousands."""
+        store = make_store(tmp_path)
+        run = RunBuilder(store)
+        streams = [run.stream(rank=rank) for rank in range(2)]
+        for stream in streams:
+            stream.log({"loss": 0.5})
+        run.flush()
+        passage = Passage(open_store(store).run(run.id), _cursor(tmp_path))
+        shares = [passage.share]
+        monkeypatch.setattr(Run, "streams", None)
+        for _ in passage.batches():
+            shares.append(passage.share)
+        assert 0 == shares[0] < shares[1] < shares[2] <= 1
 
     def test_only_what_was_committed_is_delivered(self, tmp_path: Path) -> None:
         """Without a commit the same comes again; after it, nothing; then what is new."""
