@@ -1,8 +1,8 @@
 """The worker process that carries runs while they are written: ``python -m daemon.carrier STORE``. Started by the daemon.
 
-It does the jobs that trainers of this machine left in the store (`sdk._syncing`, `daemon.sync.rounds`) and ends when none has been left for a while.
-It carries nothing itself: each target has a worker process, which this one starts and watches. It is nice, idle in I/O, holds no more
-than some MiB, and ends when its parent has; whoever kills it at any moment loses nothing. Exit code: 0.
+It does the jobs that trainers of this machine left in the store (`sdk._syncing`, `daemon.sync.rounds`) and ends when none has been
+left for a while. It carries nothing itself: each target has a worker process, which this one starts and watches. It is nice, idle in
+I/O, holds no more than some MiB, and ends when its parent has; whoever kills it at any moment loses nothing. Exit code: 0.
 """
 
 from __future__ import annotations

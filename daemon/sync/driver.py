@@ -9,7 +9,7 @@ the largest run first, so that the last worker is not alone for long. One task n
   refused so often in a row; with a `timeout` when that is over.
 * A target that never can (it lacks a package) ends all its tasks at once.
 
-With `live` a task whose run goes on is begun again and again, runs that are new join, and the end comes when no run lives.
+With `live` a task whose run goes on is begun again and again, runs that are new or resumed join, and the end comes when no run lives.
 """
 
 from __future__ import annotations
@@ -124,6 +124,9 @@ class Driver:
         self._ready: list[tuple[int, Task]] = []
         self._waiting: list[tuple[float, int, Task]] = []
         self._known: set[tuple[str, str]] = set()
+        # Live, those whose run was over: when its directory had last changed before the pass over it.
+        self._over: dict[Task, int] = {}
+        self._changed: dict[Task, int] = {}
         self._tries: dict[Task, int] = {}
         self._deaths: dict[Task, int] = {}
         self._order = 0
@@ -165,6 +168,10 @@ class Driver:
     # -- finding ---------------------------------------------------------------------------------------------------------
 
     def _find_tasks(self) -> None:
+        for task, changed in list(self._over.items()):
+            if self._changed_ns(task) != changed:  # resumed: another process begins with another file
+                del self._over[task]
+                self._make_ready(task)
         for name, label in self._choose():
             if all((name, url) in self._known for url in self._cursors):
                 continue
@@ -179,12 +186,20 @@ class Driver:
         if (task.run, task.target) in self._known:
             return
         self._known.add((task.run, task.target))
+        changed = self._changed_ns(task)
         unchanged = unchanged_outcome(self._store, self._cursors[task.target], task, look)
         if unchanged is not None:
             self.outcomes[task.run, task.target] = unchanged
+            self._over.update({task: changed} if self._is_live else {})
             return
         self.tasks.append(task)
         self._make_ready(task)
+
+    def _changed_ns(self, task: Task) -> int:
+        """When a name last came or went in the run's directory; 0: not known."""
+        with contextlib.suppress(OSError):
+            return DISK.status(os.path.join(self._store, RUNS, task.run)).modified_ns
+        return 0
 
     def _make_ready(self, task: Task) -> None:
         insort(self._ready, (task.size, task))
@@ -209,6 +224,7 @@ class Driver:
             elif refusals.not_before > now:
                 self._wait(task, refusals.not_before)
             else:
+                self._changed[task] = self._changed_ns(task)
                 try:
                     crew.hand(task)
                 except OSError as error:  # too many processes
@@ -247,6 +263,8 @@ class Driver:
             self._end(task, heard)
             if heard.state == outcome.LIVE and self._is_live:
                 self._wait(task, now + self._rests[task.target])
+            elif heard.state in outcome.GOOD and self._is_live:
+                self._over[task] = self._changed[task]
 
     def _may_try_again(self, task: Task) -> bool:
         self._tries[task] = self._tries.get(task, 0) + 1
@@ -291,7 +309,10 @@ def unchanged_outcome(store: str, cursors: str, task: Task, look: Look) -> Outco
     """The outcome of a task whose cursor says that all of it was carried; None: it is to be looked at."""
     # A run's directory is named after its id, and so is its cursor.
     cursor = Cursor(os.path.join(cursors, f"{task.run}.json"), None, task.target)
-    cursor.read()
+    try:
+        cursor.read()
+    except StoreError:  # of a newer version: the pass over this run says so, and stops no other one
+        return None
     source = Source(store, cursor)
     if cursor.is_new or not source.is_over or source.signature != look.signature:
         return None
@@ -323,7 +344,10 @@ def removed_outcomes(store: str, cursors: str, url: str, names: Container[str]) 
             continue
         path = os.path.join(cursors, file)
         cursor = Cursor(path, None, url)
-        cursor.read()
+        try:
+            cursor.read()
+        except StoreError:  # of a newer version, which knows what it carried
+            continue
         source = Source(store, cursor)
         if source.is_there and not source.is_over:
             with contextlib.suppress(OSError):  # one that cannot be noted is told the next time, too

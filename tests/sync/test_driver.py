@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,22 @@ def test_what_can_never_be_ends_at_once(world: World) -> None:
     assert (world.out / "a.plan").read_text() == "fail"
 
 
+def test_a_cursor_of_a_newer_version_stops_nobody_else(world: World) -> None:
+    """Its run fails, and says what to do; what that version may mean by it is not carried anew."""
+    for name in ("newer", "good", "removed"):
+        make_run(world.store, name, [{"loss": 1.0}])
+    cursors = cursors_of(world.store, world.target())
+    assert {one.state for one in world.sync().values()} == {outcome.DELIVERED}
+    for name in ("newer", "removed"):
+        path = Path(cursor_path(cursors, name))
+        path.write_text(path.read_text().replace('"format":1', '"format":9'))
+    shutil.rmtree(run_path(world.store, "removed"))
+    found = world.sync(looks_for_removed=True)
+    states = {name: one.state for name, one in found.items()}
+    assert states == {"newer": outcome.FAILED, "good": outcome.UP_TO_DATE}
+    assert "pip install" in found["newer"].reason
+
+
 def test_what_is_unchanged_needs_no_worker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was over and carried, and whose directory is as it was, is up to date without being opened."""
     make_run(world.store, "a", [{"loss": 1.0}])
@@ -322,6 +339,28 @@ def test_live_goes_on_until_runs_are_over(world: World) -> None:
     assert {name: one.state for name, one in found.items()} == dict.fromkeys(("growing", "new"), outcome.DELIVERED)
     assert found["growing"].points == 3
     assert (world.lines("growing"), world.lines("new")) == (3, 1)
+
+
+def test_live_goes_on_with_a_run_that_is_resumed(world: World) -> None:
+    """While others live; what its next process logs is there when all are over."""
+    make_run(world.store, "resumed", [{"loss": 1.0}])
+    run = RunBuilder(world.store, "growing")
+    main = run.stream()
+    main.log({"loss": 1.0})
+    run.flush()
+    stages: list[Callable[[], Any]] = [
+        lambda: make_run(world.store, "resumed", [{"loss": 2.0}]),
+        lambda: (main.finish(), run.seal()),
+    ]
+
+    def is_stopped() -> bool:
+        if stages and world.lines("growing") and world.lines("resumed") == 3 - len(stages):
+            stages.pop(0)()
+        return False
+
+    found = {one.run: one.state for one in world.driver(live=True).run(is_stopped)}
+    assert found == dict.fromkeys(("growing", "resumed"), outcome.DELIVERED)
+    assert world.lines("resumed") == 2
 
 
 def test_told_to_end(world: World) -> None:

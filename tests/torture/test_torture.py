@@ -17,7 +17,15 @@ load()
 
 ROOT = Path(__file__).resolve().parents[2]
 # Those that may run two at a time come first, the longest of them before the others, and nothing else begins meanwhile.
-LONG = ("daemon-killed", "both-killed", "schedules", "segment-bit-flip", "traversal-names", "segment-cut", "store-model")
+LONG = (
+    "daemon-killed",
+    "both-killed",
+    "schedules",
+    "segment-bit-flip",
+    "traversal-names",
+    "segment-cut",
+    "store-model",
+)
 IN_ORDER = sorted(
     TORTURES.values(),
     key=lambda torture: (not torture.beside, torture.name not in LONG, torture.name if torture.beside else ""),
