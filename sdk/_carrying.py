@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING
 
 from . import _greeting, _spawn, clock
 from ._secrets import is_secret_name
-from ._syncing import Job, Told, put_job, read_told
+from ._syncing import (
+    DIRECTORIES, SCHEMES, Job, Told, elsewhere_hint, holds_login, is_elsewhere, is_in_directory, put_job, read_told,
+)  # fmt: skip
 from .errors import Error, UsageError
 
 if TYPE_CHECKING:
     from ._run import Run
 
-# What `daemon.sync.registry` knows; others are looked for among the entry points.
-SCHEMES = ("jsonl", "tensorboard", "parquet", "mlflow", "wandb", "stepd")
 _GROUP = "stepd.targets"
-_DIRECTORIES = frozenset({"jsonl", "tensorboard", "parquet", "stepd"})
 # As in `daemon.sync.place`.
 _TARGET = re.compile(r"([a-z][a-z0-9_+-]{0,31}):([^?]*)(.*)", re.DOTALL)
-_CREDENTIALS = re.compile(r"//[^/?#]*@")
 _SQLITE = "sqlite:///"
 # Between two looks at a small file.
 _LOOK_SECONDS = 0.02
@@ -57,7 +55,7 @@ def _checked(target: str) -> str:
 
     scheme, path, text = match.groups()
     options = dict(parse_qsl(text[1:], keep_blank_values=True))
-    if _CREDENTIALS.search(path + text) or any(is_secret_name(name) for name in options):
+    if holds_login(scheme, path + text) or any(is_secret_name(name) for name in options):
         # Why the target is not told: it holds the password.
         raise UsageError(
             f"init() sync_to of kind {scheme!r} holds a user or password, which would be stored and shown with it",
@@ -71,10 +69,13 @@ def _checked(target: str) -> str:
         raise UsageError(
             f"init() sync_to {target!r}: no target is called {scheme!r}.{meant} There are {', '.join(SCHEMES)}"
         )
-    if scheme in _DIRECTORIES and not path:
+    if scheme in DIRECTORIES and not path:
         raise UsageError(f"init() sync_to is {target!r}, expected a directory behind the colon")
-    is_directory = scheme in _DIRECTORIES and "://" not in path
-    if is_directory or path.startswith(("./", "../", "~/")) or path in (".", ".."):
+    if is_elsewhere(scheme, path):
+        raise UsageError(
+            f"init() sync_to is {target!r}, expected a directory of this machine behind the colon", hint=elsewhere_hint(scheme, path)
+        )
+    if is_in_directory(scheme, path) or path.startswith(("./", "../", "~/")) or path in (".", ".."):
         path = _absolute(path)
     return _PINS.get(scheme, _unchanged)(scheme, path, text, options)
 
@@ -102,7 +103,7 @@ def _pin_wandb(scheme: str, path: str, text: str, options: dict[str, str]) -> st
 def _pin_mlflow(scheme: str, path: str, text: str, options: dict[str, str]) -> str:
     """The same for `MLFLOW_TRACKING_URI`, if it holds no password, and for a data base in a file."""
     named = os.environ.get("MLFLOW_TRACKING_URI", "")
-    path = path or ("" if _CREDENTIALS.search(named) else named)
+    path = path or ("" if holds_login(scheme, named) else named)
     if path.startswith(_SQLITE) and path[len(_SQLITE) :][:1] not in ("", "/"):
         path = _SQLITE + _absolute(path[len(_SQLITE) :])
     return _unchanged(scheme, path, text, options)

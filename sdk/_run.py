@@ -95,7 +95,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         self._token = token or hex_u64(random_u64())
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._is_ending = self._finished = False
+        self._is_ending = self._finished = self._is_preempting = False
         self._state = "running"
         self._on_attach, self._on_finish = on_attach, on_finish
         self._read = read or _read_run
@@ -173,6 +173,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         """Notes that the scheduler is about to stop this process: unless it finishes, its end is "preempted"."""
         self._require_running("mark_preempting()")
         self._emit({"stream": {"preempting": True}})
+        self._is_preempting = True
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,8 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
                 name=self.name,
                 run_id=self.id,
                 store=self._store.path,
-                state=state,
+                # As the reader calls it (`reader.state`): who said so, and then did not finish.
+                state="preempted" if self._is_preempting and state != "finished" else state,
                 seconds=clock.monotonic() - self._begun,
                 steps=steps,
                 counts=counts,

@@ -27,6 +27,16 @@ from .location import StoreIdentity, check_store
 from .platform import boot_id, machine_id
 from .segment.naming import SYNCING, machine_tag
 
+# What `daemon.sync.registry` knows; others are looked for among the entry points.
+SCHEMES = ("jsonl", "tensorboard", "parquet", "mlflow", "wandb", "stepd")
+# Of these what stands behind the colon is a directory of this machine, but for a bucket of parquet's.
+DIRECTORIES = frozenset({"jsonl", "tensorboard", "parquet", "stepd"})
+_BUCKET = "s3://"
+# A URL, or one that lacks a slash, and the way that scp names a directory of another machine.
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|[^/@]+@[^/:]+:")
+# What stands between "//" and "@": a user, and perhaps a password. The same without a "//", where it is no name of a directory.
+_LOGIN = re.compile(r"//[^/?#]*@")
+_BARE_LOGIN = re.compile(r"[^/?#]*:[^/?#]*@|[^/?#]+@")
 JOB_SUFFIX = ".json"
 TOLD = "told"
 _ENDED_SUFFIX = ".ended"
@@ -107,6 +117,31 @@ class Told(NamedTuple):
     def began_here(self) -> float:
         """`began`, where that is comparable with our clock."""
         return self.began if self.boot == boot_id() else 0.0
+
+
+def is_in_directory(scheme: str, path: str) -> bool:
+    """Whether what stands behind a target's colon is a directory of this machine."""
+    return scheme in DIRECTORIES and not (scheme == "parquet" and "://" in path)
+
+
+def is_elsewhere(scheme: str, path: str) -> bool:
+    """Whether it is a URL, or of another machine, where the target is a directory of this one."""
+    if scheme not in DIRECTORIES or (scheme == "parquet" and path.startswith(_BUCKET)):
+        return False
+    return _ELSEWHERE.match(path) is not None
+
+
+def holds_login(scheme: str, text: str) -> bool:
+    """Whether what stands behind a target's colon holds a user, or a user and a password."""
+    return bool(_LOGIN.search(text)) or (scheme not in DIRECTORIES and bool(_BARE_LOGIN.match(text)))
+
+
+def elsewhere_hint(scheme: str, path: str) -> str:
+    """What to write for a URL that was given where a directory is expected."""
+    found, _, rest = path.partition(":")
+    if found in ("s3", "s3a", "s3n"):
+        return f"parquet:{_BUCKET}{rest.lstrip('/')}"
+    return f"{scheme}:/a/directory, or parquet:{_BUCKET}bucket/prefix" if scheme == "parquet" else f"{scheme}:/a/directory"
 
 
 def syncing_path(store: str) -> str:
@@ -226,6 +261,7 @@ class Backlog(NamedTuple):
         reason: Why, of the last one that did.
         age_seconds: How long ago anything was told; None: nothing was.
         elsewhere: How many of the jobs were left on other machines.
+        behind: Records that the target lacks of those that are behind; 0: not known.
     """
 
     target: str
@@ -234,6 +270,7 @@ class Backlog(NamedTuple):
     reason: str
     age_seconds: float | None
     elsewhere: int
+    behind: int = 0
 
 
 def backlog(store: str, files: Files = DISK) -> list[Backlog]:
@@ -253,6 +290,7 @@ def _sum(target: str, pairs: Iterable[tuple[Job, Told | None]]) -> Backlog:
         target=target,
         runs=len({job.run for job, _ in pairs}),
         failing=len(failing),
+        behind=sum(entry.behind for entry in failing),
         reason=failing[-1].reason if failing else "",
         age_seconds=max((clock.wall_ns() - told[-1].at_ns) / 1e9, 0.0) if told else None,
         elsewhere=sum(not job.is_ours for job, _ in pairs),

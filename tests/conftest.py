@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sdk import _greeting
+from tests.ahead import AHEAD
 
 # derandomize off: a failing example is printed by hypothesis with the call that reproduces it. No data base on disk, no
 # deadline: two cores are shared by everything that runs here.
@@ -41,3 +42,14 @@ def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stress: thousands of signals, interrupts or kills; one to three seconds each")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """From the first test of tests/sdk on, tortures run beside those tests, when both were asked for (tests/ahead.py)."""
+    if item.path.parent.name == "sdk":
+        found = [one.callspec.params["torture"] for one in item.session.items if one.name.startswith("test_torture[")]
+        AHEAD.begin([torture.name for torture in found if torture.beside])
+
+
+def pytest_sessionfinish() -> None:
+    AHEAD.end()

@@ -43,7 +43,8 @@ def _lines(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     program, launcher = _map(context, "program"), _map(context, "launcher")
     if program:
         under = launcher.get("name") or program.get("under")
-        yield "program", f"{program.get('name')} ({program.get('kind')}{f', under {under}' if under else ''})"
+        name = program.get("name") or program.get("path")
+        yield from _line("program", name, program.get("kind"), under and f"under {under}")
     if context.get("cwd"):
         yield "in", str(context["cwd"])
     git = _map(context, "git")
@@ -52,10 +53,24 @@ def _lines(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     python = _map(context, "python")
     if python:
         packages = _map(context, "packages").get("count")
-        told = f", {packages} packages" if packages else ""
-        yield "python", f"{python.get('version')} ({python.get('implementation')}{told}), {python.get('executable')}"
+        known = _noted(python.get("version"), python.get("implementation"), packages and f"{packages} packages")
+        told = ", ".join(str(part) for part in (known, python.get("executable")) if part)
+        if told:
+            yield "python", told
     if context.get("host"):
         yield "host", ", ".join(_machine(context))
+
+
+def _line(title: str, name: Any, *notes: Any) -> Iterator[tuple[str, str]]:
+    text = _noted(name, *notes)
+    if text:
+        yield title, text
+
+
+def _noted(name: Any, *notes: Any) -> str:
+    """A name with notes in brackets, of what is known: what another tool wrote lacks parts."""
+    told = ", ".join(str(note) for note in notes if note)
+    return (f"{name} ({told})" if told else str(name)) if name else told
 
 
 def _git_text(git: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ _UNCHANGED_SHOWN_MAX = 10
 )
 @click.option("--live", is_flag=True, help="Go on while runs do, with what is new; new runs join.")
 @click.option("--drain", is_flag=True, help="Deliver what init(sync_to=…) asked for and nobody has done yet.")
+@click.option("--forget", is_flag=True, help="Take away what init(sync_to=…) asked for: jobs [of RUN] with these --to.")
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="How long a target that is away is tried. Default: five times."
 )
@@ -54,7 +55,7 @@ _UNCHANGED_SHOWN_MAX = 10
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, runs: tuple[str, ...], project: str | None, every: bool, urls: tuple[str, ...], live: bool, drain: bool,
+    ctx: click.Context, runs: tuple[str, ...], project: str | None, every: bool, urls: tuple[str, ...], live: bool, drain: bool, forget: bool,
     timeout: float | None, workers: int | None, dry_run: bool, as_json: bool, directory: str | None,
 ) -> None:  # fmt: skip
     """Carry runs (default: latest) to TensorBoard, Parquet, MLflow, W&B, another store: what is new of them, exactly once.
@@ -71,6 +72,11 @@ def command(
         if runs or project is not None or every or live or dry_run:
             raise click.UsageError("--drain takes --to, --timeout and --json only")
         _drain(ctx, store, urls, timeout, as_json)
+        return
+    if forget:
+        if project is not None or live or dry_run or timeout is not None or workers is not None:
+            raise click.UsageError("--forget takes RUN, --all, --to and --json only")
+        _forget(store, runs, urls, as_json)
         return
     if not urls:
         raise click.UsageError("no --to. Try: stepd sync latest --to tensorboard:runs")
@@ -202,14 +208,32 @@ def _print_plans(plans: list[Plan], as_json: bool) -> None:
     if as_json:
         print_json([plan._asdict() for plan in plans])
         return
+    for plan in plans:
+        if plan.trouble:
+            click.echo(clean(f"{plan.run}: {plan.trouble}"), err=True)
     rows = [
         (plan.run, plan.name, plan.target, f"{plan.records:,}", f"{plan.points:,}", size(plan.size), "goes on" if plan.has_begun else "new")
         for plan in plans
-        if plan.records or not plan.has_begun
+        if not plan.trouble and (plan.records or not plan.has_begun)
     ]  # fmt: skip
     if rows:
         write_table(("RUN", "NAME", "TARGET", "RECORDS", "~POINTS", "SIZE", ""), rows, right=(3, 4, 5))
     click.echo(f"{len(rows):,} of {count(len(plans), 'run')} would be carried; nothing was")
+
+
+def _forget(store: Store, words: Sequence[str], urls: Sequence[str], as_json: bool) -> None:
+    from daemon.sync.forgetting import forget
+
+    if not urls:
+        raise click.UsageError("--forget takes --to: which targets. Try: stepd status")
+    gone = forget(store, words, urls)
+    if as_json:
+        print_json([one._asdict() for one in gone])
+        return
+    for one in gone:
+        click.echo(clean(f"{one.run} to {one.target}: forgotten"))
+    if not gone:
+        click.echo("no such jobs; nothing was done. Try: stepd status")
 
 
 def _drain(ctx: click.Context, store: Store, urls: Sequence[str], timeout: float | None, as_json: bool) -> None:

@@ -25,8 +25,15 @@ BLOCK_BYTES = 32 << 10
 _HEAD = Struct("<IHB")
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _CRC_OF_TYPE = {kind: zlib.crc32(bytes([kind])) for kind in (_WHOLE, _FIRST, _MIDDLE, _LAST)}
-# Limit: W&B refuses rows beyond some MiB; a record of this size is damage that looks like one.
-RECORD_BYTES_MAX = 256 << 20
+# Limit: W&B's server takes lines of 10 MiB; a record of this size is damage that looks like one. JSON of empty lists takes some
+# twenty times its size as objects, so that a record is at most about 700 MB of memory.
+RECORD_BYTES_MAX = 32 << 20
+# Limit: of one message; a field of two bytes takes 300 as an object.
+_FIELDS_MAX = 1 << 18
+# Limit: places of damage that are kept, of which all are counted: a file may be nothing else.
+_DAMAGE_MAX = 1000
+# Limit: an int of more digits is no number that a program logs, and takes a time with their square to read.
+_DIGITS_MAX = 400
 # Limit: of a value's names ("a.b.c"); what W&B writes nests as deep as the user's dicts.
 _PATH_MAX = 64
 # Two lengths of one byte each, and their fields.
@@ -40,6 +47,8 @@ _RUN, _EXIT, _USE_ARTIFACT, _ENVIRONMENT, _OUTPUT_LOGGER = 17, 18, 25, 26, 27
 _NEVER_DATA = frozenset({1, 16, 19, 200})  # number, control, uuid, info
 # What says nothing of the run: telemetry, the file's own head and end, requests of the package to itself.
 _SILENT = frozenset({11, 20, 21, 22, 24, 100})
+# Artifacts that the package makes by itself: of every table, of rows, of the code that ran. The user logged none.
+_OWN_ARTIFACTS = frozenset({"run_table", "wandb-history", "job"})
 _NAMES = {9: "tbrecord", 23: "preempting", _ARTIFACT: "artifact", _USE_ARTIFACT: "use_artifact"}
 
 
@@ -160,16 +169,25 @@ class Log:
     """The records of one file, in order, at most a block and a record in memory.
 
     Attributes:
-        damage: What was left out, as far as it was read.
+        damage: What was left out, as far as it was read: the first 1000 places.
+        damage_count: How many places there are.
         is_torn: The file ends inside a record: it is still written, or its writer was killed.
         end: The offset behind the last whole record.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.damage: list[Damage] = []
+        self._damage = _Damages()
         self.is_torn = False
         self.end = 0
+
+    @property
+    def damage(self) -> list[Damage]:
+        return self._damage.kept
+
+    @property
+    def damage_count(self) -> int:
+        return self._damage.count
 
     def records(self) -> Iterator[Record]:
         """What it holds.
@@ -181,7 +199,7 @@ class Log:
             try:
                 found = decode(data)
             except (ValueError, RecursionError) as error:
-                self.damage.append(Damage(offset, len(data), f"a record that cannot be decoded: {error}"))
+                self._damage.add(Damage(offset, len(data), f"a record that cannot be decoded: {error}"))
                 continue
             if found is not None:
                 yield found
@@ -199,7 +217,7 @@ class Log:
                 return
             raise ValueError(f"it begins with {begin!r}, expected {MAGIC!r}")
         at, self.end = len(MAGIC), len(MAGIC)
-        parts = _Parts(self.damage)
+        parts = _Parts(self._damage)
         while True:
             block = self._source.read(at, BLOCK_BYTES - at % BLOCK_BYTES)
             is_last = len(block) < BLOCK_BYTES - at % BLOCK_BYTES
@@ -228,10 +246,31 @@ class Log:
             at += len(block)
 
 
+class _Damages:
+    """What was left out: the first places, and how many there are."""
+
+    def __init__(self) -> None:
+        self.kept: list[Damage] = []
+        self.count = 0
+        self._end = -1
+
+    def add(self, damage: Damage) -> None:
+        """Notes one. What follows other damage is part of that."""
+        if damage.offset == self._end and damage.size:
+            if self.count == len(self.kept):
+                last = self.kept[-1]
+                self.kept[-1] = last._replace(size=damage.offset + damage.size - last.offset)
+        else:
+            self.count += 1
+            if len(self.kept) < _DAMAGE_MAX:
+                self.kept.append(damage)
+        self._end = damage.offset + damage.size
+
+
 class _Parts:
     """The parts of a record that has begun."""
 
-    def __init__(self, damage: list[Damage]) -> None:
+    def __init__(self, damage: _Damages) -> None:
         self._damage = damage
         self._parts: list[bytes] = []
         self._started = self._size = 0
@@ -262,13 +301,9 @@ class _Parts:
         return found
 
     def give_up(self, offset: int, size: int, reason: str) -> None:
-        """Notes bytes that are left out, with the parts before them. What follows other damage is part of that."""
+        """Notes bytes that are left out, with the parts before them."""
         begun = self._started if self._parts else offset
-        last = self._damage[-1] if self._damage else Damage(0, 0, "")
-        if last.offset + last.size == begun and last.size:
-            self._damage[-1] = last._replace(size=offset + size - last.offset)
-        else:
-            self._damage.append(Damage(begun, offset + size - begun, reason))
+        self._damage.add(Damage(begun, offset + size - begun, reason))
         self._parts, self._size = [], 0
 
 
@@ -307,7 +342,9 @@ class _Message:
 
     def __init__(self, data: memoryview) -> None:
         self._fields: dict[int, list[tuple[int, protobuf.Value]]] = {}
-        for number, wire, value in protobuf.fields(data):
+        for count, (number, wire, value) in enumerate(protobuf.fields(data)):
+            if count == _FIELDS_MAX:
+                raise ValueError(f"a message of more than {_FIELDS_MAX} fields")
             self._fields.setdefault(number, []).append((wire, value))
 
     def messages(self, number: int) -> list[memoryview]:
@@ -352,15 +389,24 @@ def _plain_item(data: bytes) -> tuple[tuple[str, ...], Any] | None:
     if 5 <= len(data) < _PLAIN_BYTES_MAX and data[:1] in (b"\x0a", b"\x12") and data[1] < 0x80:
         end, size = 2 + data[1], len(data) - data[1] - 5
         if 0 <= size < 0x80 and data[end : end + 3] == b"\x82\x01%c" % size:
-            return (data[2:end].decode("utf-8", "replace"),), json.loads(data[end + 3 :].decode("utf-8", "replace"))
+            return (data[2:end].decode("utf-8", "replace"),), _value(data[end + 3 :].decode("utf-8", "replace"))
     return None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS_MAX:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+_value = json.JSONDecoder(parse_int=_integer).decode
 
 
 def _item(item: _Message) -> tuple[tuple[str, ...], Any]:
     if item.has(16):
-        value = json.loads(item.text(16))
+        value = _value(item.text(16))
     elif item.has(8):
-        value = json.loads(item.text(8))
+        value = _value(item.text(8))
     elif item.has(4):
         value = bool(item.integer(4))
     elif item.has(5):
@@ -440,6 +486,10 @@ def _read_alert(data: memoryview) -> Alert:
     return Alert(told.text(1), told.text(2), told.text(3))
 
 
+def _read_artifact(data: memoryview) -> Unknown | None:
+    return None if _Message(data).text(4) in _OWN_ARTIFACTS else Unknown(_NAMES[_ARTIFACT])
+
+
 _FACTS = {
     1: "os", 2: "python", 4: "docker", 6: "program", 7: "code_path", 11: "root", 12: "host", 13: "username",
     14: "executable", 18: "gpu", 25: "cuda_version",
@@ -467,6 +517,7 @@ _READERS: dict[int, Any] = {
     _CONFIG: lambda data: Config(_changes(_Message(data))),
     _FILES: _read_saved,
     _STATS: _read_stats,
+    _ARTIFACT: _read_artifact,
     _ALERT: _read_alert,
     _METRIC: _read_metric,
     _RUN: _read_run,

@@ -341,11 +341,12 @@ def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
     if facts.get("root"):
         found["cwd"] = facts["root"]
     implementation, _, version = str(facts.get("python") or "").rpartition(" ")
-    found["python"] = {
-        "version": version, "implementation": implementation or "Python", "executable": facts.get("executable") or "",
-    }  # fmt: skip
+    python = {"version": version, "implementation": implementation, "executable": facts.get("executable")}
+    python = {name: value for name, value in python.items() if value}
+    if python:
+        found["python"] = python
     if facts.get("program"):
-        name = os.path.basename(facts["program"])
+        name = os.path.basename(facts["program"]) or facts["program"]
         found["program"] = {"kind": "script", "name": name, "path": facts["program"]}
         found["command"] = ["python", facts["program"], *facts.get("args", ())]
     git = facts.get("git")

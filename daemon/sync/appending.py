@@ -9,6 +9,21 @@ from collections.abc import Sequence
 from sdk.files import EXPORTS, Buffer, File, Files, sync_names
 
 
+def is_inside(path: object) -> bool:
+    """Whether a relative path of a state leads nowhere else. A state is hostile input where others may write into the target."""
+    return isinstance(path, str) and "\0" not in path and not path.startswith("/") and ".." not in path.split("/")
+
+
+def is_name(name: object) -> bool:
+    """Whether it is the name of one file or directory, and leads nowhere else; "" is the directory itself."""
+    return is_inside(name) and "/" not in str(name)
+
+
+def is_count(number: object) -> bool:
+    """Whether it is a length that a state may tell."""
+    return type(number) is int and 0 <= number < 2**63
+
+
 class AppendFile:
     """A file of a target. What lies beyond `length` was written by a pass that did not come to its `commit`, and is cut off.
 

@@ -5,11 +5,12 @@
 
 It lies in the target where that is a directory here, else in the store (`<store>/sync/<digest of the URL>/`): sync writes nothing
 into a run's directory. What cannot be read counts as not there, so the run is carried again from its first row; a target that took
-rows already knows what to do with them (docs/sync.md).
+rows already knows what to do with them (docs/sync.md). What is too large is an error instead, or every pass would begin anew.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any
@@ -58,10 +59,10 @@ class Cursor:
         """Takes over what the file says.
 
         Raises:
-            StoreError: It was written by a newer version, which may mean something else by it.
+            StoreError: It was written by a newer version, which may mean something else by it, or is too large to be read.
         """
         try:
-            found = json.loads(read_whole(self._files, self.path, _BYTES_MAX))
+            found = json.loads(self._whole())
             if found["format"] != _FORMAT:
                 raise StoreError(
                     f"{self.path!r} is of format {found['format']!r}, this version knows {_FORMAT}",
@@ -83,11 +84,23 @@ class Cursor:
         self.run_id = run_id
         self.told, self.source, self.was_for, self.is_new = told, source, was_for, False
 
+    def _whole(self) -> bytes:
+        try:
+            return read_whole(self._files, self.path, _BYTES_MAX)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            raise StoreError(
+                f"cannot read how far a run was carried: {self.path!r} {error.strerror}",
+                hint="remove the file: the run is then carried again from its first row",
+            ) from None
+
     def write(self) -> None:
         """Replaces the file; the directory is made if it is not there.
 
         Raises:
             OSError: The disk refuses. The file is as it was.
+            StoreError: There is too much to be kept, so that nothing could read it. Likewise.
         """
         rows = self.rows
         told = {
@@ -95,8 +108,14 @@ class Cursor:
             "rows": None if rows is None else {"next_step": rows.next_step, "seen": _named(rows.seen)},
             "made": list(self.made), "state": self.state, "lost": self.lost, "told": self.told, "source": self.source,
         }  # fmt: skip
+        data = json.dumps(told, separators=(",", ":")).encode("ascii")
+        if len(data) > _BYTES_MAX:
+            raise StoreError(
+                f"cannot note in {self.path!r} how far a run was carried: {len(data)} bytes, expected at most {_BYTES_MAX}",
+                hint="a target whose state is smaller: fewer keys, or ?layout=long of parquet",
+            )
         self._files.make_directory(os.path.dirname(self.path))
-        self._files.write_whole(self.path, json.dumps(told, separators=(",", ":")).encode("ascii"))
+        self._files.write_whole(self.path, data)
         self.is_new = False
 
     def forget(self) -> None:

@@ -54,11 +54,12 @@ class Chosen(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Progress for whoever watches; of one task. `outcome`: it has ended, for now if its run lives."""
+    """Progress for whoever watches; of one task. `outcome`: it has ended, for now if its run lives, or `will_go_on`: if it waits."""
 
     task: Task
     moved: Moved | None
     outcome: Outcome | None
+    will_go_on: bool = False
 
 
 class _Refusals:
@@ -259,6 +260,7 @@ class Driver:
         if heard.state in (outcome.DEFERRED, outcome.BUSY) and self._may_try_again(task):
             self._wait(task, max(self._refusals[task.target].not_before, now + (heard.after or 0.0)))
             self._keep(task, heard)
+            self._see(Seen(task, None, heard, will_go_on=True))
         else:
             self._end(task, heard)
             if heard.state == outcome.LIVE and self._is_live:
@@ -318,10 +320,9 @@ def unchanged_outcome(store: str, cursors: str, task: Task, look: Look) -> Outco
         return None
     if _options(cursor.was_for) != _options(task.target):  # the same directory in another way
         return None
-    lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
     return Outcome(
-        source.id, task.target, outcome.UP_TO_DATE, name=source.name, project=source.project, lost=lost, told=tuple(cursor.told)
-    )  # fmt: skip
+        source.id, task.target, outcome.UP_TO_DATE, name=source.name, project=source.project, has_ended=True, told=tuple(cursor.told)
+    ).with_lost(cursor.lost)  # fmt: skip
 
 
 def _options(url: str) -> Mapping[str, str] | None:
@@ -350,7 +351,7 @@ def removed_outcomes(store: str, cursors: str, url: str, names: Container[str]) 
             continue
         source = Source(store, cursor)
         if source.is_there and not source.is_over:
-            with contextlib.suppress(OSError):  # one that cannot be noted is told the next time, too
+            with contextlib.suppress(OSError, StoreError):  # one that cannot be noted is told the next time, too
                 _note_removed(store, path, url)
             reason = "it was removed from the store before all of it had been carried"
             found.append(

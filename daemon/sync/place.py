@@ -11,11 +11,10 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from sdk._secrets import is_secret_name
+from sdk._syncing import SCHEMES, elsewhere_hint, holds_login, is_elsewhere, is_in_directory
 from sdk.errors import UsageError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9_+-]{0,31}):(.*)", re.DOTALL)
-# What stands between "//" and "@": a user, and perhaps a password.
-_CREDENTIALS = re.compile(r"//[^/?#]*@")
 _OPTIONS = re.compile(r"(.*?)\?([A-Za-z_]+=[^?]*)", re.DOTALL)
 
 
@@ -53,26 +52,27 @@ class Place(NamedTuple):
     @property
     def is_directory(self) -> bool:
         """Whether the path is a directory of this machine."""
-        return self.scheme in ("tensorboard", "jsonl", "stepd") or (self.scheme == "parquet" and "://" not in self.path)
+        return is_in_directory(self.scheme, self.path)
 
 
 def parse(url: str) -> Place:
     """The place that a URL names.
 
     Raises:
-        UsageError: It has no scheme, no directory where it needs one, or holds a user and password, which would be stored and
-            shown with it.
+        UsageError: It has no scheme, no directory of this machine where it needs one, or holds a user or password, which would be
+            stored and shown with it.
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
         raise UsageError(
-            f"{url!r} is no target, expected KIND:WHERE", hint="--to tensorboard:runs, --to parquet:s3://bucket/prefix"
+            f"{url!r} is no target, expected KIND:WHERE. There are {', '.join(SCHEMES)}",
+            hint="--to tensorboard:runs, --to parquet:s3://bucket/prefix",
         )
     scheme, rest = match[1], match[2]
     with_options = _OPTIONS.fullmatch(rest)
     path, options = (rest, "") if with_options is None else (with_options[1], with_options[2])
     chosen = dict(parse_qsl(options, keep_blank_values=True))
-    if _CREDENTIALS.search(rest) or any(is_secret_name(name) for name in chosen):
+    if holds_login(scheme, rest) or any(is_secret_name(name) for name in chosen):
         # Why the URL is not told: it holds the password.
         raise UsageError(
             f"the target of kind {scheme!r} holds a user or password, which would be stored and shown with it",
@@ -81,6 +81,10 @@ def parse(url: str) -> Place:
     place = Place(scheme, path, MappingProxyType(chosen))
     if place.is_directory and not path:
         raise UsageError(f"{url!r} names no directory", hint=f"--to {scheme}:DIR")
+    if is_elsewhere(scheme, path):
+        raise UsageError(
+            f"{url!r} is no directory of this machine, as {scheme!r} expects", hint=elsewhere_hint(scheme, path)
+        )
     return place
 
 

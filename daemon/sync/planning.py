@@ -10,6 +10,7 @@ from daemon.sync.cursor import Cursor, cursor_path
 from daemon.sync.driver import unchanged_outcome
 from daemon.sync.looking import cursors_of, look_at
 from daemon.sync.target import Target
+from sdk.errors import StoreError
 from sdk.reader import Run
 from sdk.reader.lanes import TRAINING
 from sdk.segment.naming import RUNS
@@ -23,6 +24,7 @@ class Plan(NamedTuple):
         points: About how many values of the training they hold.
         size: Bytes of the whole run.
         has_begun: Some of it was carried before.
+        trouble: Why that cannot be told; "" for nothing.
     """
 
     run: str
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     points: int
     size: int
     has_begun: bool
+    trouble: str = ""
 
 
 def plan_of(store: str, name: str, target: Target) -> Plan | None:
@@ -51,7 +54,11 @@ def plan_of(store: str, name: str, target: Target) -> Plan | None:
         return Plan(unchanged.run, unchanged.name, unchanged.project, url, 0, 0, look.size, True)
     run = Run(directory)
     cursor = Cursor(cursor_path(cursors, run.id), run.id, url)
-    cursor.read()
+    try:
+        cursor.read()
+    except StoreError as error:  # of a newer version, or too large: of this run alone
+        trouble = f"{error.message}. Try: {error.hint}"
+        return Plan(run.id, run.name, run.project, url, 0, 0, look.size, True, trouble)
     delivered = cursor.rows.seen if cursor.rows is not None else cursor.delivered
     new = {stream.id: max(0, stream.records - _count(delivered.get(int(stream.id, 16), []))) for stream in run.streams}
     training = sum(new[stream.id] for stream in run.streams if stream.kind in TRAINING)

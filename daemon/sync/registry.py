@@ -36,15 +36,21 @@ def make(place: Place) -> Target:
     """The target of a place. Cheap: a target imports what it needs when it is checked.
 
     Raises:
-        UsageError: There is no such scheme, it has no such option, or an added one cannot be loaded.
+        UsageError: There is no such scheme, it has no such option, an option has none of its values, or an added one cannot be
+            loaded.
     """
     kind = _class_of(place.scheme)
     unknown = [name for name in place.options if name not in kind.options]
     if unknown:
         known = f"it has {', '.join(sorted(kind.options))}" if kind.options else "it has none"
         raise UsageError(
-            f"{place.text!r}: {place.scheme} has no option {unknown[0]!r}; {known}{_meant(unknown[0], kind.options)}"
+            f"{place.text!r}: {place.scheme} has no option {unknown[0]!r}; {known}.{_meant(unknown[0], kind.options)}"
         )
+    for name, values in kind.choices.items():
+        if (chosen := place.options.get(name, values[0])) not in values:
+            raise UsageError(
+                f"{place.text!r}: {name} is {chosen!r}, expected {' or '.join(values)}.{_meant(chosen, values)}"
+            )
     return kind(place)
 
 
@@ -66,7 +72,7 @@ def _loaded(scheme: str) -> object:
     added = _added()
     if scheme not in added:
         known = schemes()
-        raise UsageError(f"no target is called {scheme!r}{_meant(scheme, known)}. There are {', '.join(known)}")
+        raise UsageError(f"no target is called {scheme!r}.{_meant(scheme, known)} There are {', '.join(known)}")
     try:
         return added[scheme].load()  # type: ignore[attr-defined]
     except Exception as error:
@@ -83,4 +89,4 @@ def _added() -> dict[str, object]:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     near = nearest(word, known)
-    return f". Did you mean {near[0]!r}?" if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""

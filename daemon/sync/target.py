@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from sdk.errors import Error
@@ -42,6 +43,7 @@ class Target(ABC):
     Attributes:
         scheme: What its URLs begin with.
         options: The names of the options that they may have.
+        choices: Of options that have few values: these, the default first.
         rest_seconds: How long `stepd sync --live` leaves a run alone between two passes, at least: where each makes a file.
         is_for_each_store: What is kept of a run is of one store, so that several may carry one run there at once.
         is_checked: `check` has returned.
@@ -49,6 +51,7 @@ class Target(ABC):
 
     scheme: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     rest_seconds: float = 0.0
     is_for_each_store: ClassVar[bool] = False
     is_checked = False

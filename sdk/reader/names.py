@@ -40,7 +40,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def find_run(text: str, where: str, runs: Callable[[str | None], list[Run]], ago: Callable[[float], str]) -> Run:
-    """The run that `text` names: an id, an id's prefix, a name, `latest`, `latest~2`, or one of these after `project/`.
+    """The run that `text` names: an id, a name, an id's prefix, `latest`, `latest~2`, or one of these after `project/`.
 
     Args:
         where: The store's path, for errors.
@@ -56,15 +56,37 @@ def find_run(text: str, where: str, runs: Callable[[str | None], list[Run]], ago
     exact = [run for run in everything if run.id == text]
     if exact:
         return exact[0]
-    project, slash, rest = text.rpartition("/")
-    if slash:
-        inside = [run for run in everything if run.project == project]
-        if inside:
-            return _among(rest or "latest", text, where, inside, ago)
-    return _among(text, text, where, everything, ago)
+    # Why before projects: imported runs are called "mnist/train", and what `stepd runs` prints must find its run.
+    if any(run.name == text for run in everything):
+        return _among(text, text, where, everything, everything, ago)
+    inside, rest = _within_project(text, everything)
+    if inside:
+        return _among(rest or "latest", text, where, inside, everything, ago)
+    return _among(text, text, where, everything, everything, ago)
 
 
-def _among(text: str, said: str, where: str, runs: list[Run], ago: Callable[[float], str]) -> Run:
+def _within_project(text: str, runs: list[Run]) -> tuple[list[Run], str]:
+    """The runs of the project that stands before a slash, and the text behind it; no runs where none does.
+
+    Projects and names may hold slashes themselves: where two projects fit, the one in which a run is called as the rest
+    says, and otherwise the longest.
+    """
+    places = [place for place, letter in enumerate(text) if letter == "/"][::-1]
+    found: list[tuple[list[Run], str]] = []
+    projects = {run.project for run in runs}
+    for place in places:
+        project, rest = text[:place], text[place + 1 :]
+        if project in projects:
+            inside = [run for run in runs if run.project == project]
+            if any(rest in (run.id, run.name) for run in inside):
+                return inside, rest
+            found.append((inside, rest))
+    return found[0] if found else ([], "")
+
+
+def _among(
+    text: str, said: str, where: str, runs: list[Run], everything: list[Run], ago: Callable[[float], str]
+) -> Run:
     latest = _LATEST.fullmatch(text)
     if latest is not None:
         back = int(latest[1] or 0)
@@ -84,7 +106,10 @@ def _among(text: str, said: str, where: str, runs: list[Run], ago: Callable[[flo
                 f"{said!r} matches {len(found)} runs in {where}: {candidates}", hint=f"stepd show {found[0].id}"
             )
     near = nearest(text, [name for run in runs for name in (run.id, run.name)])
-    close = [run for run in runs if run.id in near or run.name in near] or runs
+    close = [run for run in runs if run.id in near or run.name in near]
+    if not close:
+        near = nearest(said, [name for run in everything for name in (run.name, f"{run.project}/{run.name}")])
+        close = [run for run in everything if run.name in near or f"{run.project}/{run.name}" in near] or runs
     raise NotFoundError(
         f"no run matches {said!r}. In {where}: {_describe(close, ago)}", hint=f"stepd show {close[0].id}"
     )

@@ -12,8 +12,8 @@ import sdk
 from daemon.sync.place import parse
 from daemon.sync.registry import TARGETS
 from sdk import _carrying, clock
-from sdk._carrying import SCHEMES, check_targets
-from sdk._syncing import Told, job_of, jobs, put_job, read_job, tell
+from sdk._carrying import check_targets
+from sdk._syncing import SCHEMES, Told, job_of, jobs, put_job, read_job, tell
 from sdk.errors import UsageError
 from sdk.platform import boot_id
 
@@ -102,6 +102,12 @@ def test_what_the_environment_says_of_a_target_is_said_in_it(monkeypatch: pytest
         ("jsonl:", "expected a directory"),
         ("mlflow:https://me:secret@host", "user or password"),
         ("parquet:s3://token@bucket", "user or password"),
+        ("wandb:me:secret@team/digits", "user or password"),
+        ("tensorboard:s3://bucket/x", "parquet:s3://bucket/x"),
+        ("jsonl:https://host/x", "expected a directory of this machine"),
+        ("stepd:me@host:runs", "expected a directory of this machine"),
+        ("tensorboard:file:///data", "expected a directory of this machine"),
+        ("parquet:s3:/bucket/x", "parquet:s3://bucket/x"),
         ("parquet:s3://bucket?secret_access_key=token", "user or password"),
     ],
 )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from tests.ahead import AHEAD, Done, in_a_process
 from tests.torture.__main__ import line, load
 from tests.torture.harness import TORTURES, Missing, Tally, Torture, run
 
 load()
 
-ROOT = Path(__file__).resolve().parents[2]
 # Those that may run two at a time come first, the longest of them before the others, and nothing else begins meanwhile.
 LONG = (
     "daemon-killed",
@@ -31,26 +28,18 @@ IN_ORDER = sorted(
     key=lambda torture: (not torture.beside, torture.name not in LONG, torture.name if torture.beside else ""),
 )
 
-Done = subprocess.CompletedProcess[str]
-
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Done]]]:
-    """What becomes of those that run two at a time, as far as they are asked for."""
+    """What becomes of those that run two at a time, as far as they are asked for; some have been run ahead."""
     asked = {item.name for item in request.session.items}
+    AHEAD.enough()
     with ThreadPoolExecutor(2) as pool:
         yield {
-            torture.name: pool.submit(in_a_process, torture.name)
+            torture.name: pool.submit(AHEAD.result, torture.name)
             for torture in IN_ORDER
             if torture.beside and f"test_torture[{torture.name}]" in asked
         }
-
-
-def in_a_process(name: str) -> Done:
-    """Runs a torture. Why not here: to fork a process that has loaded a whole suite takes 100 ms."""
-    code = f"from tests.torture.test_torture import main; main({name!r})"
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def main(name: str) -> None:

@@ -18,7 +18,7 @@ import os
 import re
 from typing import Any
 
-from daemon.sync.appending import AppendFile
+from daemon.sync.appending import AppendFile, is_count, is_inside
 from daemon.sync.passage import Passage
 from daemon.sync.target import Target
 from sdk import clock
@@ -63,6 +63,8 @@ class _Lines:
 
     def __init__(self, root: str, passage: Passage) -> None:
         self._root, self._passage = root, passage
+        if not _is_sound(passage.state):
+            passage.start_again()
         self._state: dict[str, Any] = dict(passage.state)
         self._file: AppendFile | None = None
         self._committed, self._since = clock.monotonic(), 0
@@ -186,6 +188,20 @@ class _Lines:
             self._passage.lost(f"files of {item.kind} that cannot be read", key)
             return {**facts, "path": None, "error": error.message}
         return {**facts, "path": f"{MEDIA}/{name}"}
+
+
+def _is_sound(state: dict[str, Any]) -> bool:
+    """Whether a state leads to nothing but files of ours below the root."""
+    if not state:
+        return True
+    lengths, steps = state.get("lengths"), state.get("steps")
+    return (
+        is_inside(state.get("directory"))
+        and isinstance(lengths, dict)
+        and all(_OWN_LINES.fullmatch(name) and is_count(size) for name, size in lengths.items())
+        and isinstance(steps, dict)
+        and all(type(step) is int for step in steps.values())
+    )
 
 
 def _directory(project: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from daemon.sync.target import Retriable, Target
 from daemon.sync.targets.mlflow_names import clean, digest_of, flattened, name_of
@@ -43,6 +44,7 @@ class MlflowTarget(Target):
 
     scheme = "mlflow"
     options = frozenset({"experiment", "artifacts"})
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"artifacts": ("list", "upload")}
     _server: Server | None = None
 
     def __init__(self, place: Place) -> None:
@@ -50,9 +52,6 @@ class MlflowTarget(Target):
         self._experiments: dict[str, str] = {}
 
     def check(self) -> None:
-        how = self.place.options.get("artifacts", "list")
-        if how not in ("list", "upload"):
-            raise UsageError(f"{self.place.text!r}: artifacts is {how!r}, expected 'list' or 'upload'")
         self._open().check()
 
     def carry(self, passage: Passage) -> None:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
+
+from daemon.sync.appending import is_count, is_inside, is_name
 
 # What hive calls the partition of those that have no value.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # Limit: a name on disk has 255 bytes, some of which are "project=".
 _CHARACTERS_MAX = 200
+_STREAM = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _PART = re.compile(r"([0-9a-f]{16})-([0-9]{1,20})-([0-9]{1,20})\.parquet", re.ASCII)
 
 
@@ -41,6 +44,26 @@ def parse_part(name: str) -> PartName | None:
     """The name taken apart; None: it is not one of ours."""
     match = _PART.fullmatch(name)
     return PartName(match[1], int(match[2]), int(match[3])) if match else None
+
+
+def is_sound(state: dict[str, Any]) -> bool:
+    """Whether a state leads to nothing but files of the run below the root, and is of the form that it is written in."""
+    if not state:
+        return True
+    files, facts, made = (state.get(name) for name in ("files", "facts", "made"))
+    return (
+        is_inside(state.get("where"))
+        and isinstance(state.get("layout"), str)
+        and isinstance(files, dict)
+        and all(
+            isinstance(held, dict) and all(parse_part(name) and is_count(size) for name, size in held.items())
+            for held in files.values()
+        )
+        and isinstance(facts, dict)
+        and all(map(is_name, facts))
+        and isinstance(made, str)
+        and _STREAM.fullmatch(made) is not None
+    )
 
 
 def partition(project: str, run_id: str) -> str:

@@ -22,7 +22,7 @@ from daemon.sync.passage import Passage
 from daemon.sync.targets.parquet.beside import Beside
 from daemon.sync.targets.parquet.cells import Writing, long, wide
 from daemon.sync.targets.parquet.facts import digest_of, facts_name, facts_of, facts_table
-from daemon.sync.targets.parquet.names import PartName, parse_part, partition
+from daemon.sync.targets.parquet.names import PartName, is_sound, parse_part, partition
 from daemon.sync.targets.parquet.parts import COLUMNS_MAX, PART_BYTES_MAX, Parts, tables_in
 from daemon.sync.targets.parquet.roots import Root
 from sdk.ids import run_directory
@@ -45,6 +45,8 @@ class Shipping:
     """One call of `carry`."""
 
     def __init__(self, arrow: Any, root: Root, passage: Passage, layout: str, *, with_media: bool) -> None:
+        if not is_sound(passage.state):
+            passage.start_again()
         run, state = passage.run, passage.state
         self._arrow, self._root, self._passage, self._layout = arrow, root, passage, layout
         self._where = partition(run.project, run.id)

@@ -12,8 +12,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy
 
@@ -23,7 +23,7 @@ from daemon.sync.place import Place
 from daemon.sync.target import Target
 from daemon.sync.targets.tensorboard import facts, projector
 from daemon.sync.targets.tensorboard.eventfile import EventFile
-from daemon.sync.targets.tensorboard.names import directory_of, event_file, is_ours, lane_directory
+from daemon.sync.targets.tensorboard.names import directory_of, event_file, is_ours, is_sound, lane_directory
 from daemon.sync.targets.tensorboard.points import Lost, add_numbers
 from daemon.sync.targets.tensorboard.showing import MEDIA, Shower
 from sdk import clock
@@ -41,20 +41,17 @@ _COMMIT_BYTES = 32 * MIB
 # Limit: of files that are open at a time; a run of thousands of ranks has one for each.
 _FILES_MAX = 64
 _ROWS_AT_A_TIME = 4096
-_PRECISIONS = ("float", "double")
 
 
 class TensorBoardTarget(Target):
     scheme = "tensorboard"
     options = frozenset({"precision"})
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"precision": ("float", "double")}
 
     def check(self) -> None:
-        """Raises UsageError where no directory can be made, and for an unknown precision."""
+        """Raises UsageError where no directory can be made."""
         if not self.place.path:
             raise UsageError("tensorboard: names no directory", hint="--to tensorboard:DIR")
-        precision = self.place.options.get("precision", "float")
-        if precision not in _PRECISIONS:
-            raise UsageError(f"{self.place.text!r}: precision is {precision!r}, expected float or double")
         try:
             EXPORTS.make_directory(self.place.path)
         except OSError as error:
@@ -74,6 +71,8 @@ class _Carrying:
     def __init__(self, place: Place, passage: Passage) -> None:
         self._root, self._passage, self._run = place.path, passage, passage.run
         self._precision = place.options.get("precision", "float")
+        if not is_sound(passage.state):
+            passage.start_again()
         self._state: dict[str, Any] = json.loads(json.dumps(passage.state))
         self._open: dict[str, EventFile] = {}
         self._lanes: dict[tuple[bool, int], str] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from daemon.sync.appending import is_count, is_inside, is_name
 from sdk.ids import run_directory
 from sdk.reader.facts import StreamFacts
 from sdk.reader.filenames import safe_name
@@ -38,3 +40,21 @@ def event_file(created: float, host: str, generation: int) -> str:
 def is_ours(name: str) -> bool:
     """Whether a file may be removed: it was written here."""
     return _SUFFIX.fullmatch(name) is not None
+
+
+def is_sound(state: dict[str, Any]) -> bool:
+    """Whether a state of the run leads to nothing but files below the root, and is of the form that it is written in."""
+    if not state:
+        return True
+    files, lanes, embeddings = (state.get(name) for name in ("files", "lanes", "embeddings"))
+    if not (isinstance(files, dict) and isinstance(lanes, dict) and isinstance(embeddings, dict)):
+        return False
+    return (
+        is_inside(state.get("directory"))
+        and isinstance(state.get("host"), str)
+        and isinstance(state.get("precision"), str)
+        and isinstance(state.get("created"), (int, float))
+        and is_count(state.get("generation"))
+        and all(map(is_name, (*files, *lanes.values(), *embeddings)))
+        and all(isinstance(told, dict) and is_count(told.get("length")) for told in files.values())
+    )
