@@ -68,6 +68,12 @@ class Commands(click.Group):
             with formatter.section(group):
                 formatter.write_dl(rows)
 
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*words, **more)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -76,6 +82,8 @@ class Commands(click.Group):
 
             click.echo(clean_lines(f"stepd: {error}"), err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:  # while a command's modules were imported, or in one that does not see to it itself
+            ctx.exit(130)
         except BrokenPipeError:
             # The reader of our output went away (`stepd export | head`): that is no error of ours to report.
             sys.stderr.close()

@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING
 from . import _greeting, _spawn, clock
 from ._secrets import is_secret_name
 from ._syncing import (
-    DIRECTORIES, SCHEMES, Job, Told, elsewhere_hint, holds_login, is_elsewhere, is_in_directory, put_job, read_told,
-)  # fmt: skip
+    DIRECTORIES,
+    SCHEMES,
+    Job,
+    Told,
+    elsewhere_hint,
+    holds_login,
+    is_elsewhere,
+    is_in_directory,
+    put_job,
+    read_told,
+)
 from .errors import Error, UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +82,8 @@ def _checked(target: str) -> str:
         raise UsageError(f"init() sync_to is {target!r}, expected a directory behind the colon")
     if is_elsewhere(scheme, path):
         raise UsageError(
-            f"init() sync_to is {target!r}, expected a directory of this machine behind the colon", hint=elsewhere_hint(scheme, path)
+            f"init() sync_to is {target!r}, expected a directory of this machine behind the colon",
+            hint=elsewhere_hint(scheme, path),
         )
     if is_in_directory(scheme, path) or path.startswith(("./", "../", "~/")) or path in (".", ".."):
         path = _absolute(path)

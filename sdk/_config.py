@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from . import _greeting
-from .errors import ConfigError, Error, UsageError
+from .errors import ConfigError, Error, UsageError, install_hint
 from .limits import NESTING_MAX
 from .values import Media, plain_value
 
@@ -310,7 +310,7 @@ def _yaml(text: str, path: str) -> Any:
     except ImportError:
         raise Error(
             f"cannot read the config file {path!r}: package 'PyYAML' is not installed here",
-            hint="pip install pyyaml, or give a .json file",
+            hint=f"{install_hint('pyyaml')}, or give a .json file",
         ) from None
     try:
         return yaml.safe_load(text)

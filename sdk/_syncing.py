@@ -141,7 +141,9 @@ def elsewhere_hint(scheme: str, path: str) -> str:
     found, _, rest = path.partition(":")
     if found in ("s3", "s3a", "s3n"):
         return f"parquet:{_BUCKET}{rest.lstrip('/')}"
-    return f"{scheme}:/a/directory, or parquet:{_BUCKET}bucket/prefix" if scheme == "parquet" else f"{scheme}:/a/directory"
+    return (
+        f"{scheme}:/a/directory, or parquet:{_BUCKET}bucket/prefix" if scheme == "parquet" else f"{scheme}:/a/directory"
+    )
 
 
 def syncing_path(store: str) -> str:

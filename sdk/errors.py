@@ -6,6 +6,20 @@ a full disk) never raises out of `log()`; the classes for it are raised by the r
 
 from __future__ import annotations
 
+import sys
+
+
+def install_hint(packages: str) -> str:
+    """How to get what is missing, into the environment of this interpreter.
+
+    Why not the extra of ours that brings it: stepd is on no registry, so pip finds `stepd[arrow]` only where stepd was installed from
+    a clone, and elsewhere might find a stranger of that name.
+
+    Args:
+        packages: As pip takes them.
+    """
+    return f"pip install {packages}   (interpreter: {sys.executable})"
+
 
 class Error(Exception):
     """Base of every error that this package raises on purpose.

@@ -17,6 +17,12 @@ from sdk.limits import PROJECT_CHARACTERS_MAX
 from sdk.location import make_store, read_store
 from sdk.segment.naming import STORE_FILE
 
+# What a dry run says of a state.
+_WOULD = {
+    bringing.IMPORTED: "would be imported",
+    bringing.REPLACED: "would be imported anew",
+    bringing.FAILED: "would fail",
+}
 # Of runs that are there already, more are only counted.
 _UNCHANGED_SHOWN_MAX = 10
 
@@ -70,29 +76,41 @@ def _bring(path: str, source: Source, runs: list[Found], project: str | None, na
 
 
 def _print(found: list[Brought], seconds: float | None, as_json: bool) -> None:
-    """The table; without seconds that of a dry run."""
+    """The table; without seconds that of a dry run, which says what would be."""
     if as_json:
         exact = all(one.is_exact for one in found)
         print_json({"exact": exact, "seconds": seconds, "runs": [one.as_plain() for one in found]})
         return
     unchanged = [one for one in found if one.state == bringing.UP_TO_DATE and one.is_exact]
     shown = found if len(unchanged) <= _UNCHANGED_SHOWN_MAX else [one for one in found if one not in unchanged]
-    if shown:
-        rows = [
-            (one.run, one.project, one.name, "" if seconds is None else f"{one.points:,}", size(one.size), _state(one))
-            for one in shown
-        ]
-        write_table(("RUN", "PROJECT", "NAME", "POINTS", "SIZE", "STATE"), rows, right=(3, 4))
+    if seconds is None:
+        shown = [one._replace(state=_WOULD.get(one.state, one.state)) for one in shown]
+        found = [one._replace(state=_WOULD.get(one.state, one.state)) for one in found]
+    titles = ("RUN", "PROJECT", "NAME", *(["POINTS"] if seconds is not None else []), "SIZE", "STATE")
+    rows = []
     for one in shown:
-        for text in one.told:
-            click.echo(clean(f"{one.run}: {text}"))
+        moved = [f"{one.points:,}"] if seconds is not None else []
+        rows.append((one.run, one.project, one.name, *moved, size(one.size), _state(one)))
+    if rows:
+        write_table(titles, rows, right=range(3, len(titles) - 1))
+    _print_remarks(shown)
     counts = {state: sum(one.state == state for one in found) for state in dict.fromkeys(one.state for one in found)}
     told = ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "no runs"
     if seconds is None:
-        click.echo(f"{told}: this is what an import would do; nothing was done")
+        click.echo(f"{told}; nothing was done")
         return
     points, total = sum(one.points for one in found), sum(one.size for one in found)
     click.echo(f"{told}: {count(points, 'point')} from {size(total)} in {seconds:.1f} s")
+
+
+def _print_remarks(found: list[Brought]) -> None:
+    """Each remark once, however many runs it is of."""
+    remarks: dict[str, list[str]] = {}
+    for one in found:
+        for text in one.told:
+            remarks.setdefault(text, []).append(one.run)
+    for text, runs in remarks.items():
+        click.echo(clean(f"{runs[0] if len(runs) == 1 else count(len(runs), 'run')}: {text}"))
 
 
 def _state(one: Brought) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -187,6 +188,8 @@ def _system_text(key: str, value: Any) -> str:
     """A value with its unit, as the key's name tells it (docs/system.md)."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return value_text(value)
+    if not math.isfinite(value):
+        return f"{value:.4g}"
     if key.endswith("_rate"):
         return f"{size(int(value))}/s"
     in_bytes = ("memory_rss", "memory_used", "memory_available", "memory_limit", "memory_total", "process_memory")

@@ -10,6 +10,7 @@ import click
 
 from daemon.commands.service import clean, directory_option, duration, size, store_path
 from sdk import _spawn
+from sdk._greeting import count as records
 from sdk._syncing import backlog
 from sdk.files import DISK
 from sdk.location import read_store
@@ -104,7 +105,8 @@ def _syncing(told: dict[str, Any]) -> str:
     count = told["runs"]
     words = [f"{clean(told['target'])}   {count:,} run{'' if count == 1 else 's'}"]
     if told["failing"]:
-        words.append(f"{told['failing']:,} behind: {clean(told['reason'])}")
+        behind = f", {records(told['behind'], 'record')}" if told["behind"] else ""
+        words.append(f"{told['failing']:,} behind{behind}: {clean(told['reason'])}")
     if told["elsewhere"]:
         words.append(f"{told['elsewhere']:,} left on other machines, which stepd sync --drain delivers too")
     age = told["age_seconds"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -23,11 +26,16 @@ from daemon.sync.target import Target
 from sdk import clock
 from sdk._greeting import count
 from sdk.errors import NotFoundError, UsageError
+from sdk.files import DISK
 from sdk.reader import Store
+from sdk.segment.naming import RUNS
 
 # Of runs that are wholly there, more are only counted.
 _DELIVERED_SHOWN_MAX = 50
 _UNCHANGED_SHOWN_MAX = 10
+# Of what a target cannot hold so many keys are named; --json has more.
+_KEYS_SHOWN_MAX = 5
+_NOT_HELD = "not held"
 
 
 @click.command("sync")
@@ -45,31 +53,38 @@ _UNCHANGED_SHOWN_MAX = 10
 @click.option("--drain", is_flag=True, help="Deliver what init(sync_to=…) asked for and nobody has done yet.")
 @click.option("--forget", is_flag=True, help="Take away what init(sync_to=…) asked for: jobs [of RUN] with these --to.")
 @click.option(
-    "--timeout", type=float, metavar="SECONDS", help="How long a target that is away is tried. Default: five times."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long a target that is away is tried. Default: five times.",
 )
 @click.option(
     "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; default: as many as cores, at most 4."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be carried.")
+@click.option(
+    "--accept-loss", is_flag=True, help="Exit code 0 also where a target cannot hold something; it is still shown."
+)
 @json_option
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, runs: tuple[str, ...], project: str | None, every: bool, urls: tuple[str, ...], live: bool, drain: bool, forget: bool,
-    timeout: float | None, workers: int | None, dry_run: bool, as_json: bool, directory: str | None,
+    ctx: click.Context, runs: tuple[str, ...], project: str | None, every: bool, urls: tuple[str, ...], live: bool,
+    drain: bool, forget: bool, timeout: float | None, workers: int | None, dry_run: bool, accept_loss: bool,
+    as_json: bool, directory: str | None,
 ) -> None:  # fmt: skip
     """Carry runs (default: latest) to TensorBoard, Parquet, MLflow, W&B, another store: what is new of them, exactly once.
 
     Whatever is killed, the same command goes on where it was; with nothing new it does nothing. Needs no daemon.
 
-    Exit code 0: everything is there as it was logged; 1: something could not be carried, or is nothing that the target can
-    hold, and the table says what; 2: misuse; 130, 143: interrupted.
+    Exit code 0: everything is there as it was logged; 1: something could not be carried, or (but for --accept-loss) is nothing
+    that the target can hold, and the lines below the table say what; 2: misuse; 130, 143: interrupted.
     """
     if sum((bool(runs), project is not None, every)) > 1:
         raise click.UsageError("RUN, --project and --all exclude each other")
     store = open_store_of(ctx, directory)
     if drain:
-        if runs or project is not None or every or live or dry_run:
+        if runs or project is not None or every or live or dry_run or accept_loss:
             raise click.UsageError("--drain takes --to, --timeout and --json only")
         _drain(ctx, store, urls, timeout, as_json)
         return
@@ -81,6 +96,7 @@ def command(
     if not urls:
         raise click.UsageError("no --to. Try: stepd sync latest --to tensorboard:runs")
     targets = _targets(urls)
+    _refuse_itself(store.path, targets)
     choose = _chooser(store, runs, project, every)
     if dry_run:
         _print_plans(
@@ -88,14 +104,14 @@ def command(
         )
         return
     began = clock.monotonic()
-    with watching(as_json) as see, _Signals() as signals:
+    with watching(as_json, live) as see, _Signals() as signals:
         driver = Driver(
             store.path, targets, choose, workers=workers, live=live, timeout=timeout,
             looks_for_removed=every or project is not None, see=lambda seen: see(driver, seen),
         )  # fmt: skip
         found = driver.run(signals.is_stopped, signals.should_hurry)
     _print(found, clock.monotonic() - began, as_json)
-    _exit(ctx, found, signals)
+    _exit(ctx, found, signals, accept_loss)
 
 
 def _targets(urls: Iterable[str]) -> list[Target]:
@@ -105,6 +121,22 @@ def _targets(urls: Iterable[str]) -> list[Target]:
         return [make(place) for place in {place.text: place for place in places}.values()]
     except UsageError as error:
         raise click.UsageError(clean_lines(str(error))) from error
+
+
+def _refuse_itself(store: str, targets: Iterable[Target]) -> None:
+    own = _place_on_disk(store)
+    for target in targets:
+        if target.place.scheme == "stepd" and own is not None and _place_on_disk(target.place.path) == own:
+            raise click.UsageError(
+                clean(f"{target.place.text!r} is the store that the runs lie in. Try: --to stepd:/another/directory")
+            )
+
+
+def _place_on_disk(store: str) -> tuple[int, int] | None:
+    """What is the same for two names of one store; None: there is none."""
+    with contextlib.suppress(OSError):
+        return DISK.status(os.path.join(store, RUNS))[2:4]
+    return None
 
 
 def _chooser(store: Store, words: Sequence[str], project: str | None, every: bool) -> Callable[[], list[Chosen]]:
@@ -152,12 +184,12 @@ class _Signals:
         return self._count > 1
 
 
-def _exit(ctx: click.Context, found: list[Outcome], signals: _Signals) -> None:
+def _exit(ctx: click.Context, found: list[Outcome], signals: _Signals, accept_loss: bool) -> None:
     if signals.number:
         ctx.exit(128 + signals.number)
     if any(one.state == outcome.MISUSE for one in found):
         ctx.exit(2)
-    ctx.exit(0 if all(one.is_exact for one in found) else 1)
+    ctx.exit(0 if all(one.is_whole if accept_loss else one.is_exact for one in found) else 1)
 
 
 def _print(found: list[Outcome], seconds: float, as_json: bool) -> None:
@@ -166,20 +198,16 @@ def _print(found: list[Outcome], seconds: float, as_json: bool) -> None:
             {
                 "exact": all(one.is_exact for one in found),
                 "seconds": seconds,
-                "outcomes": [one.as_plain() for one in found],
+                "outcomes": [{**one.as_plain(), "state": one.shown} for one in found],
             }
         )
         return
     shown = _shown(found)
     if shown:
-        rows = [
-            (one.run, one.target, f"{one.points:,}", size(one.size), f"{one.seconds:.1f}", _state(one)) for one in shown
-        ]
-        write_table(("RUN", "TARGET", "POINTS", "SIZE", "SECONDS", "STATE"), rows, right=(2, 3, 4))
-    for one in shown:
-        for text in (*one.trouble, *one.told):
-            click.echo(clean(f"{one.run}: {text}"))
-    counts = {state: sum(one.state == state for one in found) for state in dict.fromkeys(one.state for one in found)}
+        _print_table(shown)
+    for line in _remarks(shown):
+        click.echo(clean(line))
+    counts = {state: sum(one.shown == state for one in found) for state in dict.fromkeys(one.shown for one in found)}
     told = ", ".join(f"{number:,} {state}" for state, number in counts.items()) or "no runs"
     points, total = sum(one.points for one in found), sum(one.size for one in found)
     click.echo(f"{told}: {count(points, 'point')}, {size(total)} in {seconds:.1f} s")
@@ -197,11 +225,54 @@ def _shown(found: list[Outcome]) -> list[Outcome]:
     ]
 
 
+def _print_table(shown: list[Outcome]) -> None:
+    titles = ("RUN", "NAME", "TARGET", "POINTS", "SIZE", "SECONDS", "STATE")
+    rows = [
+        (one.run, one.name, one.target, f"{one.points:,}", size(one.size), f"{one.seconds:.1f}", _state(one)) for one in shown
+    ]  # fmt: skip
+    columns = list(range(len(titles)))
+    widths = [max(len(clean(row[column])) for row in (titles, *rows)) for column in columns]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(titles) > shutil.get_terminal_size().columns:
+        columns.remove(1)  # the name; the id says which run it is
+    write_table(
+        [titles[column] for column in columns], [[row[column] for column in columns] for row in rows],
+        right=[place for place, column in enumerate(columns) if titles[column] in ("POINTS", "SIZE", "SECONDS")],
+    )  # fmt: skip
+
+
 def _state(one: Outcome) -> str:
-    """The state with what a user must know of it."""
-    told = f"{one.state}: {one.reason}" if one.reason else one.state
-    lost = "; ".join(f"{what} × {number:,}" for what, number in one.lost.items())
-    return f"{told}; not held: {lost}" if lost else told
+    """The state in words that need no more room; why stands below the table."""
+    return f"{one.shown}, not all held" if one.lost else one.shown
+
+
+def _remarks(shown: list[Outcome]) -> list[str]:
+    """What a user must know of runs: what is the same of several runs to one target, once, with numbers added up."""
+    said: dict[tuple[str, str, str], list[Outcome]] = {}
+    for one in shown:
+        for kind, text in _texts(one):
+            said.setdefault((one.target, kind, text), []).append(one)
+    return [
+        f"{ones[0].run if len(ones) == 1 else f'{len(ones):,} runs'} to {target}: {_words(kind, text, ones)}"
+        for (target, kind, text), ones in said.items()
+    ]
+
+
+def _texts(one: Outcome) -> Iterator[tuple[str, str]]:
+    """What is to be said of a run, each with its kind: a state, what is not held, or "" of a remark."""
+    if one.reason:
+        yield one.shown, one.reason
+    yield from ((_NOT_HELD, what) for what in one.lost)
+    yield from (("", text) for text in (*one.trouble, *one.told))
+
+
+def _words(kind: str, text: str, ones: list[Outcome]) -> str:
+    if kind == _NOT_HELD:
+        keys = list(dict.fromkeys(repr(key) for one in ones for key in one.lost_keys.get(text, ())))
+        named = ", ".join([*keys[:_KEYS_SHOWN_MAX], *(["…"] if len(keys) > _KEYS_SHOWN_MAX else [])])
+        return f"{kind}: {text} × {sum(one.lost[text] for one in ones):,}{f' ({named})' if keys else ''}"
+    if behind := sum(one.behind for one in ones) if kind not in ("", outcome.MISUSE) else 0:
+        return f"{kind}, {count(behind, 'record')} behind: {text}"
+    return f"{kind}: {text}" if kind and not text.startswith(kind) else text
 
 
 def _print_plans(plans: list[Plan], as_json: bool) -> None:
@@ -212,12 +283,15 @@ def _print_plans(plans: list[Plan], as_json: bool) -> None:
         if plan.trouble:
             click.echo(clean(f"{plan.run}: {plan.trouble}"), err=True)
     rows = [
-        (plan.run, plan.name, plan.target, f"{plan.records:,}", f"{plan.points:,}", size(plan.size), "goes on" if plan.has_begun else "new")
+        (
+            plan.run, plan.name, plan.target, f"{plan.records:,}", f"{plan.points_max:,}", size(plan.size),
+            "goes on" if plan.has_begun else "new",
+        )
         for plan in plans
         if not plan.trouble and (plan.records or not plan.has_begun)
     ]  # fmt: skip
     if rows:
-        write_table(("RUN", "NAME", "TARGET", "RECORDS", "~POINTS", "SIZE", ""), rows, right=(3, 4, 5))
+        write_table(("RUN", "NAME", "TARGET", "RECORDS", "POINTS ≤", "SIZE", ""), rows, right=(3, 4, 5))
     click.echo(f"{len(rows):,} of {count(len(plans), 'run')} would be carried; nothing was")
 
 

@@ -26,8 +26,8 @@ _HEAD = Struct("<IHB")
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _CRC_OF_TYPE = {kind: zlib.crc32(bytes([kind])) for kind in (_WHOLE, _FIRST, _MIDDLE, _LAST)}
 # Limit: W&B's server takes lines of 10 MiB; a record of this size is damage that looks like one. JSON of empty lists takes some
-# twenty times its size as objects, so that a record is at most about 700 MB of memory.
-RECORD_BYTES_MAX = 32 << 20
+# fifty times its size as objects and rows, so that a record is at most about 800 MB of memory.
+RECORD_BYTES_MAX = 16 << 20
 # Limit: of one message; a field of two bytes takes 300 as an object.
 _FIELDS_MAX = 1 << 18
 # Limit: places of damage that are kept, of which all are counted: a file may be nothing else.

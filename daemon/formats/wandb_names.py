@@ -76,5 +76,7 @@ def _of_gpu(name: str, names: Mapping[str, str]) -> str | None:
 
 def _numbers(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [
-        (key, value) for key, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+        (key, value)
+        for key, value in values.items()
+        if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63)
     ]

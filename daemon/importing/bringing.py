@@ -16,6 +16,7 @@ from sdk.files import DISK, Files
 from sdk.location import StoreIdentity
 
 IMPORTED, REPLACED, UP_TO_DATE, FAILED = "imported", "imported anew", "up to date", "failed"
+_REASON_CHARACTERS_MAX = 500
 
 
 class Brought(NamedTuple):
@@ -99,8 +100,16 @@ def look(store: str | None, runs: list[Found], files: Files = DISK) -> Iterator[
         except (OSError, Error) as error:
             yield Brought(*about, FAILED, size=found.size, reason=str(error))
             continue
-        state = {NEW: IMPORTED, SAME: UP_TO_DATE}.get(standing.state, REPLACED)
-        yield Brought(*about, state, size=found.size)
+        if standing.state == SAME:
+            yield _unchanged(found, standing)
+        else:
+            yield Brought(*about, IMPORTED if standing.state == NEW else REPLACED, size=found.size)
+
+
+def _unchanged(found: Found, standing: Standing) -> Brought:
+    """A run that stays as it is: called as in the store, whatever a command that names no name would have called it."""
+    about = (found.run_id, standing.name or found.name, standing.project or found.project, found.source)
+    return Brought(*about, UP_TO_DATE, size=found.size, lost=standing.lost)
 
 
 def _bring_one(
@@ -118,7 +127,7 @@ def _bring_one(
         standing = standing_of(store.path, found, files)
         if standing.state == SAME:
             moved(found.size)
-            return Brought(*about, UP_TO_DATE, size=found.size, lost=standing.lost)
+            return _unchanged(found, standing)
         run = inbox.begin(found)
     except (OSError, Error) as error:
         moved(found.size)
@@ -139,6 +148,11 @@ def _bring_one(
     except (OSError, ValueError, Error) as error:
         inbox.drop(run)
         return Brought(*about, FAILED, size=found.size, reason=str(error), lost=run.lost, told=tuple(run.told))
+    except Exception as error:  # what a decoder raises of made-up bytes must not keep the other runs out
+        inbox.drop(run)
+        return Brought(
+            *about, FAILED, size=found.size, reason=f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS_MAX]
+        )
     except BaseException:
         inbox.drop(run)
         raise

@@ -38,11 +38,14 @@ class Standing(NamedTuple):
         state: NEW, CHANGED or SAME.
         size: How many bytes its source had when it was imported.
         lost: What was lost then.
+        name, project: What it is called in the store.
     """
 
     state: str
     size: int = 0
     lost: Mapping[str, int] = {}
+    name: str = ""
+    project: str = ""
 
 
 # The next version of the importers makes all runs anew that an older one made.
@@ -79,6 +82,8 @@ def standing_of(store: str, found: Found, files: Files = DISK) -> Standing:
         SAME if is_same else CHANGED,
         size if isinstance(size, int) else 0,
         {str(what): many for what, many in lost.items() if type(many) is int} if isinstance(lost, dict) else {},
+        run.name,
+        run.project,
     )
 
 

@@ -5,6 +5,7 @@ A source of a new kind is a module here with a `Source`, and a line in `SOURCES`
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib
 import os
@@ -54,6 +55,8 @@ class Source(ABC):
 
     Attributes:
         scheme: What stands before the colon.
+        path: What the command names; of a pattern the directory before its first wildcard.
+        matches: Of a pattern what it matches, in order; else the path alone.
         troubles: What `runs` could not look at, and why.
     """
 
@@ -61,7 +64,25 @@ class Source(ABC):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.matches = [path]
         self.troubles: list[str] = []
+
+    @property
+    def root(self) -> str:
+        """The directory that no symbolic link may lead out of."""
+        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+
+    def is_inside(self, path: str) -> bool:
+        """Whether a path is in the source; if a link leads out of it, `troubles` says so.
+
+        What a link in a directory of somebody's leads to need not be meant for this store.
+        """
+        if path == self.path or leads_below(path, self.root):
+            return True
+        told = f"{path!r} is a link out of {self.root!r} and was left out (cp -rL takes what it leads to)"
+        if told not in self.troubles:
+            self.troubles.append(told)
+        return False
 
     @abstractmethod
     def runs(self) -> Iterable[Found]:
@@ -84,10 +105,10 @@ class Source(ABC):
 
 
 def source_of(text: str) -> Source:
-    """The source that ``KIND:PATH`` names.
+    """The source that ``KIND:PATH`` names. A path that is not there may be a pattern of paths: no shell expands it behind the kind.
 
     Raises:
-        UsageError: There is no such kind.
+        UsageError: There is no such kind, or nothing that the pattern matches.
     """
     match = _SCHEME.fullmatch(text)
     if match is None:
@@ -98,8 +119,25 @@ def source_of(text: str) -> Source:
         meant = f". Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"nothing is imported from {scheme!r}{meant}. There are {', '.join(SOURCES)}")
     module, _, name = SOURCES[scheme].partition(":")
-    source: Source = getattr(importlib.import_module(module), name)(path)
+    is_pattern = glob.has_magic(path) and not os.path.lexists(path)
+    matches = sorted(glob.glob(path, recursive=True)) if is_pattern else [path]
+    if not matches:
+        raise UsageError(f"there is nothing to import: nothing is called {path!r}")
+    source: Source = getattr(importlib.import_module(module), name)(_before_wildcards(path) if is_pattern else path)
+    source.matches = matches
     return source
+
+
+def _before_wildcards(path: str) -> str:
+    while glob.has_magic(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def leads_below(path: str, directory: str) -> bool:
+    """Whether a path is below a directory, or it, when all links are followed."""
+    whole = os.path.realpath(directory)
+    return os.path.commonpath([whole, os.path.realpath(path)]) == whole
 
 
 def fingerprint_of(paths: Iterable[str]) -> tuple[str, int]:
@@ -131,21 +169,32 @@ def id_of(*parts: str | bytes) -> str:
     return text
 
 
+def _is_link(directory: str, name: str) -> bool:
+    return os.path.islink(os.path.join(directory, name))
+
+
 def files_below(
-    directory: str, *, follows_links: bool = False, trouble: Callable[[OSError], object] = lambda error: None
+    directory: str,
+    *,
+    follows: Callable[[str], bool] | None = None,
+    trouble: Callable[[OSError], object] = lambda error: None,
 ) -> Iterator[tuple[str, list[str]]]:
     """(directory, names of its files in order) of a directory and those below it, in order; each directory once.
 
     Args:
-        follows_links: Also to directories that links lead to.
+        follows: Whether to go to a directory that a link leads to; None: to none.
         trouble: Hears why a directory cannot be looked at.
     """
     seen: set[str] = set()
-    for where, directories, names in os.walk(directory, onerror=trouble, followlinks=follows_links):
+    for where, directories, names in os.walk(directory, onerror=trouble, followlinks=follows is not None):
         real = os.path.realpath(where)
         if real in seen:
             directories.clear()
             continue
         seen.add(real)
+        if follows is not None:
+            directories[:] = [
+                one for one in directories if not _is_link(where, one) or follows(os.path.join(where, one))
+            ]
         directories.sort()
         yield where, sorted(names)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from daemon.formats.event_reading import Event, ScalarReader, Scalars, parse_event
 from daemon.formats.plugins import STATUS_FAILURE
 from daemon.formats.record_files import Portion, Read, RecordFile
-from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of
+from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of, leads_below
 from daemon.importing.tensorboard_values import Values
 from daemon.importing.writing import ImportedRun
 from sdk.errors import UsageError
@@ -44,26 +44,44 @@ class TensorBoardSource(Source):
     scheme = "tensorboard"
 
     def runs(self) -> Iterator[Found]:
-        if os.path.isfile(self.path):
-            yield from self._found(
-                os.path.dirname(self.path), [os.path.basename(self.path)], os.path.dirname(self.path)
-            )
-            return
-        if not os.path.isdir(self.path):
-            raise UsageError(f"there is nothing to import: {self.path!r} is no directory and no event file")
         is_any = False
-        for directory, names in files_below(self.path, follows_links=True, trouble=self._note):
-            chosen = [name for name in names if _MARK in name and not name.endswith(_NO_MARK)]
-            if chosen:
+        for match in self.matches:
+            for found in self._runs_of(match):
                 is_any = True
-                yield from self._found(directory, chosen, self.path)
-        if not is_any:
-            raise UsageError(f"there is nothing to import: no name of a file below {self.path!r} has {_MARK!r} in it")
+                yield found
+        if not is_any and not self.troubles:
+            raise UsageError(
+                f"there is nothing to import: {self.path!r} has no event file that anything was written to. "
+                f"Looked for files with {_MARK!r} in their names and at least one whole record"
+            )
+
+    def _runs_of(self, match: str) -> Iterator[Found]:
+        if os.path.isfile(match):
+            if _MARK not in os.path.basename(match):
+                raise UsageError(
+                    f"{match!r} is no event file: expected {_MARK!r} in its name, or a directory with such files"
+                )
+            if self.is_inside(match):
+                root = os.path.dirname(match) if match == self.path else self.path
+                yield from self._found(os.path.dirname(match), [os.path.basename(match)], root, match)
+            return
+        if not os.path.isdir(match):
+            raise UsageError(f"there is nothing to import: {match!r} is no directory and no event file")
+        if not self.is_inside(match):
+            return
+        for directory, names in files_below(match, follows=self.is_inside, trouble=self._note):
+            chosen = self._event_files(directory, names)
+            if chosen:
+                yield from self._found(directory, chosen, self.path, directory)
+
+    def _event_files(self, directory: str, names: list[str]) -> list[str]:
+        chosen = [name for name in names if _MARK in name and not name.endswith(_NO_MARK)]
+        return [name for name in chosen if self.is_inside(os.path.join(directory, name))]
 
     def _note(self, error: OSError) -> None:
         self.troubles.append(str(error))
 
-    def _found(self, directory: str, names: list[str], root: str) -> Iterator[Found]:
+    def _found(self, directory: str, names: list[str], root: str, where: str) -> Iterator[Found]:
         paths = [os.path.join(directory, name) for name in names]
         try:
             first = next((record for path in paths if (record := _first_record(path))), b"")
@@ -79,7 +97,6 @@ class TensorBoardSource(Source):
         name = os.path.basename(os.path.realpath(root)) if relative == "." else relative.replace(os.sep, "/")
         # Why the first record, which has the time when it was written: at the same path, or at that of another host, may
         # be another run.
-        where = paths[0] if self.path == paths[0] else directory
         run_id = id_of("tensorboard", os.path.realpath(where), first)
         project = os.path.basename(os.path.realpath(root)) or "tensorboard"
         yield Found(run_id, name, project, f"tensorboard:{where}", where, fingerprint, len(paths), size)
@@ -88,12 +105,12 @@ class TensorBoardSource(Source):
         if os.path.isfile(found.where):
             paths = [found.where]
         else:
-            names = sorted(os.listdir(found.where))
-            paths = [os.path.join(found.where, n) for n in names if _MARK in n and not n.endswith(_NO_MARK)]
+            names = self._event_files(found.where, sorted(os.listdir(found.where)))
+            paths = [os.path.join(found.where, name) for name in names]
         reading = _Reading(run)
         for path in paths:
             reading.file(path, moved)
-        reading.projector(os.path.dirname(paths[0]))
+        reading.projector(os.path.dirname(paths[0]), self.root)
         reading.end()
 
 
@@ -211,16 +228,25 @@ class _Reading:
         self._kept[name] += 1
         self._run.file(f"{name}-{self._kept[name]}.{ending}", content)
 
-    def projector(self, directory: str) -> None:
-        """The files of the projector, which lie beside the event files."""
+    def projector(self, directory: str, root: str) -> None:
+        """The files of the projector, which lie beside the event files; none that a link out of `root` leads to."""
         path = os.path.join(directory, _PROJECTOR)
         if not os.path.isfile(path):
             return
-        with open(path, encoding="utf-8", errors="replace") as file:
-            names = _PROJECTOR_PATH.findall(file.read(_FIRST_BYTES))
+        names: list[str] = []
+        if leads_below(path, root):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                names = _PROJECTOR_PATH.findall(file.read(_FIRST_BYTES))
         for name in dict.fromkeys((_PROJECTOR, *names)):
             # A path that leads elsewhere is refused with its name, and so is an absolute one, which `join` would follow.
-            self._run.file(f"projector/{name}", os.path.join(directory, name.lstrip("/")))
+            source = os.path.join(directory, name.lstrip("/"))
+            if ".." not in name.split("/") and "\0" not in name and not leads_below(source, root):
+                self._run.lost["files that are links out of the source"] += 1
+                self._run.remark(
+                    f"{source!r} is a link out of {root!r} and was left out (cp -rL takes what it leads to)"
+                )
+                continue
+            self._run.file(f"projector/{name}", source)
 
     def _begin(self, time_us: int) -> None:
         """Something of this file comes, which is an attempt from there on."""

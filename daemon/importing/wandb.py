@@ -7,16 +7,17 @@ here, an artifact) cannot be had.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from daemon.formats import wandb_file, wandb_names
-from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of
+from daemon.importing.source import Found, Source, files_below, fingerprint_of, id_of, leads_below
 from daemon.importing.wandb_media import Media, MissingFileError
 from daemon.importing.writing import ImportedRun
 from sdk._folding import Folding
-from sdk.errors import Error, UsageError
+from sdk.errors import UsageError
 from sdk.files import DISK, Files
 from sdk.ids import check_run_id
 from sdk.limits import NESTING_MAX
@@ -32,6 +33,9 @@ _DERIVED = frozenset({"config.yaml", "wandb-summary.json", "wandb-history.jsonl"
 _MOVED_BYTES = 1 << 20
 # Limit: the year 2262, in which 64 bits of nanoseconds end.
 _SECONDS_MAX = 9.2e9
+# Limit: kinds of values that are not known, each of which is counted by its name, and the length of that.
+_KINDS_MAX, _KIND_CHARACTERS_MAX = 20, 60
+_NUMBER_MAX = 1e300
 # Where the first row is looked for.
 _FIRST_RECORDS = 1000
 
@@ -53,7 +57,7 @@ class WandbSource(Source):
             about = self._about(path)
             if about is not None and about.id:
                 parts.setdefault((about.entity, about.project, about.id), []).append((path, about))
-        if not parts:
+        if not parts and not self.troubles:
             raise UsageError(
                 f"there is no run of W&B at {self.path!r}, expected a {_END} file or a directory with some below it",
                 hint="stepd import wandb:wandb/offline-run-20260504_170000-a41f",
@@ -69,16 +73,28 @@ class WandbSource(Source):
             yield Found(run_id, about.name or about.id, about.project, source, paths[0], fingerprint, len(paths), size)
 
     def _logs(self) -> Iterator[str]:
-        if self.path.endswith(_END) and not os.path.isdir(self.path):
-            if self._files.exists(self.path):
-                yield self.path
-            return
-        for where, names in files_below(self.path, trouble=lambda error: self.troubles.append(str(error))):
-            yield from (os.path.join(where, name) for name in names if name.endswith(_END))
+        # Why once each: a pattern may match a directory and what is in it.
+        seen: set[str] = set()
+        for path in (path for match in self.matches for path in self._logs_of(match)):
+            real = os.path.realpath(path)
+            if real not in seen and self.is_inside(path):
+                seen.add(real)
+                yield path
+
+    def _logs_of(self, match: str) -> Iterator[str]:
+        if match.endswith(_END) and not os.path.isdir(match):
+            if self._files.exists(match):
+                yield match
+        elif self.is_inside(match):
+            for where, names in files_below(match, trouble=lambda error: self.troubles.append(str(error))):
+                yield from (os.path.join(where, name) for name in names if name.endswith(_END))
 
     def _about(self, path: str) -> wandb_file.Run | None:
         """What the first records say; None of what is no file of W&B, says nothing yet, or cannot be read."""
         try:
+            # Why first: opening a FIFO would wait for its other end.
+            if not self._files.status(path).is_regular:
+                raise OSError(errno.EINVAL, "is not a regular file", path)
             file = self._files.open(path)
         except OSError as error:
             self.troubles.append(str(error))
@@ -98,7 +114,7 @@ class WandbSource(Source):
 
     def read(self, found: Found, run: ImportedRun, moved: Callable[[int], None]) -> None:
         paths = self._paths[found.run_id]
-        reading = _Reading(run, found)
+        reading = _Reading(run, found, self.root)
         for path in paths:
             file = self._files.open(path)
             try:
@@ -119,17 +135,18 @@ def _run_id(key: tuple[str, str, str], taken: set[str]) -> str:
 class _Reading:
     """What the records of one run come to."""
 
-    def __init__(self, run: ImportedRun, found: Found) -> None:
-        self._run, self._found = run, found
+    def __init__(self, run: ImportedRun, found: Found, root: str) -> None:
+        self._run, self._found, self._root = run, found, root
         self._config: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
         self._last: dict[str, Any] = {}
         self._about: wandb_file.Run | None = None
         self._exit: wandb_file.Exit | None = None
-        self._media: Media = Media("", {})
+        self._media: Media = Media(None, {})
         self._labels: dict[str, Any] = {}
         self._folding: dict[str, Folding] = {}
+        self._kinds: set[str] = set()
         self._time_ns = self._step = 0
         self._name = ""
 
@@ -137,7 +154,8 @@ class _Reading:
         """One file."""
         log = wandb_file.Log(source)
         directory = os.path.join(os.path.dirname(path), _FILES)
-        self._media = Media(directory, self._labels)
+        is_ours = leads_below(directory, self._root)
+        self._media = Media(directory if is_ours else None, self._labels)
         self._name, self._exit = os.path.basename(os.path.dirname(path)), None
         is_begun, told = False, 0
         for record in log.records():
@@ -152,12 +170,19 @@ class _Reading:
         for stream, folding in self._folding.items():
             for line in folding.settle():
                 self._line(line, stream)
+        if log.damage_count:
+            self._run.lost["damaged places, which are left out"] += log.damage_count
         for damage in log.damage:
-            self._run.lost["damaged places, which are left out"] += 1
-            self._run.told.append(f"{path!r}: {damage.size} bytes at {damage.offset} left out: {damage.reason}")
+            self._run.remark(f"{path!r}: {damage.size} bytes at {damage.offset} left out: {damage.reason}")
         if log.is_torn:
-            self._run.told.append(f"{path!r} ends inside a record: it is still written, or its writer was killed")
-        self._copy(directory)
+            self._run.remark(f"{path!r} ends inside a record: it is still written, or its writer was killed")
+        if is_ours:
+            self._copy(directory)
+        else:
+            self._run.lost["files that are links out of the source"] += 1
+            self._run.remark(
+                f"{directory!r} is a link out of {self._root!r} and was left out (cp -rL takes what it leads to)"
+            )
 
     def end(self) -> None:
         """What is known when everything was read."""
@@ -165,10 +190,11 @@ class _Reading:
         summary, worse = plain(self._set_by_the_user(), keep_going=True)
         if bad or worse:
             self._run.lost["values that cannot be stored"] += len(bad) + len(worse)
-        self._run.told.extend([*bad.values(), *worse.values()])
+        for why in (*bad.values(), *worse.values()):
+            self._run.remark(why)
         self._run.facts({"config": config, **({"summary": summary} if summary else {})})
         if self._exit is None:
-            self._run.told.append("the run has no end: it is still written, or was killed")
+            self._run.remark("the run has no end: it is still written, or was killed")
             self._run.end("interrupted", 1)
         else:
             self._run.end("failed" if self._exit.code else "finished", self._exit.code)
@@ -212,9 +238,7 @@ class _Reading:
             case wandb_file.Environment():
                 self._run.facts({"context": _context(record.facts)})
             case wandb_file.Unknown():
-                told = f"records of the kind {record.name!r} are not taken over"
-                if told not in self._run.told:
-                    self._run.told.append(told)
+                self._run.remark(f"records of the kind {record.name!r} are not taken over")
 
     def _change_config(self, changes: wandb_file.Changes) -> None:
         _change(self._config, changes)
@@ -256,12 +280,16 @@ class _Reading:
         except MissingFileError:
             self._run.lost["media whose files are not there"] += 1
             return None
-        except (Error, ValueError, TypeError, KeyError, OSError, AttributeError, ImportError) as error:
+        except Exception as error:  # whatever a decoder raises of made-up bytes
             self._run.lost["media that make no sense"] += 1
-            self._run.told.append(f"{key!r}: {type(error).__name__}: {error}")
+            self._run.remark(f"{key!r}: {type(error).__name__}: {error}")
             return None
         if made is None or made == []:
-            self._run.lost[f"values of the kind {said.get('_type')!r}"] += 1
+            kind = repr(said.get("_type"))
+            is_told = len(kind) <= _KIND_CHARACTERS_MAX and (kind in self._kinds or len(self._kinds) < _KINDS_MAX)
+            if is_told:
+                self._kinds.add(kind)
+            self._run.lost[f"values of the kind {kind}" if is_told else "values of other kinds"] += 1
             return None
         return made
 
@@ -395,4 +423,5 @@ def _moment(seconds: Any, ns: int | None = None) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _NUMBER_MAX

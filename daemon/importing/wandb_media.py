@@ -23,7 +23,7 @@ from sdk.values.table import Table
 from sdk.values.video import Video
 
 # Limit: of JSON that is read whole: a table, the boxes of an image.
-JSON_BYTES_MAX = 1 << 30
+JSON_BYTES_MAX = 256 << 20
 # Lists of media: W&B's name of the kind -> of what.
 _LISTS = {
     "images/separated": "image-file", "audio": "audio-file", "videos": "video-file", "html": "html-file",
@@ -39,12 +39,12 @@ class Media:
     """Makes values of what rows say.
 
     Args:
-        directory: The run's files.
+        directory: The run's files; None: there are none.
         labels: Of boxes and masks, by the names that W&B keeps them under in the config; may be filled later.
     """
 
-    def __init__(self, directory: str, labels: Mapping[str, Any]) -> None:
-        self._directory = os.path.realpath(directory)
+    def __init__(self, directory: str | None, labels: Mapping[str, Any]) -> None:
+        self._directory = None if directory is None else os.path.realpath(directory)
         self._labels = labels
 
     def value(self, key: str, said: dict[str, Any]) -> Any:
@@ -65,7 +65,7 @@ class Media:
 
     def _path(self, said: Mapping[str, Any]) -> str:
         name = said.get("path")
-        if not isinstance(name, str) or "\0" in name:
+        if self._directory is None or not isinstance(name, str) or "\0" in name:
             raise MissingFileError("no path")
         path = os.path.realpath(os.path.join(self._directory, name))
         if not path.startswith(self._directory + os.sep) or not os.path.isfile(path):

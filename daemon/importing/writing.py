@@ -61,7 +61,7 @@ _COLUMNS_BIT = 1 << 63
 # Limit: rows wait for so much before they become a block, and values for so many before they become columns.
 _BLOCK_BYTES = 1 * MIB
 _POINTS_MAX = 1 << 17
-_REMARKS_MAX = 10
+_REMARKS_MAX, _REMARK_CHARACTERS_MAX = 10, 1000
 _BEYOND = "values at steps below 0 or above 2**62"
 _SEGMENT_BYTES = {HISTORY: 64 * MIB, MEDIA: 256 * MIB}
 # Limit: as of one call of `log` (`sdk.journal.large`).
@@ -110,6 +110,7 @@ class ImportedRun:
 
     def remark(self, text: str) -> None:
         """Something to be told; the first few are."""
+        text = text[:_REMARK_CHARACTERS_MAX]
         if text not in self.told and len(self.told) < _REMARKS_MAX:
             self.told.append(text)
 

@@ -15,8 +15,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from sdk.errors import install_hint
+
 LIMIT_SECONDS = 5.0
-_MISSING = "nvidia-ml-py is not installed. Try: pip install 'stepd[gpu]'"
+_MISSING = f"nvidia-ml-py is not installed. Try: {install_hint('nvidia-ml-py')}"
 # What stands for a value that a device does not tell: NVML_VALUE_NOT_AVAILABLE, as unsigned and as signed.
 _UNKNOWN = frozenset({None, 2**64 - 1, 2**32 - 1, -1})
 

@@ -6,6 +6,7 @@ is written into the run's directory.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,22 @@ from sdk.reader import Run
 from sdk.reader.delivery import Delivered
 from sdk.reader.lanes import TRAINING
 from sdk.segment.naming import RUNS
+
+# What the disk says, and what helps.
+_DISK_CURES = {
+    errno.ENOSPC: "make room there; the same command then goes on where it was",
+    errno.EDQUOT: "make room below your quota; the same command then goes on where it was",
+    errno.EACCES: "chmod u+rwX, or another directory",
+    errno.EPERM: "the owner of the directory, or another one",
+    errno.EROFS: "a directory that can be written to",
+    errno.ENOTDIR: "a directory, where a file lies",
+    errno.EISDIR: "a file, where a directory lies",
+    errno.ENAMETOOLONG: "a directory with a shorter name",
+    errno.EFBIG: "a file system, or a `ulimit -f`, that takes larger files",
+    errno.EMFILE: "ulimit -n 4096",
+    errno.EIO: "another disk: this one, or the network to it, is broken",
+    errno.ESTALE: "the same command once more: the network's file system was away",
+}
 
 # Points and bytes so far, and how much of the run has passed, 0 to 1.
 Report = Callable[[int, int, float], None]
@@ -67,7 +84,7 @@ def carry_run(
         is_misuse = isinstance(error, UsageError) and not target.is_checked
         later = isinstance(error, Error) and error.retriable
         state = outcome.MISUSE if is_misuse else outcome.DEFERRED if later else outcome.FAILED
-        found = pass_.outcome(state, reason_of(error))
+        found = pass_.outcome(state, reason_of(error, target.place.text))
     finally:
         pass_.close()
     return found._replace(seconds=clock.monotonic() - began)
@@ -146,12 +163,28 @@ class _Pass:
             found = found._replace(run=run.id, name=run.name, project=run.project)
         if passage is not None and cursor is not None:
             # Of the cursor, not of the passage: what was not committed is counted by the pass that delivers it.
-            lost = {what: sum(keys.values()) for what, keys in cursor.lost.items()}
-            found = found._replace(points=passage.points, size=passage.size, lost=lost, told=tuple(cursor.told))
+            found = found.with_lost(cursor.lost)
+            found = found._replace(points=passage.points, size=passage.size, told=tuple(cursor.told))
             found = found._replace(has_ended=passage.has_ended)
-        if run is not None and state not in outcome.GOOD:
-            found = found._replace(behind=_behind(run, cursor))
+        if state not in outcome.GOOD:
+            found = self._with_behind(found)
         return found
+
+    def _with_behind(self, found: Outcome) -> Outcome:
+        """With how many records the target lacks, where that can be told: also when it was away before the run was looked at."""
+        run, cursor = self._run, self._cursor
+        try:
+            if run is None and look_at(self._directory).is_run:
+                run = Run(self._directory)
+                found = found._replace(run=run.id, name=run.name, project=run.project)
+            if run is not None and cursor is None:
+                cursor = Cursor(cursor_path(cursors_of(self._store, self._target), run.id), run.id, found.target)
+                cursor.read()
+        except (
+            Exception
+        ):  # what cannot be read has been told, or is when the target is there; a target of others may raise anything
+            return found
+        return found if run is None else found._replace(behind=_behind(run, cursor))
 
     def close(self) -> None:
         if self._lock is not None:
@@ -211,10 +244,17 @@ def misused(run: str, url: str, error: Error) -> Outcome:
     return Outcome(run, url, outcome.MISUSE, reason=reason_of(error))
 
 
-def reason_of(error: BaseException) -> str:
-    """An error in one text, without what looks like a secret or is the value of a variable that is named like one."""
+def reason_of(error: BaseException, where: str = "") -> str:
+    """An error in one text, without what looks like a secret or is the value of a variable that is named like one.
+
+    Args:
+        where: What was written to, for errors of the disk that name no file.
+    """
     if isinstance(error, Error):
         text = f"{error.message} (try: {error.hint})" if error.hint else error.message
+    elif isinstance(error, OSError) and error.errno in _DISK_CURES:
+        path = repr(error.filename) if error.filename else where or "the disk"
+        text = f"{path}: {os.strerror(error.errno).lower()} (try: {_DISK_CURES[error.errno]})"
     else:
         text = f"{type(error).__name__}: {error}"
     for name, value in os.environ.items():

@@ -66,7 +66,7 @@ class Cursor:
             if found["format"] != _FORMAT:
                 raise StoreError(
                     f"{self.path!r} is of format {found['format']!r}, this version knows {_FORMAT}",
-                    hint="pip install -U stepd",
+                    hint="pip install . in a newer clone of stepd",
                 )
             if self.run_id is not None and found["run"] != self.run_id:
                 return

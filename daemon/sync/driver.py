@@ -219,7 +219,7 @@ class Driver:
             _, task = self._ready.pop()
             refusals = self._refusals[task.target]
             if task.target in self._misused:
-                self._end(task, self._misused[task.target]._replace(run=task.label or task.run))
+                self._end(task, failed(task, self._misused[task.target].reason, outcome.MISUSE))
             elif refusals.count and not self._has_patience(refusals.count):
                 self._end(task, failed(task, refusals.reason, outcome.DEFERRED))
             elif refusals.not_before > now:

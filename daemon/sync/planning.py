@@ -21,7 +21,7 @@ class Plan(NamedTuple):
 
     Attributes:
         records: How many sequence numbers are new, facts included.
-        points: About how many values of the training they hold.
+        points_max: They hold at most so many values of the training: as many as if each row held each key.
         size: Bytes of the whole run.
         has_begun: Some of it was carried before.
         trouble: Why that cannot be told; "" for nothing.
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     project: str
     target: str
     records: int
-    points: int
+    points_max: int
     size: int
     has_begun: bool
     trouble: str = ""
@@ -62,8 +62,8 @@ def plan_of(store: str, name: str, target: Target) -> Plan | None:
     delivered = cursor.rows.seen if cursor.rows is not None else cursor.delivered
     new = {stream.id: max(0, stream.records - _count(delivered.get(int(stream.id, 16), []))) for stream in run.streams}
     training = sum(new[stream.id] for stream in run.streams if stream.kind in TRAINING)
-    points = training * len(run.keys(quick=True)) if training else 0
-    return Plan(run.id, run.name, run.project, url, sum(new.values()), points, look.size, not cursor.is_new)
+    points_max = training * len(run.keys(quick=True)) if training else 0
+    return Plan(run.id, run.name, run.project, url, sum(new.values()), points_max, look.size, not cursor.is_new)
 
 
 def _count(ranges: list[tuple[int, int]]) -> int:

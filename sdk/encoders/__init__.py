@@ -23,7 +23,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import DamageError, Error
+from ..errors import DamageError, Error, install_hint
 from ..files import Buffer
 
 __all__ = ["VERSION", "Encoded", "EncoderMissing", "available", "decode", "encode", "to_array"]
@@ -49,12 +49,14 @@ class Encoded(NamedTuple):
 
 
 class EncoderMissing(Error):
-    """A package is not installed without which a value cannot be encoded or decoded; it stays as it is meanwhile."""
+    """A package is not installed without which a value cannot be encoded or decoded; it stays as it is meanwhile.
 
-    def __init__(self, package: str, extra: str, what: str) -> None:
-        super().__init__(
-            f"{what} needs {package}, which is not installed", hint=f"pip install 'stepd[{extra}]'  (or {package})"
-        )
+    Args:
+        cure: The package that pip is to install.
+    """
+
+    def __init__(self, package: str, cure: str, what: str) -> None:
+        super().__init__(f"{what} needs {package}, which is not installed", hint=install_hint(cure))
         self.package = package
 
 

@@ -77,5 +77,5 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: the package without the library
-        raise EncoderMissing("soundfile", "media", "a sound") from None
+        raise EncoderMissing("soundfile", "soundfile", "a sound") from None
     return soundfile

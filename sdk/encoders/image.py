@@ -190,5 +190,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise EncoderMissing("pillow", "media", "a picture") from None
+        raise EncoderMissing("pillow", "pillow", "a picture") from None
     return Image

@@ -72,7 +72,7 @@ def _gif(frames: Any, fps: Fraction) -> Buffer:
     try:
         from PIL import Image
     except ImportError:
-        raise EncoderMissing("pillow", "media", "a gif") from None
+        raise EncoderMissing("pillow", "pillow", "a gif") from None
     pictures = [Image.fromarray(frame).quantize(256, method=Image.Quantize.FASTOCTREE) for frame in _each(frames)]
     out = io.BytesIO()
     # A gif counts hundredths of a second, and players take less than two for ten.
@@ -117,7 +117,7 @@ def _codec(av: Any, to: str) -> tuple[str, dict[str, str]]:
     for name, options in _CODECS[to]:
         if name in av.codecs_available:
             return name, options
-    raise EncoderMissing("a build of PyAV with " + " or ".join(name for name, _ in _CODECS[to]), "media", f"{to} video")
+    raise EncoderMissing("a build of PyAV with " + " or ".join(name for name, _ in _CODECS[to]), "av", f"{to} video")
 
 
 def to_array(data: Buffer, kind: str) -> Any:
@@ -169,5 +169,5 @@ def _av() -> Any:
     try:
         import av
     except (ImportError, OSError):
-        raise EncoderMissing("av", "media", "a video") from None
+        raise EncoderMissing("av", "av", "a video") from None
     return av

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy
 
-from ..errors import Error
+from ..errors import Error, install_hint
 from .plain import as_json
 from .tables import Table
 
@@ -32,7 +31,7 @@ def _module(name: str, what: str, package: str) -> Any:
     except ImportError:
         raise Error(
             f"cannot make a table for {what}: {name} is not installed here",
-            hint=f"pip install {package}   (interpreter: {sys.executable})",
+            hint=install_hint(package),
         ) from None
 
 
@@ -57,7 +56,7 @@ def arrow_module(what: str) -> Any:
     Raises:
         Error: It is not installed.
     """
-    return _module("pyarrow", what, "'stepd[arrow]'")
+    return _module("pyarrow", what, "pyarrow")
 
 
 def arrow_table(table: Table, arrow: Any) -> Any:
@@ -97,4 +96,4 @@ def polars_module(what: str) -> Any:
         Error: One of them is not installed.
     """
     arrow_module(what)
-    return _module("polars", what, "'stepd[polars]'")
+    return _module("polars", what, "polars pyarrow")

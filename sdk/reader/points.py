@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 
 from ..arrays import distinct
-from ..errors import DamageError, Error, UsageError
+from ..errors import DamageError, Error, UsageError, install_hint
 from ..segment.columns import FLOAT, INT, UINT, StoredGroup
 from ..segment.format import ZONE_ROWS
 from .columns import Column, collect, collect_entry
@@ -240,5 +240,5 @@ def library() -> Any:
     except ImportError:
         raise Error(
             "cannot choose points of a series: tsdownsample is not installed here",
-            hint="pip install 'stepd[plot]', or run.series(key) for all values",
+            hint=f"{install_hint('tsdownsample')}, or run.series(key) for all values",
         ) from None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..dtypes import widened
-from ..errors import Error
+from ..errors import Error, install_hint
 from ..limits import INLINE_TENSOR_BYTES_MAX, NESTING_MAX
 from .convert import plain_value
 from .media import Media
@@ -231,4 +231,4 @@ def kinds_of_dtype(dtype: Any) -> frozenset[str] | None:
 
 def missing(package: str, what: str) -> Error:
     """The error for a package that is not installed."""
-    return Error(f"{what} needs {package}", hint=f"pip install {package}")
+    return Error(f"{what} needs {package}", hint=install_hint(package))

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import Error
+from ..errors import Error, install_hint
 from . import sources
 from .blobs import snapshot
 from .media import Media, known
@@ -132,7 +132,9 @@ def _rdkit(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise Error(f"{_WHAT} needs the package rdkit here, which is not installed", hint="pip install rdkit") from None
+        raise Error(
+            f"{_WHAT} needs the package rdkit here, which is not installed", hint=install_hint("rdkit")
+        ) from None
 
 
 def _mol_of_smiles(smiles: str, sanitize: bool) -> Any:

@@ -144,6 +144,25 @@ def test_show_prints_where_a_run_came_from(store: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ({"program": {"kind": "script", "path": "/w/train.py"}, "python": {"version": "3.11.7"}},
+         ["  program   /w/train.py (script)", "  python    3.11.7"]),
+        ({"program": {"kind": "script"}, "python": {"executable": "/bin/python"}}, ["  program   script", "  python    /bin/python"]),
+        ({"program": {}, "python": {"version": None}, "host": "node7"}, ["  host      node7"]),
+    ],
+)  # fmt: skip
+def test_a_context_may_lack_parts(store: str, context: dict[str, object], expected: list[str]) -> None:
+    """What another tool has written knows less: what is missing is not printed as None."""
+    run = make_run(store, "d4e5", [], started_ns=START_NS + 10**10)
+    run.stream().meta({"context": context})
+    run.seal()
+    text = CliRunner().invoke(cli, ["--dir", store, "show", "d4e5"]).stdout
+    lines = text.splitlines()
+    assert lines[lines.index("context") + 1 :][: len(expected) + 1] == [*expected, ""], text
+
+
+@pytest.mark.parametrize(
     "context", [{"command": 5, "git": 7, "python": [], "host": 3}, {"git": {"commit": 5, "files": 7}}]
 )
 def test_hostile_facts_are_printed(store: str, context: dict[str, object]) -> None:

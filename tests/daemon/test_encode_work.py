@@ -169,7 +169,7 @@ def test_a_pass_ends_although_a_package_only_seems_to_be_there(
     monkeypatch.delitem(sys.modules, "antigravity", raising=False)
 
     def missing(raw: object, meta: object) -> None:
-        raise EncoderMissing(package, "media", "a picture")
+        raise EncoderMissing(package, package, "a picture")
 
     monkeypatch.setattr(working, "encode", missing)
     scene.put(grey(1), GREY)

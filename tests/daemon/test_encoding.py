@@ -59,7 +59,7 @@ def test_what_is_encoded_is_found_again(meta: dict[str, Any]) -> None:
     assert isinstance(encoded({**meta, "step": 9}, later, 2), Same)
 
 
-@pytest.mark.parametrize("error", [EncoderMissing("pillow", "media", "a png"), ValueError("a bad day")])
+@pytest.mark.parametrize("error", [EncoderMissing("pillow", "pillow", "a png"), ValueError("a bad day")])
 def test_what_cannot_be_encoded_stays_raw(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """It says so, loses nothing, and is encoded like any other when it can be."""
     with monkeypatch.context() as patch:

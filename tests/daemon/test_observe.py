@@ -16,6 +16,7 @@ from daemon.observe import gpu, machine, processes
 from daemon.observe.gpu import Device, Gpus, chosen
 from daemon.observe.processes import Process, Usage
 from daemon.observe.sampling import Course, Reading, next_sample, phase_of
+from sdk.errors import install_hint
 from tests.nvml import FakeNvml, installed
 from tests.serving import until
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_sampled_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     """An NVIDIA driver without the library, GPUs that are split, accelerators of others; without any of them nothing."""
     monkeypatch.setattr(gpu, "has_nvidia", lambda: True)
     assert Gpus(module="no_such_module_of_nvidia").describe() == {
-        "gpu_note": "nvidia-ml-py is not installed. Try: pip install 'stepd[gpu]'"
+        "gpu_note": f"nvidia-ml-py is not installed. Try: {install_hint('nvidia-ml-py')}"
     }
     with installed(FakeNvml()) as nvml:
         nvml.devices[0].mig = True

@@ -174,4 +174,39 @@ def test_samples_have_both_names() -> None:
     assert theirs == {"proc.cpu": 150.0, "proc.memory.rssMB": 3.0, "gpu.1.temp": 60, "machine.load1": 0.5}
     back = wandb_names.from_wandb(theirs)
     assert {key: back[key] for key in list(ours)[:3]} == {key: ours[key] for key in list(ours)[:3]}
-    assert back["system/machine.load1"] == 0.5
+    assert back["system/machine/load1"] == 0.5
+
+
+def test_samples_of_the_machine_are_not_the_trainings() -> None:
+    """What our names cover gets them, and the rest of W&B's is below machine/; carried back it has its old name."""
+    theirs = {
+        "disk./.usagePercent": 30.0, "disk./.usageGB": 2.0, "disk.vda.in": 5.0, "network.recv": 7.0, "cpu.0.cpu_percent": 9.0,
+        "disk./data.usageGB": 1.0, "proc.memory.rssMB": 1.0, "proc.odd": 1.0, "gpu.0.odd": 1.0, "huge": 1 << 80,
+    }  # fmt: skip
+    ours = wandb_names.from_wandb(theirs)
+    assert ours == {
+        "system/machine/disk_percent": 30.0, "system/machine/disk_used": 2.0 * 2**30, "system/machine/disk.vda.in": 5.0,
+        "system/machine/network.recv": 7.0, "system/machine/cpu.0.cpu_percent": 9.0, "system/machine/disk.data.usageGB": 1.0,
+        "system/memory_rss": float(1 << 20), "system/proc.odd": 1.0, "system/gpu.0.odd": 1.0,
+    }  # fmt: skip
+    back = wandb_names.to_wandb(ours)
+    assert {name: back[name] for name in list(theirs)[:5]} == {name: theirs[name] for name in list(theirs)[:5]}
+
+
+def test_memory_is_bounded_whatever_a_record_repeats() -> None:
+    """Millions of fields in one message, integers without end, lists in lists: damage. Of many such the first are kept."""
+    deep = protobuf.block(2, protobuf.block(1, protobuf.text(1, "a") + protobuf.text(16, "[" * 100_000)))
+    digits = protobuf.block(2, protobuf.block(1, protobuf.text(1, "a") + protobuf.text(16, "9" * 1000)))
+    many = protobuf.block(17, b"\x08\x01" * (wandb_file._FIELDS_MAX + 1))
+    log = Log(Bytes(made.log_of([deep, digits, many, made.exited()])))
+    assert len(list(log.records())) == 1
+    assert log.damage_count == len(log.damage) == 3
+    log = Log(Bytes(made.log_of([b"\x12\x01\x0b"] * 1200)))
+    assert not list(log.records())
+    assert (log.damage_count, len(log.damage)) == (1200, wandb_file._DAMAGE_MAX)
+
+
+def test_artifacts_of_the_package_itself_are_silent() -> None:
+    """A table that was logged has one, which nobody logged by name; another one is told."""
+    for kind, expected in (("run_table", None), ("model", wandb_file.Unknown("artifact"))):
+        assert wandb_file.decode(protobuf.block(8, protobuf.text(4, kind) + protobuf.text(5, "x"))) == expected

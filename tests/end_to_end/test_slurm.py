@@ -29,7 +29,7 @@ class Cluster:
     def __init__(self, root: Path, memory: Path) -> None:
         self.root, self.memory = root, memory
         self.shared = root / "shared"
-        self.checkpoint = root / "checkpoint.json"
+        self.checkpoints = [root / f"checkpoint.{rank}.json" for rank in range(TASKS)]
         self.requeued = root / "requeued"
         found = programs(
             root / "bin",
@@ -38,7 +38,7 @@ class Cluster:
             runuser='shift 3; exec "$@"',
         )
         self.environment = {
-            **found, "SHARED": str(self.shared), "CHECKPOINT": str(self.checkpoint), "STEP_SECONDS": "0.002", "SAVE_EVERY": "10",
+            **found, "SHARED": str(self.shared), "CHECKPOINT": str(root / "checkpoint.json"), "STEP_SECONDS": "0.002", "SAVE_EVERY": "10",
             "SLURM_SUBMIT_DIR": str(EXAMPLES), "SLURM_JOB_ID": JOB, "SLURM_JOB_NUM_NODES": str(NODES), "SLURM_NTASKS": str(TASKS),
             "SLURM_JOB_NAME": "digits", "SLURM_JOB_USER": "somebody",
         }  # fmt: skip
@@ -77,7 +77,7 @@ class Cluster:
                 run = sdk.open_store(str(self.store(0, node))).run(f"digits-{JOB}")
                 mains = [stream.id for stream in run.streams if stream.kind == "main"]
                 found += sum(len(run.series("loss", stream=stream)) >= 10 for stream in mains)
-        return found == TASKS and self.checkpoint.exists()
+        return found == TASKS and all(path.exists() for path in self.checkpoints)
 
 
 @pytest.fixture(name="cluster")
@@ -103,14 +103,13 @@ def test_a_job_is_preempted_and_requeued(cluster: Cluster) -> None:
     run = sdk.open_store(str(cluster.shared)).run(f"digits-{JOB}")
     assert run.state == "preempted"
 
-    begin = json.loads(cluster.checkpoint.read_text())["step"]
-    end = begin + 30
+    begun = {rank: json.loads(path.read_text())["step"] for rank, path in enumerate(cluster.checkpoints)}
+    assert begun == {rank: len(steps) for rank, steps in first.items()}
+    end = min(begun.values()) + 30
     job = cluster.submit(end, attempt=1)
     told, _ = job.communicate(timeout=60)
     assert job.returncode == 0, told
-    assert cluster.steps() == {
-        rank: [*(s for s in steps if s < begin), *range(begin, end)] for rank, steps in first.items()
-    }
+    assert cluster.steps() == {rank: list(range(end)) for rank in range(TASKS)}
     run = sdk.open_store(str(cluster.shared)).run(f"digits-{JOB}")
     assert (run.state, run.gaps, run.damage) == ("finished", [], [])
     assert {stream.attempt for stream in run.streams if stream.kind == "main"} == {1, 2}

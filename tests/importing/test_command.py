@@ -84,8 +84,38 @@ def test_a_dry_run_makes_no_store(tmp_path: Path, logs: Path) -> None:
     """It says what an import would do."""
     result = invoke(tmp_path, f"tensorboard:{logs}", "--dry-run")
     assert result.exit_code == 0
-    assert "2 imported: this is what an import would do" in result.stdout
+    assert "2 would be imported; nothing was done" in result.stdout
+    assert "POINTS" not in result.stdout
     assert not (tmp_path / "store").exists()
+
+
+def test_a_source_with_nothing_to_import_is_misuse(tmp_path: Path) -> None:
+    """A file that is no event file, one that nothing was written to, a pattern without a match: 2, and what was looked for."""
+    (tmp_path / "train.py").write_text("print()")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "events.out.tfevents.1.host").touch()
+    for place, said in (
+        ("train.py", "expected 'tfevents' in its name"), ("logs", "at least one whole record"), ("no*", "nothing is called"),
+    ):  # fmt: skip
+        result = invoke(tmp_path, f"tensorboard:{tmp_path / place}")
+        assert (result.exit_code, said in " ".join(result.stderr.split())) == (2, True), result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_pattern_is_what_it_matches(tmp_path: Path, logs: Path) -> None:
+    """No shell expands it behind the kind. The runs are those of the directory before it, called as there."""
+    result = invoke(tmp_path, f"tensorboard:{logs}/[a]*")
+    assert result.exit_code == 0, result.output
+    assert [(run.project, run.name) for run in Store(str(tmp_path / "store")).runs()] == [("logs", "a")]
+    told = json.loads(invoke(tmp_path, f"tensorboard:{logs}", "--json").stdout)
+    assert {one["name"]: one["state"] for one in told["runs"]} == {"a": "up to date", "b": "imported"}
+
+
+def test_what_stays_is_called_as_in_the_store(tmp_path: Path, logs: Path) -> None:
+    """A directory in the source of an earlier import is that run, under the name that it has."""
+    invoke(tmp_path, f"tensorboard:{logs}")
+    (told,) = json.loads(invoke(tmp_path, f"tensorboard:{logs / 'a'}", "--json").stdout)["runs"]
+    assert (told["project"], told["name"], told["state"]) == ("logs", "a", "up to date")
 
 
 def test_a_process_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:

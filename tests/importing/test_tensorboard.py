@@ -334,16 +334,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
-    """A file that is not there keeps its run out and no other; links to directories are followed once."""
-    write(tmp_path / "elsewhere" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    """A file that is not there keeps its run out and no other; links to directories in the source are followed once."""
     logs = tmp_path / "logs"
     write(logs / "good" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
     write(logs / "bad" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
-    (logs / "bad" / "events.out.tfevents.2.host").symlink_to(tmp_path / "nowhere")
-    (logs / "linked").symlink_to(tmp_path / "elsewhere")
+    (logs / "bad" / "events.out.tfevents.2.host").symlink_to(logs / "nowhere")
+    (logs / "linked").symlink_to(logs / "good")
     (logs / "round").symlink_to(logs)
     source = source_of(f"tensorboard:{logs}")
-    assert [found.name for found in source.runs()] == ["good", "linked"]
+    assert [found.name for found in source.runs()] == ["good"]
     assert len(source.troubles) == 1
     assert "events.out.tfevents.2.host" in source.troubles[0]
     # A pipe, whose other end nobody opens, a file without a record, and one that is just made.
@@ -353,7 +352,7 @@ def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
     (logs / "nonsense" / "events.out.tfevents.1.host").write_bytes(b"x" * 100)
     (logs / "empty" / "events.out.tfevents.1.host").touch()
     source = source_of(f"tensorboard:{logs}")
-    assert [found.name for found in source.runs()] == ["good", "linked"]
+    assert [found.name for found in source.runs()] == ["good"]
     assert sorted("pipe" in text or "no record" in text for text in source.troubles) == [False, True, True]
 
 
@@ -391,6 +390,28 @@ def test_the_projector_leads_nowhere_else(tmp_path: Path) -> None:
     (one,) = brought(tmp_path)
     assert one.lost == {"files that could not be copied": 2}
     assert [file.name for file in only_run(tmp_path).files()] == ["projector/projector_config.pbtxt"]
+
+
+def test_links_out_of_the_source_are_refused(tmp_path: Path) -> None:
+    """Event files, directories and the projector's files: what they lead to is not in the store, and the user is told."""
+    outside = write(tmp_path / "outside" / "events.out.tfevents.1.host", values(0, simple("secret", 1)))
+    (tmp_path / "secret.tsv").write_text("secret")
+    logs = tmp_path / "logs"
+    write(logs / "a" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    (logs / "a" / "events.out.tfevents.2.host").symlink_to(outside)
+    (logs / "b").symlink_to(outside.parent)
+    (logs / "a" / "projector_config.pbtxt").write_text('tensor_path: "t.tsv"')
+    (logs / "a" / "t.tsv").symlink_to(tmp_path / "secret.tsv")
+    source = source_of(f"tensorboard:{logs}")
+    runs = list(source.runs())
+    assert [found.name for found in runs] == ["a"]
+    assert len(source.troubles) == 2
+    assert all("is a link out of" in text for text in source.troubles)
+    (one,) = brought(tmp_path)
+    assert one.lost == {"files that are links out of the source": 1}
+    run = only_run(tmp_path)
+    assert run.keys() == ["loss"]
+    assert [file.name for file in run.files()] == ["projector/projector_config.pbtxt"]
 
 
 def test_one_file_is_a_source_too(tmp_path: Path) -> None:

@@ -173,6 +173,32 @@ def test_files_are_taken_from_the_run_alone(world: World, tmp_path: Path) -> Non
     assert b"secret</b>" not in stored
 
 
+def test_links_out_of_the_source_are_refused(world: World, tmp_path: Path) -> None:
+    """A log, or the directory of a run's files, that is one: left out, with a line."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "page.html").write_text("secret")
+    (outside / "run-b.wandb").write_bytes(made.log_of([made.run("b"), made.exited()]))
+    path = world.write(made.run(), row(0, a={"_type": "html-file", "path": "page.html"}, g=1), made.exited())
+    (path.parent / "files").symlink_to(outside)
+    (world.wandb / "run-b.wandb").symlink_to(outside / "run-b.wandb")
+    source = source_of(f"wandb:{world.wandb}")
+    assert [found.run_id for found in source.runs()] == ["a41f"]
+    assert "is a link out of" in source.troubles[0]
+    (run,) = world.bring()
+    assert (run.keys(), run.files()) == (["g"], [])
+    assert world.lost == {"media whose files are not there": 1, "files that are links out of the source": 1}
+
+
+def test_a_pattern_is_one_source(world: World) -> None:
+    """Parts of a run that it matches are one run, as of the directory above."""
+    world.write(made.run(), row(0, loss=0.0), name="offline-run-1-a41f")
+    world.write(made.run(), row(1, loss=1.0), made.exited(), name="offline-run-2-a41f")
+    world.write(made.run("b"), row(1, loss=1.0), made.exited(), name="run-3-b", run_id="b")
+    (run,) = world.bring(world.wandb / "offline-run-*")
+    assert run.series("loss").value.tolist() == [0.0, 1.0]
+
+
 def test_media_that_make_no_sense_are_counted(world: World) -> None:
     """Whatever a row says of its media, the run is imported."""
     odd = [
@@ -225,6 +251,7 @@ def test_what_cannot_be_read_is_said(world: World) -> None:
     """A file that is none, or may not be opened, does not keep the others from being imported."""
     world.write(made.run(), row(0, loss=1.0), made.exited())
     (world.wandb / "run-x.wandb").symlink_to(world.wandb / "nothing")
+    os.mkfifo(world.wandb / "run-y.wandb")
     source = source_of(f"wandb:{world.wandb}")
     assert [found.run_id for found in source.runs()] == ["a41f"]
     assert any("run-x.wandb" in trouble for trouble in source.troubles)

@@ -212,6 +212,15 @@ def test_silent(world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert capsys.readouterr().err == ""
 
 
+def test_a_receipt_of_a_preempted_run(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what `stepd runs` says of who was to be stopped and did not finish."""
+    for code, state in ((75, "preempted"), (0, "finished")):
+        run = sdk.init()
+        run.mark_preempting()
+        run.finish(exit_code=code)
+        assert f"  {state} after " in capsys.readouterr().err
+
+
 def test_no_receipt_when_asked(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """`finish(quiet=True)`, and a stream that is not the main one."""
     sdk.init(id="i").finish(quiet=True)

@@ -76,6 +76,23 @@ def test_what_a_run_is_called(store_path: str, text: str, expected: str) -> None
     assert three_runs(store_path).run(text).id == expected
 
 
+def test_names_with_slashes(store_path: str) -> None:
+    """The exact name wins over a project; then a project, however many slashes it or the name has; else what is near."""
+    for run_id, project, name in (
+        ("r1", "digits", "plain"), ("r2", "logs", "digits/plain-1"), ("r3", "logs", "mnist/eval"), ("r4", "a/b", "c"), ("r5", "a", "b/d"),
+    ):  # fmt: skip
+        make_run(store_path, run_id, [{"loss": 1.0}], project=project, name=name)
+    store = open_store(store_path)
+    for text, expected in (
+        ("digits/plain-1", "r2"), ("digits/plain", "r1"), ("logs/mnist/eval", "r3"), ("mnist/eval", "r3"), ("a/b/c", "r4"),
+        ("a/b/d", "r5"), ("a/b/", "r4"), ("a/latest", "r5"), ("logs/digits/plain-1", "r2"),
+    ):  # fmt: skip
+        assert store.run(text).id == expected, text
+    for text in ("mnist/evil", "logs/mnist/evil", "digits/mnist/eval"):
+        with pytest.raises(NotFoundError, match=r"no run matches .* r3 mnist/eval"):
+            store.run(text)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

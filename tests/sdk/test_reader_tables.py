@@ -173,8 +173,8 @@ def test_no_rows_and_unknown_keys(store: str) -> None:
 @pytest.mark.parametrize(
     ("missing", "ask", "hint"),
     [
-        ("pandas", "to_pandas", "pip install pandas"), ("pyarrow", "to_arrow", r"stepd\[arrow\]"),
-        ("pyarrow", "to_polars", r"stepd\[arrow\]"), ("polars", "to_polars", r"stepd\[polars\]"),
+        ("pandas", "to_pandas", "pip install pandas"), ("pyarrow", "to_arrow", "pip install pyarrow"),
+        ("pyarrow", "to_polars", "pip install pyarrow"), ("polars", "to_polars", "pip install polars"),
     ],
 )  # fmt: skip
 def test_what_is_not_installed(store: str, monkeypatch: pytest.MonkeyPatch, missing: str, ask: str, hint: str) -> None:

@@ -122,11 +122,17 @@ def test_the_backlog_of_a_target(store: StoreIdentity) -> None:
     """How many runs have a job, how many failed and why, as of the last one."""
     for number, reason in enumerate(["", "refused", "away"]):
         job = put_job(store, f"run{number}", TARGET, 10.0)
-        tell(job, Told(f"run{number}", TARGET, "deferred" if reason else "live", at_ns=number + 1, reason=reason))
+        tell(
+            job,
+            Told(
+                f"run{number}", TARGET, "deferred" if reason else "live", at_ns=number + 1, behind=number, reason=reason
+            ),
+        )
     put_job(store, "run9", "wandb:x", 10.0)
     ours, wandb = backlog(store.path)
     assert ours[:4] == (TARGET, 3, 2, "away")
     assert ours.age_seconds is not None
+    assert (ours.behind, wandb.behind) == (3, 0)
     assert wandb[:5] == ("wandb:x", 1, 0, "", None)
 
 

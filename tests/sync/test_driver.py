@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from daemon.sync.looking import cursors_of, look_at, run_names
 from daemon.sync.outcome import Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make, schemes
-from daemon.sync.target import Target
+from daemon.sync.target import Retriable, Target
 from sdk.errors import UsageError
 from sdk.platform import hold_lock
 from sdk.segment.naming import STORE_FILE, run_path
@@ -223,6 +224,7 @@ def test_what_is_unchanged_needs_no_worker(world: World, monkeypatch: pytest.Mon
     monkeypatch.setattr(Crew, "hand", lambda crew, task: pytest.fail("a worker was asked"))
     (found,) = world.sync().values()
     assert (found.state, found.name, found.project) == (outcome.UP_TO_DATE, "calm-otter-12", "digits")
+    assert found.has_ended
     monkeypatch.undo()
     monkeypatch.syspath_prepend(str(world.directory / "package"))
     os.utime(Path(run_path(world.store, "a"), os.listdir(run_path(world.store, "a"))[0]), (1.7e9 + 1, 1.7e9 + 1))
@@ -262,6 +264,45 @@ def test_there_is_no_run(world: World) -> None:
     found = carry_run(world.store, "nothing", world.target())
     assert (found.state, found.run) == (outcome.FAILED, "nothing")
     assert "there is no run" in found.reason
+
+
+def test_how_far_a_target_is_behind_is_told(world: World) -> None:
+    """Also where it was away before the run was looked at, and after some of it was carried."""
+    run = RunBuilder(world.store, "growing")
+    stream = run.stream()
+    stream.log({"loss": 1.0})
+    run.flush()
+    before = carry_run(world.store, "growing", world.target())
+    stream.log({"loss": 2.0})
+    stream.log({"loss": 3.0})
+    run.flush()
+    target = world.target()
+
+    def away() -> None:
+        raise Retriable("503")
+
+    target.check = away  # type: ignore[method-assign]
+    found = carry_run(world.store, "growing", target)
+    assert (before.state, before.behind) == (outcome.LIVE, 0)
+    assert (found.state, found.run, found.behind) == (outcome.DEFERRED, "growing", 2)
+
+
+@pytest.mark.parametrize("name", [None, "/data/out/x"])
+def test_what_the_disk_says_is_told_with_a_path_and_a_cure(world: World, name: str | None) -> None:
+    """Not as the name of a class; where the disk names no file, the target is named."""
+    make_run(world.store, "a", [{"loss": 1.0}])
+    target = world.target()
+
+    def full(_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    target.carry = full  # type: ignore[method-assign]
+    found = carry_run(world.store, "a", target)
+    where = repr(name) if name else world.url
+    assert found.state == outcome.FAILED
+    assert found.reason == (
+        f"{where}: no space left on device (try: make room there; the same command then goes on where it was)"
+    )
 
 
 def test_a_store_that_is_only_read(world: World) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import posixpath
+import pwd
 import random
 import re
 import threading
@@ -18,16 +19,22 @@ from typing import Any
 
 import numpy
 import pytest
+import sqlalchemy.exc
 
 import sdk
 from daemon.sync.carrying import carry_run
 from daemon.sync.outcome import GOOD, Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
+from daemon.sync.target import Retriable
+from daemon.sync.targets import mlflow_database as database
+from daemon.sync.targets.mlflow import _user
 from daemon.sync.targets.mlflow_names import key_of, name_of
 from daemon.sync.targets.mlflow_server import Server
 from sdk._keeping import keeping_path
+from sdk.errors import UsageError
 from sdk.ids import run_directory
+from sdk.platform import hold_lock
 from tests.builders import RunBuilder, make_run, make_store
 from tests.mlflow_rig import artifacts, client, tracking_server
 
@@ -108,6 +115,7 @@ def test_values_that_mlflow_cannot_hold_are_counted(world: World) -> None:
     make_run(world.store, values=values)
     outcome = world.carry()
     assert outcome.state == "delivered"
+    assert outcome.size > 80 * outcome.points > 0, "what was sent is counted"
     assert dict(outcome.lost) == {"infinities": 1, "integers beyond 2^53": 2, "values that are no numbers": 2}
     (_, nan), (_, large), (_, one) = world.history("x")
     assert math.isnan(nan)
@@ -444,10 +452,100 @@ class TestTheServersSide:
         assert "hunter2" not in repr(outcome)
 
     def test_nobody_there(self, world: World) -> None:
-        """A refused connection is tried again later."""
+        """A refused connection is tried again later, and said in a few words."""
         world.url = "mlflow:http://127.0.0.1:1"
         make_run(world.store, values=[{"loss": 1.0}])
-        assert world.carry().state == "deferred"
+        outcome = world.carry()
+        assert outcome.state == "deferred"
+        assert outcome.reason == "MLflow at 'http://127.0.0.1:1' cannot be reached now: connection refused"
+
+    @pytest.mark.parametrize(
+        ("uri", "cure"),
+        [
+            ("localhost:5077", "--to mlflow:http://localhost:5077"),
+            ("nosuch://x", "--to mlflow:http://HOST:PORT"),
+            ("DIRECTORY", "MLFLOW_ALLOW_FILE_STORE=true"),
+        ],
+    )
+    def test_the_cure_is_named(self, uri: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A beginning that is missing, a URI that nobody knows, a directory: what to write instead, not MLflow's long text."""
+        monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+        with pytest.raises(UsageError) as raised:
+            Server(str(tmp_path / "mlruns") if uri == "DIRECTORY" else uri)
+        assert cure in (raised.value.hint or "")
+        assert "See " not in raised.value.message
+
+    def test_credentials_without_a_scheme_are_not_said(self) -> None:
+        """A URI from the environment that lacks its beginning may hold a password all the same."""
+        with pytest.raises(UsageError) as raised:
+            Server("me:hunter2@mlflow.example.com")
+        assert "hunter2" not in str(raised.value)
+
+    def test_a_fresh_sqlite_file_is_made_whole(self, tmp_path: Path) -> None:
+        """Its tables are there when it gets its name; nothing else stays, also of one that was killed while it made them."""
+        (tmp_path / "new.db.stepd-new").write_bytes(b"torn")
+        server = Server(f"sqlite:///{tmp_path}/new.db")
+        server.check()
+        server.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["new.db"]
+
+
+class TestTables:
+    """Making a data base while others want to."""
+
+    def test_one_makes_it_and_the_others_wait(self, tmp_path: Path) -> None:
+        """Of many at once one makes the file; all find it whole."""
+        path, made, found = tmp_path / "new.db", [], []
+
+        def make(name: str) -> None:
+            made.append(name)
+            Path(name).write_bytes(b"half")
+            barrier.wait()
+            Path(name).write_bytes(b"whole")
+
+        def want() -> None:
+            database.make_once(str(path), make)
+            found.append(path.read_bytes())
+
+        barrier = threading.Barrier(2)
+        threads = [threading.Thread(target=want) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert not path.exists()
+        barrier.wait()
+        for thread in threads:
+            thread.join()
+        assert (len(made), found) == (1, [b"whole"] * 4)
+
+    def test_who_waits_too_long_comes_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Then the driver waits, which can be told to stop."""
+        monkeypatch.setattr(database, "WAIT_SECONDS_MAX", 0.0)
+        lock = hold_lock(f"{tmp_path}/new.db.stepd-lock")
+        assert lock is not None
+        with pytest.raises(Retriable, match="another process is making the tables"):
+            database.make_once(f"{tmp_path}/new.db", lambda name: None)
+        lock.release()
+
+    @pytest.mark.parametrize(
+        "said", ["(OperationalError) table metrics already exists", "(OperationalError) duplicate column name: step"]
+    )
+    def test_tables_that_others_make_are_waited_for(self, said: str) -> None:
+        """In a data base that is no file here the second one fails with what the first has made, and comes again."""
+        server = Server(f"sqlite:///{tracking_server().database}")
+        with pytest.raises(Retriable) as raised, server.asked("be opened"):
+            raise sqlalchemy.exc.OperationalError("CREATE TABLE metrics (\n\tkey …)", {}, Exception(said))
+        assert "another process is making its tables" in raised.value.message
+        assert "CREATE" not in raised.value.message
+        server.close()
+
+
+def test_a_user_that_is_a_number_gets_a_name() -> None:
+    """Where the environment named nobody the run holds a number, of which only its own machine knows the name."""
+    here = {"user": str(os.getuid()), "host": os.uname().nodename}
+    assert _user(here) == pwd.getpwuid(os.getuid()).pw_name
+    assert _user({**here, "host": "another"}) == here["user"]
+    assert _user({**here, "user": "4294967294"}) == "4294967294"
+    assert _user({"user": "me"}) == "me"
 
     @pytest.mark.parametrize("url", ["mlflow:", "mlflow:nosuch://x", "mlflow:http://127.0.0.1:1?artifacts=all"])
     def test_what_can_never_work_is_misuse(self, world: World, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

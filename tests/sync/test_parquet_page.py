@@ -48,6 +48,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (0, 1.0, 0.5, None), (1, 0.25, 0.5, None), (2, 3.0, 0.5, None), (3, 0.5, None, "x"),
     ]  # fmt: skip
     assert set(names["frame"]["run"]) == {"a41f"}
+    assert sorted(names["frame"]["_step"]) == [0, 1, 1, 2, 3]
     assert {"train/loss", "acc", "text", "loss"} <= set(names["frame"].columns)
 
 

@@ -442,7 +442,7 @@ class TestMisuse:
         ("url", "told"),
         [
             ("parquet:", "names no directory"),
-            ("parquet:gs://bucket/x", "neither a directory nor s3://"),
+            ("parquet:gs://bucket/x", "no directory of this machine"),
             ("parquet:s3:///x", "names no bucket"),
             ("parquet:x?layout=tall", "expected wide or long"),
             ("parquet:x?media=maybe", "expected yes or no"),
@@ -456,9 +456,9 @@ class TestMisuse:
             make(parse(url))
 
     def test_without_pyarrow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The error names the extra."""
+        """The error names the package and how to get it."""
         monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-        with pytest.raises(UsageError, match=r"stepd\[arrow\]"):
+        with pytest.raises(UsageError, match="pip install pyarrow"):
             Rig(tmp_path).target().check()
 
     def test_a_directory_that_cannot_be_made(self, tmp_path: Path) -> None:
@@ -478,3 +478,18 @@ def test_small_files_that_follow_one_another_are_found() -> None:
         [("a", 5), ("a", 11)],
         [("b", 1)],
     ]
+
+
+def test_keys_that_differ_in_case_only_are_named(tmp_path: Path) -> None:
+    """Also where they come in different passes; once, and not in the long layout, which keeps them apart."""
+    rig = Rig(tmp_path)
+    run, main = rig.run()
+    main.log({"Loss": 1.0})
+    run.flush()
+    assert rig.carry().told == ()
+    main.log({"loss": 2.0, "acc": 0.5})
+    run.seal()
+    (told,) = rig.carry().told
+    assert told.startswith("'Loss' and 'loss' differ in case only")
+    rig.url += "?layout=long"
+    assert rig.carry().told == ()

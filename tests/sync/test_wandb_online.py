@@ -16,7 +16,7 @@ from daemon.sync.cursor import Cursor
 from daemon.sync.outcome import DEFERRED, DELIVERED, LIVE, MISUSE, Outcome
 from daemon.sync.place import parse
 from daemon.sync.registry import make
-from daemon.sync.targets.wandb.target import PASS_SECONDS_MIN
+from daemon.sync.targets.wandb.target import _SENT, PASS_SECONDS_MIN
 from sdk.errors import UsageError
 from tests.builders import RunBuilder, make_store
 from tests.wandb_rig import KEY, ServedRun, WandbServer, own_directories
@@ -175,3 +175,24 @@ def test_wandb_sync_makes_one_run_of_what_was_carried_offline(world: World, tmp_
     assert done.returncode == 0, done.stderr
     world.check()
     assert world.served.exit_code == 0
+    assert all(list(Path(directory).glob(f"*{_SENT}")) for directory in directories), "by this a sent one is known"
+
+
+def test_what_a_resume_took_back_stays_and_is_counted(world: World) -> None:
+    """W&B takes no row back: the first attempt's stay, the second's are sent behind them, and it is said."""
+    world.log(6)
+    world.main.finish("preempted")
+    world.builder.flush()
+    assert world.carry().is_exact
+    second = world.builder.stream(attempt=2, continues=world.main.hex, first_step=4)
+    second.meta({"hide": {"from_step": 4}})
+    for step in range(4, 8):
+        second.log({"loss": 10.0 * step}, step=step)
+    second.finish()
+    world.builder.seal()
+    told = world.carry()
+    found = [(row["_step"], row["loss"]) for row in world.served.history]
+    assert found == [*((step, float(step)) for step in range(6)), (6, 60.0), (7, 70.0)]
+    assert dict(told.lost) == {"steps that a resume took back": 2, "late rows": 2}
+    assert any("steps 4 to 5" in text for text in told.told)
+    assert world.carry().lost == told.lost, "once"

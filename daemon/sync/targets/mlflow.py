@@ -7,8 +7,10 @@ and files are replaced. So nothing but the run's id must be remembered, and what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -305,12 +307,10 @@ def _uri(path: str) -> str:
 
 def _artifacts_beside(uri: str) -> str | None:
     """Where the files of a data base without a server are to lie: beside it. MLflow would take the working directory."""
-    from urllib.parse import urlsplit
+    from daemon.sync.targets.mlflow_database import sqlite_path
 
-    if not uri.startswith("sqlite:///"):
-        return None
-    directory = os.path.dirname(os.path.abspath(urlsplit(uri).path[1:]))
-    return f"file://{os.path.join(directory, 'mlartifacts')}"
+    path = sqlite_path(uri)
+    return None if path is None else f"file://{os.path.join(os.path.dirname(path), 'mlartifacts')}"
 
 
 def _tags(run: Any) -> dict[str, str]:
@@ -324,7 +324,7 @@ def _tags(run: Any) -> dict[str, str]:
         "stepd.job_type": run.job_type,
         "stepd.error": f"{error.type}: {error.message}" if error is not None else "",
         "mlflow.note.content": run.notes,
-        "mlflow.user": context.get("user"),
+        "mlflow.user": _user(context),
         "mlflow.source.name": program.get("path") or program.get("name"),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git.get("commit"),
@@ -333,6 +333,15 @@ def _tags(run: Any) -> dict[str, str]:
         **{name_of(f"tag.{tag}"): "true" for tag in run.tags},
     }
     return {name: clean(text) for name, text in found.items() if isinstance(text, str) and text}
+
+
+def _user(context: dict[str, Any]) -> Any:
+    """Whose run it is. A number, which stands where the environment named nobody, is looked up if the run was on this machine."""
+    user = context.get("user")
+    if isinstance(user, str) and user.isdecimal() and context.get("host") == os.uname().nodename:
+        with contextlib.suppress(KeyError, OverflowError, ValueError):
+            return pwd.getpwuid(int(user)).pw_name
+    return user
 
 
 def _digests(texts: dict[str, str]) -> dict[str, str]:

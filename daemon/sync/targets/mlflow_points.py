@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SYSTEM = "system/"
 _EXACT_MAX = 1 << 53
+# About what a value takes in a request, beside its name.
+_METRIC_BYTES = 80
 _FLOAT_MAX = 1.7976931348623157e308  # what MLflow's data bases keep in place of an infinity
 
 
@@ -120,7 +122,7 @@ class Sender:
             self._passage.check()
             some = self._waiting[start : min(start + METRICS_MAX, count)]
             self._server.log_metrics(self._run, some)
-            self._passage.moved(len(some))
+            self._passage.moved(len(some), sum(len(metric[0]) + _METRIC_BYTES for metric in some))
         del self._waiting[:count]
 
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from daemon.sync.target import Retriable
-from sdk.errors import Error, UsageError
+from daemon.sync.targets import mlflow_database as database
+from sdk.errors import Error, UsageError, install_hint
 
 # Limit: those of a server's API, the same in all versions (mlflow.utils.validation).
 METRICS_MAX = 1000
@@ -49,8 +50,10 @@ _UNKNOWN = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
 _STRANGER = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"})
 _STATUS_RETRIABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 # What stands between "//" and "@" in a URL that the environment gave.
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_CREDENTIALS = re.compile(r"(//|^)[^/@\s]*@")
 _CAUSE = re.compile(r"\(Caused by (.*)\)")
+# Of a network's error what the system says: "[Errno 111] Connection refused".
+_ERRNO = re.compile(r"\[Errno -?\d+\] ([^\"'()]+)")
 _REASON_CHARACTERS_MAX = 300
 _DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 
@@ -97,16 +100,24 @@ class Server:
                 from mlflow.exceptions import MlflowException
                 from requests.exceptions import RequestException
         except ImportError as error:
-            raise UsageError(f"mlflow cannot be imported: {error}", hint="pip install 'stepd[mlflow]'") from None
+            raise UsageError(
+                f"the target needs the package mlflow: {error}",
+                hint=install_hint("mlflow-skinny"),
+            ) from None
         if scheme in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
             raise UsageError(
-                f"{self.said} is a data base, for which MLflow needs more than its client", hint="pip install mlflow"
+                f"{self.said} is a data base, for which MLflow needs more than its client",
+                hint=install_hint("mlflow"),
             )
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs as an error is raised as well
         self._entities, self._tracking = mlflow.entities, mlflow.tracking
-        self._failures = (MlflowException, RequestException)
-        with self.asked("open", UsageError):
+        self._failures: tuple[type[Exception], ...] = (MlflowException, RequestException)
+        if scheme in _DATABASES:
+            self._failures += database.failures()
+        with self.asked("be opened", UsageError):
+            if (path := database.sqlite_path(uri)) is not None:
+                database.make_once(path, lambda new: _close(mlflow.tracking.MlflowClient(f"sqlite:///{new}")))
             self._client = mlflow.tracking.MlflowClient(uri)
 
     @property
@@ -116,9 +127,7 @@ class Server:
 
     def close(self) -> None:
         """Closes the connections to a data base; those to a server end with the process."""
-        engine = getattr(self._client._tracking_client.store, "engine", None)
-        if engine is not None:
-            engine.dispose()
+        _close(self._client)
 
     # -- experiments and runs --------------------------------------------------------------------------------------------
 
@@ -128,7 +137,7 @@ class Server:
         Raises:
             Retriable: It does not answer now. UsageError: It lets nobody in, or is no tracking server.
         """
-        with self.asked("reach", UsageError):
+        with self.asked("be reached", UsageError):
             self._client.search_experiments(max_results=1)
 
     def experiment(self, name: str, artifacts: str | None = None) -> str:
@@ -273,12 +282,13 @@ class Server:
             raise self._meant(what, error, fallback) from None
         except ImportError as error:
             raise UsageError(
-                f"MLflow cannot {what} at {self.said}: {error}", hint=f"pip install {error.name or 'mlflow'}"
+                f"MLflow at {self.said} cannot {what}: {error}",
+                hint=install_hint(error.name or "mlflow"),
             ) from None
 
     def _meant(self, what: str, error: Any, fallback: type[Error]) -> Error:
         code, reason = getattr(error, "error_code", ""), _reason(error)
-        said = f"MLflow cannot {what} at {self.said}"
+        said = f"MLflow at {self.said} cannot {what}"
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if code in _STRANGER or status == 401:
@@ -294,9 +304,20 @@ class Server:
             return UsageError(f"{said}: it is no tracking server: {reason}")
         if "must be in the 'active' state" in reason:
             return Retriable(f"{said}: it was deleted in this moment")
+        if database.is_made_by_others(error):
+            return Retriable(f"{said} now: another process is making its tables", after=database.TABLES_SECONDS)
+        if "unsupported URI" in reason:
+            return UsageError(f"{said}: it is no URI that MLflow knows", hint=_meant_by(self.uri))
+        if "filesystem tracking backend" in reason:
+            return UsageError(
+                f"{said}: this MLflow takes no directory unless it is told to",
+                hint="MLFLOW_ALLOW_FILE_STORE=true, or --to mlflow:sqlite:///FILE",
+            )
         if type(error).__name__ == "InvalidUrlException" or "[SSL: " in reason or "credential configuration" in reason:
             return UsageError(f"{said}: {reason}")
-        is_network = code == "" and status is None
+        if "mlflow db upgrade" in reason:
+            return UsageError(f"{said}: {reason}")
+        is_network = code == "" and status is None and not database.is_final(error)
         if code in _RETRIABLE or status in _STATUS_RETRIABLE or is_network or "database is locked" in reason:
             return Retriable(f"{said} now: {reason}", after=_retry_after(response))
         return fallback(f"{said}: {reason}")
@@ -304,14 +325,30 @@ class Server:
 
 def _reason(error: BaseException) -> str:
     """What an error says, on one line; of a network's only the cause, since the rest is the URL once more."""
-    text = _hidden(" ".join(str(error).split()))
-    cause = _CAUSE.search(text)
-    text = cause[1] if cause else text.partition(" [SQL: ")[0]
+    text = _hidden(" ".join(str(error).split())).partition(" [SQL: ")[0]
+    if cause := _CAUSE.search(text):
+        text = cause[1]
+    if number := _ERRNO.search(text):
+        text = f"{number[1][:1].lower()}{number[1][1:]}"
     return text if len(text) <= _REASON_CHARACTERS_MAX else f"{text[:_REASON_CHARACTERS_MAX]}…"
 
 
+def _meant_by(uri: str) -> str:
+    """What somebody may have meant by a URI that MLflow does not know: "host:5000" lacks its beginning."""
+    port = uri.partition(":")[2]
+    if port.partition("/")[0].isdecimal():
+        return f"--to mlflow:http://{_hidden(f'//{uri}')[2:]}"
+    return "--to mlflow:http://HOST:PORT, mlflow:sqlite:///FILE"
+
+
+def _close(client: Any) -> None:
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 def _hidden(text: str) -> str:
-    return _CREDENTIALS.sub("//***@", text)
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def _retry_after(response: Any) -> float | None:

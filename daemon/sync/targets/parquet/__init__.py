@@ -11,11 +11,10 @@ small files.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from daemon.sync.target import Target
-from sdk.errors import UsageError
+from sdk.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
     from daemon.sync.passage import Passage
@@ -44,10 +43,6 @@ class ParquetTarget(Target):
         self._with_media = _choice(place, "media", ("yes", "no")) == "yes"
         if not place.path:
             raise UsageError(f"{place.text!r} names no directory", hint="--to parquet:DIR")
-        if "://" in place.path and not place.path.startswith(_S3):
-            raise UsageError(
-                f"{place.text!r} is neither a directory nor {_S3}…", hint=f"--to parquet:{_S3}bucket/prefix"
-            )
         for name in ("endpoint", "region"):
             if name in place.options and not place.path.startswith(_S3):
                 raise UsageError(f"{place.text!r} is a directory, which has no {name}")
@@ -101,6 +96,6 @@ def _arrow() -> Any:
     except ImportError:
         raise UsageError(
             "cannot write Parquet: pyarrow is not installed here",
-            hint=f"pip install 'stepd[arrow]'   (interpreter: {sys.executable})",
+            hint=install_hint("pyarrow"),
         ) from None
     return pyarrow

@@ -77,6 +77,7 @@ class Shipping:
             replaced = list(self._join())
             self._write_facts()
             if self._is_changed:
+                self._tell_alike()
                 self._commit()
             for name in replaced:
                 self._root.remove(name)
@@ -152,6 +153,19 @@ class Shipping:
         self._passage.told(
             f"{key[:60]!r} holds texts and other values: as JSON where they meet. ?layout=long tells them apart"
         )
+
+    def _tell_alike(self) -> None:
+        """Names keys that engines without case take for one column."""
+        if self._layout == LONG:
+            return
+        known: dict[str, str] = {}
+        for key in self._passage.run.all_keys(quick=True):
+            other = known.setdefault(key.lower(), key)
+            if other != key:
+                self._passage.told(
+                    f"{other[:60]!r} and {key[:60]!r} differ in case only, and are one column to DuckDB and Spark. "
+                    "?layout=long keeps them apart"
+                )
 
     def _published(self, kind: str, name: str, size: int) -> None:
         self._files[kind][name] = size

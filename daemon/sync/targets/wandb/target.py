@@ -29,7 +29,7 @@ from daemon.sync.targets.wandb import facts as about
 from daemon.sync.targets.wandb.session import Session, explained, outside_environment, put_back
 from daemon.sync.targets.wandb.values import Values
 from sdk import clock
-from sdk.errors import Error, UsageError
+from sdk.errors import Error, UsageError, install_hint
 from sdk.files import DISK, Files, sync_names
 from sdk.ids import run_directory
 
@@ -43,6 +43,8 @@ _VERSION_MIN = (0, 31)
 _SECONDS_MAX = 253_402_300_799.0
 _MODES = ("online", "offline")
 _CONSOLE, _SYSTEM = "console", "system"
+# What `wandb sync` makes beside a file that it has sent: run-<id>.wandb.synced.
+_SENT = ".wandb.synced"
 
 
 class WandbTarget(Target):
@@ -92,8 +94,11 @@ class WandbTarget(Target):
             passage.start_again()
         if not passage.is_over and 0 <= _now() - passage.state.get("at", 0.0) < PASS_SECONDS_MIN[self.mode]:
             return
+        carrying = _Carrying(self, passage, where)
+        if carrying.take_back():
+            carrying = _Carrying(self, passage, where)
         try:
-            _Carrying(self, passage, where).carry()
+            carrying.carry()
         except _BehindError:
             passage.start_again()
             passage.told("W&B's server did not have all the rows that it was sent; they were sent again")
@@ -120,13 +125,13 @@ class WandbTarget(Target):
             version = getattr(wandb, "__version__", None)
             if version is None:
                 raise UsageError(
-                    f"{self.place.text!r} needs the package wandb: {missing}", hint="pip install 'stepd[wandb]'"
+                    f"{self.place.text!r} needs the package wandb: {missing}", hint=install_hint("'wandb>=0.31'")
                 )
             if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _VERSION_MIN:
                 # What `wandb sync` of earlier ones sends of a second pass overwrites the first.
                 raise UsageError(
                     f"{self.place.text!r} needs the package wandb 0.31 or later, found {version}",
-                    hint="pip install -U 'stepd[wandb]'",
+                    hint=install_hint("'wandb>=0.31'"),
                 )
             wandb.setup(settings=wandb.Settings(silent=True))
             self._wandb = wandb
@@ -204,6 +209,7 @@ class _Carrying:
     def carry(self) -> None:
         """Everything that is new; a session is begun when there is something."""
         passage = self._passage
+        self._state["resumes"] = list(self._resumes())
         self._said = about.facts_of(self._run, passage.is_over, self._lost_once)
         digest = _digest(json.dumps(self._said, sort_keys=True, default=str))
         try:
@@ -219,6 +225,51 @@ class _Carrying:
             if self._session is not None:
                 self._session.abandon()
             self._clean()
+
+    def take_back(self) -> bool:
+        """Looks whether a resume hid rows that were carried. True: nobody has them yet, and all is to be carried again.
+
+        W&B takes no row back and none behind a later one, so what was sent stays: then it is counted.
+        """
+        known, last = self._state.get("resumes", ()), self._state.get("last_step", -1)
+        first = min((step for stream, step in self._resumes().items() if stream not in known), default=last + 1)
+        if first > last:
+            return False
+        if self._is_unsent():
+            self._passage.start_again()
+            # Race: noted first, because a pass that is killed between the two would miss what it has removed.
+            self._passage.commit({})
+            self._remove_from(1)
+            return True
+        self._passage.lost("steps that a resume took back", None, last - first + 1)
+        self._passage.told(
+            f"a resume took back steps {first} to {last}, which were sent: W&B keeps the rows of the earlier attempt there"
+        )
+        return False
+
+    def _resumes(self) -> dict[str, int]:
+        """The streams that hide what came before them -> from which step on."""
+        streams = [stream for lane in self._run._lanes for stream in lane.streams]
+        return {stream.hex: stream.hide_from for stream in streams if stream.hide_from is not None}
+
+    def _is_unsent(self) -> bool:
+        """Whether all directories of the run are there and `wandb sync` has sent none: it leaves a file beside what it sent."""
+        if not self._target.is_offline:
+            return False
+        for number in range(1, int(self._state.get("passes", 0)) + 1):
+            path = os.path.join(self._target.directory, "wandb", f"{self._name}{number:04d}")
+            names = [name for name, _, _ in self._files.entries(path)] if self._files.exists(path) else []
+            if not names or any(name.endswith(_SENT) for name in names):
+                return False
+        return True
+
+    def _remove_from(self, number: int) -> None:
+        """Removes the run's directories from a pass on."""
+        target = os.path.join(self._target.directory, "wandb")
+        for name, _, _ in self._files.entries(target):
+            tail = name.removeprefix(self._name)
+            if tail != name and tail.isdecimal() and int(tail) >= number:
+                self._files.remove_tree(os.path.join(target, name))
 
     def _lost_once(self, what: str, key: str = "") -> None:
         """Facts are told anew with each pass; what is lost of them counts once."""
@@ -350,10 +401,7 @@ class _Carrying:
         target = os.path.join(self._target.directory, "wandb")
         self._files.make_directory(target)
         number = int(self._state.get("passes", 0)) + 1
-        for name, _, _ in self._files.entries(target):
-            tail = name.removeprefix(self._name)
-            if tail != name and tail.isdecimal() and int(tail) >= number:
-                self._files.remove_tree(os.path.join(target, name))
+        self._remove_from(number)
         for name in ("logs", "tmp"):  # they tell of this process
             if self._files.exists(os.path.join(made, source, name)):
                 self._files.remove_tree(os.path.join(made, source, name))
