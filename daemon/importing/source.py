@@ -119,11 +119,13 @@ def source_of(text: str) -> Source:
         meant = f". Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"nothing is imported from {scheme!r}{meant}. There are {', '.join(SOURCES)}")
     module, _, name = SOURCES[scheme].partition(":")
-    is_pattern = glob.has_magic(path) and not os.path.lexists(path)
-    matches = sorted(glob.glob(path, recursive=True)) if is_pattern else [path]
+    # Why the text, and not the whole path: the working directory may have a bracket in its name.
+    given = os.path.expanduser(match[2])
+    is_pattern = glob.has_magic(given) and not os.path.lexists(path)
+    matches = sorted(map(os.path.abspath, glob.glob(given, recursive=True))) if is_pattern else [path]
     if not matches:
         raise UsageError(f"there is nothing to import: nothing is called {path!r}")
-    source: Source = getattr(importlib.import_module(module), name)(_before_wildcards(path) if is_pattern else path)
+    source: Source = getattr(importlib.import_module(module), name)(_before_wildcards(given) if is_pattern else path)
     source.matches = matches
     return source
 
@@ -131,7 +133,7 @@ def source_of(text: str) -> Source:
 def _before_wildcards(path: str) -> str:
     while glob.has_magic(path):
         path = os.path.dirname(path)
-    return path
+    return os.path.abspath(path)
 
 
 def leads_below(path: str, directory: str) -> bool:

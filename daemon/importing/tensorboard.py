@@ -44,16 +44,25 @@ class TensorBoardSource(Source):
     scheme = "tensorboard"
 
     def runs(self) -> Iterator[Found]:
-        is_any = False
-        for match in self.matches:
+        seen: set[str] = set()
+        for match in self._places():
             for found in self._runs_of(match):
-                is_any = True
-                yield found
-        if not is_any and not self.troubles:
+                if found.run_id not in seen:
+                    seen.add(found.run_id)
+                    yield found
+        if not seen and not self.troubles:
             raise UsageError(
                 f"there is nothing to import: {self.path!r} has no event file that anything was written to. "
                 f"Looked for files with {_MARK!r} in their names and at least one whole record"
             )
+
+    def _places(self) -> list[str]:
+        """What is looked through: of what a pattern matches no file that is none, or that a directory has which it matches too."""
+        if self.matches == [self.path]:
+            return self.matches
+        directories = [match for match in self.matches if os.path.isdir(match)]
+        files = [match for match in self.matches if _MARK in os.path.basename(match) and match not in directories]
+        return directories + [file for file in files if not any(leads_below(file, one) for one in directories)]
 
     def _runs_of(self, match: str) -> Iterator[Found]:
         if os.path.isfile(match):

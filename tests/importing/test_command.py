@@ -109,6 +109,8 @@ def test_a_pattern_is_what_it_matches(tmp_path: Path, logs: Path) -> None:
     assert [(run.project, run.name) for run in Store(str(tmp_path / "store")).runs()] == [("logs", "a")]
     told = json.loads(invoke(tmp_path, f"tensorboard:{logs}", "--json").stdout)
     assert {one["name"]: one["state"] for one in told["runs"]} == {"a": "up to date", "b": "imported"}
+    (logs / "README").touch()
+    assert "2 up to date" in invoke(tmp_path, f"tensorboard:{logs}/**").stdout
 
 
 def test_what_stays_is_called_as_in_the_store(tmp_path: Path, logs: Path) -> None:

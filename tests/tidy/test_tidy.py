@@ -76,7 +76,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "daemon/commands/values.py": ("os.makedirs os.path.isdir", "likewise"),
     "sdk/reader/media.py": ("open os.path.isdir os.replace os.unlink", "saves a value where its user says"),
     "daemon/importing/source.py": (
-        "os.stat os.walk os.path.realpath",
+        "glob.glob glob.has_magic os.stat os.walk os.path.isdir os.path.islink os.path.lexists os.path.realpath",
         "finds and looks at the files that are imported, which are the user's own",
     ),
     "daemon/importing/tensorboard.py": (
@@ -113,7 +113,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/observe/code.py": ("os.path.isdir os.path.realpath", "looks at the user's own directories"),
     "daemon/observe/git.py": ("os.read", "reads a pipe"),
-    "daemon/importing/wandb.py": ("os.path.isdir os.path.islink", "looks at the files that are imported, likewise"),
+    "daemon/importing/wandb.py": ("os.path.isdir os.path.islink os.path.realpath", "looks at the files that are imported, likewise"),
     "daemon/importing/wandb_media.py": (
         "open os.path.getsize os.path.isfile os.path.realpath",
         "finds and reads the media that are imported, likewise",
