@@ -60,7 +60,7 @@ def describe(environ: Mapping[str, str], launch: Mapping[str, Any] | None = None
         "cwd": _cwd(),
         "pid": os.getpid(),
         "host": _text(os.uname().nodename),
-        "user": _text(environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())),
+        "user": _text(environ.get("USER") or environ.get("LOGNAME") or _user_name()),
         "python": {
             "version": sys.version.partition(" ")[0],
             "implementation": sys.implementation.name,
@@ -169,6 +169,16 @@ def _cwd() -> str | None:
         return _text(os.getcwd())
     except OSError:  # it was removed
         return None
+
+
+def _user_name() -> str:
+    """Of the system's list of users; a container may have none for its number."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _text(value: str) -> str:

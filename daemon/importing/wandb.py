@@ -85,9 +85,21 @@ class WandbSource(Source):
         if match.endswith(_END) and not os.path.isdir(match):
             if self._files.exists(match):
                 yield match
+        elif not os.path.isdir(match):
+            # Of what a pattern matches the rest may be anything.
+            if match == self.path:
+                raise UsageError(
+                    f"there is no run of W&B: {match!r} is no {_END} file and no directory with some below it"
+                )
         elif self.is_inside(match):
-            for where, names in files_below(match, trouble=lambda error: self.troubles.append(str(error))):
+            below = files_below(match, follows=self._refuse, trouble=lambda error: self.troubles.append(str(error)))
+            for where, names in below:
                 yield from (os.path.join(where, name) for name in names if name.endswith(_END))
+
+    def _refuse(self, link: str) -> bool:
+        """No link to a directory is followed: W&B's own lead to runs that are there beside them. One that leads out is told."""
+        self.is_inside(link)
+        return False
 
     def _about(self, path: str) -> wandb_file.Run | None:
         """What the first records say; None of what is no file of W&B, says nothing yet, or cannot be read."""

@@ -91,6 +91,8 @@ class Store:
     def run(self, text: str = "latest") -> Run:
         """The run that `text` names: an id, a prefix of one, a name, `latest`, `latest~2` (two before it), or `project/…`.
 
+        A name may have slashes: the exact one counts before `project/…`.
+
         Raises:
             NotFoundError: No run or several; the message lists the nearest.
         """

@@ -123,7 +123,7 @@ def test_status_of_a_daemon_with_hostile_runs(capsys: pytest.CaptureFixture[str]
         "records_per_second": 0.0, "bytes_per_second": 0.0, "records": 0, "bytes": 0, "write_failures": 0, "sync_failures": 0,
         "synced_age_seconds": 0.0, "free_bytes": 1, "refused": 1, "refused_reasons": {EVIL: 1}, "last_error": EVIL,
         "store_bytes": None, "warnings": [EVIL], "rewriting": {"running": False, "alone": [EVIL], "errors": [EVIL]},
-        "syncing": [{"target": EVIL, "runs": 1, "failing": 1, "reason": EVIL, "age_seconds": 1.0, "elsewhere": 1}],
+        "syncing": [{"target": EVIL, "runs": 1, "failing": 1, "reason": EVIL, "age_seconds": 1.0, "elsewhere": 1, "behind": 1}],
     }  # fmt: skip
     status._print(_Zero(facts))
     assert_harmless(capsys.readouterr().out)

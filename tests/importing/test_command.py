@@ -99,6 +99,9 @@ def test_a_source_with_nothing_to_import_is_misuse(tmp_path: Path) -> None:
     ):  # fmt: skip
         result = invoke(tmp_path, f"tensorboard:{tmp_path / place}")
         assert (result.exit_code, said in " ".join(result.stderr.split())) == (2, True), result.stderr
+    for place in ("train.py", "none"):
+        result = invoke(tmp_path, f"wandb:{tmp_path / place}")
+        assert (result.exit_code, "no .wandb file" in " ".join(result.stderr.split())) == (2, True), result.stderr
     assert not (tmp_path / "store").exists()
 
 

@@ -182,9 +182,13 @@ def test_links_out_of_the_source_are_refused(world: World, tmp_path: Path) -> No
     path = world.write(made.run(), row(0, a={"_type": "html-file", "path": "page.html"}, g=1), made.exited())
     (path.parent / "files").symlink_to(outside)
     (world.wandb / "run-b.wandb").symlink_to(outside / "run-b.wandb")
+    (world.wandb / "c").symlink_to(outside)
+    (world.wandb / "latest-run").symlink_to(path.parent)
     source = source_of(f"wandb:{world.wandb}")
     assert [found.run_id for found in source.runs()] == ["a41f"]
-    assert "is a link out of" in source.troubles[0]
+    assert [text.partition(" is a link out of")[0] for text in source.troubles] == [
+        repr(str(one)) for one in (world.wandb / "c", world.wandb / "run-b.wandb", path.parent / "files")
+    ]
     (run,) = world.bring()
     assert (run.keys(), run.files()) == (["g"], [])
     assert world.lost == {"media whose files are not there": 1, "files that are links out of the source": 1}
