@@ -113,7 +113,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/observe/code.py": ("os.path.isdir os.path.realpath", "looks at the user's own directories"),
     "daemon/observe/git.py": ("os.read", "reads a pipe"),
-    "daemon/importing/wandb.py": ("os.path.isdir os.path.islink os.path.realpath", "looks at the files that are imported, likewise"),
+    "daemon/importing/wandb.py": (
+        "os.path.isdir os.path.islink os.path.realpath",
+        "looks at the files that are imported, likewise",
+    ),
     "daemon/importing/wandb_media.py": (
         "open os.path.getsize os.path.isfile os.path.realpath",
         "finds and reads the media that are imported, likewise",
