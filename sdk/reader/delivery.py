@@ -244,6 +244,8 @@ def made_batch(run: Run, last: int = 0, digest: str = "") -> tuple[Batch | None,
     Args:
         last, digest: What this returned the last time: the last sequence that was used, and what the values were.
     """
+    if not run._definitions().makes:  # as nearly always: no keys are looked for
+        return None, (last, digest)
     made = {key for key, one in run._definitions().made_of(run._logged_keys(False)).items() if one.by_epoch}
     found = run.several(made) if made else {}
     hashed = hashlib.blake2b(digest_size=8)
