@@ -31,6 +31,8 @@ TRIES_MAX = 5
 SETTLE_SECONDS_MAX = 30.0
 # A worker that is in the middle of a batch when the time is over gets so long to come to its end.
 _END_SECONDS = 2.0
+# What dead trainers left has been taken in before the first pass; this is for those that live and have just begun.
+_BEGINNING_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
@@ -77,7 +79,7 @@ def drain(
     wanted = {parse(target).absolute().text for target in targets}
     _settle(store, min(deadline, clock.monotonic() + SETTLE_SECONDS_MAX), say)
     tries_max = TRIES_MAX if timeout is None else None
-    rounds = Rounds(store.path, is_ours=_Choice(wanted))
+    rounds = Rounds(store.path, is_ours=_Choice(wanted), beginning_seconds=_BEGINNING_SECONDS)
     shown = -1
     try:
         rounds.turn()

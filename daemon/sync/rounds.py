@@ -84,10 +84,11 @@ class Entry:
         refusals: How often in a row the target could not take it.
     """
 
-    def __init__(self, job: Job, order: Order, stamp: _Stamp, now: float) -> None:
+    def __init__(self, job: Job, order: Order, stamp: _Stamp, now: float, beginning_seconds: float) -> None:
         self.job, self.order, self.stamp = job, order, stamp
         self.told = read_told(job) or Told(order.run, order.target)
-        self.due, self.begun = now, now + _beginning_seconds(order, stamp)
+        self._beginning_seconds = beginning_seconds
+        self.due, self.begun = now, now + _beginning_left(order, stamp, beginning_seconds)
         self.is_urgent, self.is_hopeless = True, False
         self.handed: float | None = None
         self.handed_order = order
@@ -101,7 +102,7 @@ class Entry:
     def renew(self, order: Order, stamp: _Stamp, now: float) -> None:
         """The job was left once more."""
         self.order, self.stamp, self.due = order, stamp, now
-        self.begun = now + _beginning_seconds(order, stamp)
+        self.begun = now + _beginning_left(order, stamp, self._beginning_seconds)
         self.is_urgent, self.is_hopeless = True, False
 
     def is_due(self, store: str, now: float, look_seconds: float) -> bool:
@@ -120,10 +121,10 @@ class Entry:
         return True
 
 
-def _beginning_seconds(order: Order, stamp: _Stamp) -> float:
-    """How long a job that was left at a time may be of a process of which nothing is stored yet."""
+def _beginning_left(order: Order, stamp: _Stamp, seconds: float) -> float:
+    """How long a job that was left at a time may still be of a process of which nothing is stored yet."""
     age = (clock.wall_ns() - stamp[0]) / 1e9
-    return min(max(BEGINNING_SECONDS - age, 0.0), BEGINNING_SECONDS) if order.is_beginning else 0.0
+    return min(max(seconds - age, 0.0), seconds) if order.is_beginning else 0.0
 
 
 class _Line:
@@ -160,8 +161,10 @@ class Rounds:
         *,
         is_ours: Callable[[Job], bool] = lambda job: job.is_ours,
         make_crew: Callable[[str], Crew] = lambda store: Crew(store, 1),
+        beginning_seconds: float = BEGINNING_SECONDS,
     ) -> None:
         self._store, self._is_ours, self._make_crew = store, is_ours, make_crew
+        self._beginning_seconds = beginning_seconds
         self._lines: dict[str, _Line] = {}
         self.entries: dict[str, Entry] = {}
         self.progressed = clock.monotonic()
@@ -224,7 +227,7 @@ class Rounds:
         if entry is not None:
             entry.renew(order, stamp, now)
             return
-        self.entries[job.path] = Entry(job, order, stamp, now)
+        self.entries[job.path] = Entry(job, order, stamp, now, self._beginning_seconds)
         if order.target not in self._lines:
             self._lines[order.target] = _Line(now)
 

@@ -40,9 +40,7 @@ class Node:
         for module in (draining, rounds):
             monkeypatch.setattr(module.clock, "monotonic", lambda: self.now)
             monkeypatch.setattr(module.clock, "pause", self._pause)
-        monkeypatch.setattr(
-            draining, "Rounds", lambda store, is_ours: Rounds(store, is_ours=is_ours, make_crew=self._crew)
-        )
+        monkeypatch.setattr(draining, "Rounds", lambda store, **options: Rounds(store, make_crew=self._crew, **options))
 
     def _pause(self, seconds: float) -> None:
         self.now += seconds
