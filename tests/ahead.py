@@ -1,8 +1,8 @@
 """Tortures that run while tests of single functions do: those use one core, and machines have two.
 
 A process of its own does one torture after the other, each in a process as `test_torture.py` starts it, and leaves what came of it as a
-file. It ends before tests that kill, stop and time real processes (tests/conftest.py has the order), but for the torture that it is at.
-Whoever needs a torture claims it first; what was claimed is waited for.
+file. It begins with the first test of tests/sdk, since what comes before kills, stops and times real processes. Whoever needs a torture
+claims it first; what was claimed is waited for.
 
     python -m tests.ahead DIRECTORY NAME...
 """

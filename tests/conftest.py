@@ -44,27 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stress: thousands of signals, interrupts or kills; one to three seconds each")
 
 
-# First what says most in the shortest time, and uses one core; beside it tortures run ahead. From `QUIET` on real processes are killed,
-# stopped and timed, and have the machine for themselves.
-IN_ORDER = ("tidy", "sdk", "importing", "sync", "contracts", "daemon", "install", "end_to_end", "torture")
-QUIET = IN_ORDER.index("install")
-
-
-def _place(item: pytest.Item) -> int:
-    """Of the folder of a test; one that is not named here comes first."""
-    name = item.path.parent.name
-    return IN_ORDER.index(name) if name in IN_ORDER else -1
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_place)
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tortures run ahead (tests/ahead.py) where they are asked for together with tests/sdk, until it must be quiet."""
-    if _place(item) >= QUIET:
-        AHEAD.enough()
-    elif item.path.parent.name == "sdk":
+    """From the first test of tests/sdk on, tortures run beside those tests, when both were asked for (tests/ahead.py)."""
+    if item.path.parent.name == "sdk":
         found = [one.callspec.params["torture"] for one in item.session.items if one.name.startswith("test_torture[")]
         AHEAD.begin([torture.name for torture in found if torture.beside])
 
