@@ -136,7 +136,7 @@ def columns_in(store: str) -> int:
     return count
 
 
-@torture(full=2_000, default=7, beside=True)
+@torture(full=2_000, default=7)
 def compaction_killed(cases: Iterable[int]) -> Iterator[Result]:
     """Worker, daemon and trainer killed, or the disk full, while rows become columns: each row is there once, bit for bit."""
     for group in groups(cases, _CASES_PER_STORE):

@@ -85,7 +85,7 @@ def check_media(store: str, run: str, *, may_lose: bool) -> tuple[int, int]:
     return found, len(lost)
 
 
-@torture(full=2_000, default=40, beside=True)
+@torture(full=2_000, default=40)
 def media_killed(cases: Iterable[int]) -> Iterator[Result]:
     """SIGKILL of trainer, daemon or both while large values flow: each is there bit for bit; from private memory, or told."""
     for group in groups(cases, _CASES_PER_STORE // 2):
