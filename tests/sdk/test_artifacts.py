@@ -77,8 +77,9 @@ def test_what_was_added_may_go_at_once(world: Any, data: Path, tmp_path: Path) -
     assert os.listdir(staging_path(world.store)) == []
 
 
-def test_a_path_is_logged_as_it_is(world: Any, data: Path) -> None:
+def test_a_path_is_logged_as_it_is(world: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file, a directory, a model; under a name of the run's where none is given."""
+    monkeypatch.chdir(tmp_path)  # where `use_model` makes ./artifacts
     run = sdk.init(id="r1")
     assert run.log_artifact(data).wait(20).name == "run-r1-data:v0"
     assert run.log_artifact(data / "a", name="one", type="text").wait(20).type == "text"
