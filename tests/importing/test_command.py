@@ -13,8 +13,6 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-pytest.importorskip("tensorboard")
-
 from daemon.cli import cli
 from daemon.formats.scalar_events import scalar_records
 from sdk.reader import Store

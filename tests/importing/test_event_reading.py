@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy
 import pytest
-
-pytest.importorskip("tensorboard")
-
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto

@@ -10,8 +10,6 @@ from typing import Any
 import numpy
 import pytest
 
-pytest.importorskip("tensorboard")
-
 from daemon.compact.work import work as compact_work
 from daemon.encode.work import work as media_work
 from daemon.formats.tfrecord import record

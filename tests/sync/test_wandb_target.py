@@ -59,7 +59,7 @@ def full_run(store: str) -> Run:
     main = run.stream(rank=0)
     main.meta({"config": {"lr": 0.1, "net": {"widths": [1, 2]}, "none": None}, "summary": {"best": 0.25}})
     main.meta({"metric": {"loss": {"summary": ["min"]}, "val/*": {"step_metric": "epoch", "step_sync": True}}})
-    program = {"kind": "script", "path": "/work/train.py"}
+    program = {"kind": "script", "path": "/home/me/train.py"}
     git = {"commit": "c0ffee", "remote": "git@host:repo"}
     main.meta({"context": {"python": {"version": "3.12.1", "implementation": "CPython"}}})
     main.meta({"context": {"command": ["python", "train.py", "--x"], "program": program, "host": "node7", "git": git}})
@@ -160,7 +160,7 @@ def test_facts_are_the_runs(carried: Carried) -> None:
     assert (val.name, val.is_glob, val.step_metric, val.step_sync) == ("val/*", True, "epoch", True)
     (environment,) = of(records, file.Environment)
     assert environment.facts["host"] == "node7"
-    assert environment.facts["program"] == "/work/train.py"
+    assert environment.facts["program"] == "/home/me/train.py"
     assert environment.facts["git"] == {"commit": "c0ffee", "remote": "git@host:repo"}
     assert environment.facts["args"] == ["--x"]
     assert environment.facts["python"] == "CPython 3.12.1"
@@ -268,7 +268,7 @@ def test_there_and_back(carried: Carried, tmp_path: Path) -> None:
     assert back.series("system/cpu").value.tolist() == [150.0]
     assert back.context["git"]["commit"] == "c0ffee"
     assert back.context["python"]["version"] == "3.12.1"
-    assert back.context["program"] == {"kind": "script", "name": "train.py", "path": "/work/train.py"}
+    assert back.context["program"] == {"kind": "script", "name": "train.py", "path": "/home/me/train.py"}
     with back.file("conf/model.yaml").open() as kept:
         assert kept.read() == b"layers: 2\n"
 
