@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from .errors import UsageError as UsageError
     from .plot import plot_table as plot_table
     from .plot import visualize as visualize
-    from .query import Api as Api
+    from .query.api import Api as Api
     from .reader import open_store as open_store
     from .settings import Settings as Settings
     from .values.annotations import Classes as Classes
@@ -121,7 +121,7 @@ _HOMES = {
     "errors": "AuthenticationError CommError ConfigError DamageError Error NotFoundError StoreError UnsupportedError "
     "UsageError",
     "plot": "plot_table visualize",
-    "query": "Api",
+    "query.api": "Api",
     "reader": "open_store",
     "settings": "Settings",
     "values.annotations": "Classes",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import Error, NotFoundError, StoreError, UnsupportedError
-from sdk.query import Api
+from sdk.query.api import Api
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 
 

@@ -10,18 +10,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arrays import distinct
-from .artifacts.artifact import Artifact
-from .artifacts.format import check_name
-from .artifacts.shelf import Shelf
-from .artifacts.waiting import settle_name
-from .errors import NotFoundError, UnsupportedError
-from .location import read_store
-from .reader.run import Run as StoredRun
-from .reader.store import open_store
+from ..arrays import distinct
+from ..artifacts.artifact import Artifact
+from ..artifacts.format import check_name
+from ..artifacts.shelf import Shelf
+from ..artifacts.waiting import settle_name
+from ..errors import NotFoundError, UnsupportedError
+from ..location import read_store
+from ..reader.run import Run as StoredRun
+from ..reader.store import open_store
 
 if TYPE_CHECKING:
-    from .reader.kept import KeptFile
+    from ..reader.kept import KeptFile
 
 _RUNTIME = "_runtime"
 _STEP = "_step"
@@ -244,7 +244,7 @@ class Run:
                 hint="history(keys=run.stored.keys())",
             )
         if pandas:
-            from .reader.frames import pandas_module
+            from ..reader.frames import pandas_module
 
             module = pandas_module("history()")
         wanted = _names(keys)
