@@ -40,6 +40,11 @@ class Noisy(NamedTuple):
     metrics: int
     kind: str = "float64"
 
+    @property
+    def names(self) -> list[str]:
+        """The keys."""
+        return common.metric_names(self.metrics)
+
     def chunks(self) -> Iterator[tuple[int, Any, Any]]:
         """(first step, times in ns int64[n], values float64[n, metrics]) of consecutive rows."""
         import numpy
@@ -59,11 +64,58 @@ class Noisy(NamedTuple):
             yield first, times, values
 
 
-def make_run(store_path: str, run_id: str, noisy: Noisy, *, slow: bool = False) -> Results:
+class Trained(NamedTuple):
+    """A short training of a sweep: a loss that falls the faster the larger its learning rate, and an accuracy that rises with it.
+
+    Attributes:
+        number: Of the run in its sweep; also its seed.
+    """
+
+    number: int
+    steps: int = 300
+    names: tuple[str, ...] = ("loss", "val/acc", "lr")
+
+    @property
+    def facts(self) -> Results:
+        """What `init` would have stored of it."""
+        model, method = ("cnn", "mlp", "vit")[self.number // 5 % 3], ("adam", "sgd")[self.number // 15 % 2]
+        config = {
+            "lr": self.rate, "batch_size": 32 << self.number // 30 % 3, "method": method, "seed": self.number % 5,
+            "model": {"name": model, "depth": 12}, "data": "digits",
+        }  # fmt: skip
+        project = ("digits", "letters")[self.number % 2]
+        return {"run": {"name": f"{model}-{method}-{self.number}", "project": project}, "config": config}
+
+    @property
+    def start_ns(self) -> int:
+        """When it began: one a minute."""
+        return START_NS + self.number * 60 * 10**9
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate: one of six, from 1e-5 to 3e-2."""
+        return float(10.0 ** -(1.5 + 0.7 * (self.number // 90 % 6)))
+
+    def chunks(self) -> Iterator[tuple[int, Any, Any]]:
+        """As those of `Noisy`; 1 ms a step."""
+        import numpy
+
+        rng = numpy.random.default_rng(self.number)
+        step = numpy.arange(self.steps)
+        falling = numpy.exp(-step * (0.002 + self.rate) * 5)
+        loss = 2.3 * falling + 0.05 * numpy.abs(rng.standard_normal(self.steps))
+        accuracy = 0.95 - 0.8 * falling + 0.01 * rng.standard_normal(self.steps)
+        yield 0, self.start_ns + step * PERIOD_NS, numpy.stack([loss, accuracy, numpy.full(self.steps, self.rate)], 1)
+
+
+def make_run(
+    store_path: str, run_id: str, noisy: Noisy | Trained, *, slow: bool = False, state: str = "finished"
+) -> Results:
     """Writes a run that has ended: sealed segments of rows, as a daemon leaves them.
 
     Args:
         slow: Blocks as of a loop of one call per millisecond, else as of a tight one.
+        state: How it ended; "crashed": it says nothing of its end.
 
     Returns:
         `seconds` it took, `bytes` of its `directory`.
@@ -77,16 +129,22 @@ def make_run(store_path: str, run_id: str, noisy: Noisy, *, slow: bool = False) 
         DISK, location.make_store(store_path), run_id, ids.random_u64(), {"kind": "daemon", "stream": None}
     )
     blocks = Blocks(writer, ids.random_u64())
-    blocks.note({"stream": blocks.facts(), "run": {"id": run_id, "project": "bench", "name": run_id}})
-    layout = Layout(common.metric_names(noisy.metrics))
+    told = noisy.facts if isinstance(noisy, Trained) else {"run": {"project": "bench", "name": run_id}}
+    started_ns = noisy.start_ns if isinstance(noisy, Trained) else START_NS
+    blocks.note({"stream": blocks.facts(started_ns), **told, "run": {"id": run_id, **told["run"]}})
+    layout = Layout(list(noisy.names))
     block_rows = SLOW_BLOCK_ROWS if slow else max(1, TIGHT_BLOCK_BYTES // layout.size)
     for first, times, values in noisy.chunks():
         for begin in range(0, len(times), block_rows):
             part = slice(begin, begin + block_rows)
             blocks.rows(layout.records(blocks.next, first + begin, times[part], values[part]), first + begin)
-    blocks.note({"end": {"state": "finished", "exit_code": 0, "time_ns": START_NS + noisy.steps * PERIOD_NS}})
+    if state != "crashed":
+        end_ns = int(times[-1]) + PERIOD_NS
+        blocks.note({"end": {"state": state, "exit_code": int(state != "finished"), "time_ns": end_ns}})
     writer.roll()
     blocks.close_retired()
+    for entry in os.scandir(writer.directory):  # a run lives while something writes to it
+        os.utime(entry.path, ns=(int(times[-1]), int(times[-1])))
     seconds = round(time.monotonic() - start, 3)
     return {"seconds": seconds, "bytes": directory_bytes(writer.directory), "directory": writer.directory}
 
@@ -140,13 +198,13 @@ class Blocks:
         self._stream = stream
         self.next = 1
 
-    def facts(self) -> Results:
+    def facts(self, started_ns: int) -> Results:
         """What the stream says of itself in its first record."""
         from sdk.ids import hex_u64
 
         return {
             "id": hex_u64(self._stream), "kind": "main", "attempt": 1, "first_step": 0, "pid": os.getpid(),
-            "host": "bench", "started_ns": START_NS,
+            "host": "bench", "started_ns": started_ns,
         }  # fmt: skip
 
     def note(self, facts: Results) -> None:

@@ -74,7 +74,7 @@ class Terminal:
         os.close(self._main)
 
     def press(self, keys: str) -> None:
-        """Types; ``\\r`` is enter, ``\\x1b`` escape, ``\\x1b[A`` an arrow up."""
+        r"""Types; ``\r`` is enter, ``\x1b`` escape, ``\x1b[A`` an arrow up."""
         os.write(self._main, keys.encode())
 
     def resize(self, columns: int, lines: int) -> None:
