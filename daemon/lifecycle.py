@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +42,17 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CODE = """\
 import runpy, sys
 sys.path[:] = [p for p in sys.argv.pop(1).split(':') if p]
+from daemon import lifecycle
+lifecycle.parent = int(sys.argv.pop(1))
 runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
 """
+
+parent: int | None = None
+"""The process that started this one by `start_module`. Why told: one that was killed meanwhile cannot be asked for any more."""
+
+# Limit: what a worker may still do for itself once nobody waits for it. A library may wait for a server much longer.
+_ORPHAN_SECONDS = 3.0
+_ORPHAN_LOOK_SECONDS = 1.0
 
 
 def start_module(module: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -56,7 +66,8 @@ def start_module(module: str, arguments: Sequence[str], **options: Any) -> subpr
     """
     path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])
     nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen([sys.executable, "-c", _CODE, path, module, *arguments], **{**nowhere, **options})
+    command = [sys.executable, "-c", _CODE, path, str(os.getpid()), module, *arguments]
+    return subprocess.Popen(command, **{**nowhere, **options})
 
 
 _WORKER_NICE = 10
@@ -77,8 +88,21 @@ def behave_as_worker(nice: int = _WORKER_NICE, *, is_idle: bool = True) -> Calla
         os.nice(nice)
     if is_idle:
         _idle_in_io()
-    parent = os.getppid()
-    return lambda: not is_told_to_end and os.getppid() == parent
+    starter = parent or os.getppid()
+
+    def is_orphan() -> bool:
+        return os.getppid() != starter
+
+    threading.Thread(target=_end_soon_after, args=(is_orphan,), name="stepd-orphan", daemon=True).start()
+    return lambda: not is_told_to_end and not is_orphan()
+
+
+def _end_soon_after(is_orphan: Callable[[], bool]) -> None:
+    """Ends a process whose starter is gone, wherever it hangs. Any worker may be killed at any moment."""
+    while not is_orphan():
+        clock.pause(_ORPHAN_LOOK_SECONDS)
+    clock.pause(_ORPHAN_SECONDS)
+    os._exit(1)
 
 
 def _idle_in_io() -> None:

@@ -33,8 +33,9 @@ def marked(mark: bytes) -> list[tuple[int, str]]:
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         if int(pid) != os.getpid() and mark in read(f"/proc/{pid}/environ").split(b"\0") and not is_zombie(pid):
-            command = read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-            found.append((int(pid), command))
+            words = read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+            # A program given by -c and the path it gets are long and always the same: what it is comes behind them.
+            found.append((int(pid), " ".join(word if len(word) <= 100 else "…" for word in words).strip()))
     return found
 
 
@@ -52,7 +53,7 @@ def main() -> int:
         time.sleep(0.05)
         left = marked(mark)
     for pid, command in left:
-        print(f"still running: {pid} {command[:200]}")
+        print(f"still running: {pid} {command[:500]}")
         if options.kill:
             try:
                 os.kill(pid, signal.SIGKILL)

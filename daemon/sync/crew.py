@@ -13,20 +13,13 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
+from daemon.lifecycle import start_module
 from daemon.sync.outcome import FAILED, Outcome, outcome_of
 from sdk import clock
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# As in daemon.workers: nothing of the working directory is found, and what is found is what we were loaded from.
-_CODE = """\
-import runpy, sys
-sys.path[:] = [p for p in sys.argv.pop(1).split(':') if p]
-runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
-"""
 _MODULE = "daemon.sync.work"
 # Limit: an outcome names what was lost and is some kilobytes; what has no end of line by then is no worker of ours.
 _LINE_BYTES_MAX = 16 << 20
@@ -140,11 +133,8 @@ class _Worker:
     """
 
     def __init__(self, store: str) -> None:
-        path = os.pathsep.join([_ROOT, *(entry for entry in sys.path if entry and entry != _ROOT)])
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, path, _MODULE, store],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = start_module(_MODULE, [store], **piped, start_new_session=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input: IO[bytes] = self._process.stdin

@@ -8,13 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon.lifecycle import Leaving, on_termination, take_store
 from sdk import platform
-from sdk.location import StoreIdentity
+from sdk.location import StoreIdentity, make_store
 from sdk.transport import lock_path
+from tests.ahead import ROOT
+from tests.end_to_end.world import until
 
 
 def leaving(*, persistent: bool = False) -> Leaving:
@@ -122,3 +126,31 @@ def test_signals_call_back() -> None:
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("module", ["daemon.keeper", "daemon.observer", "daemon.carrier"])
+def test_a_worker_whose_starter_is_gone_before_it_looks_ends(module: str, tmp_path: Path) -> None:
+    """A daemon that is killed in the moment in which it starts a worker leaves no process behind."""
+    store = make_store(str(tmp_path / "store")).path
+    code = f"import os; from daemon.lifecycle import start_module; print(start_module({module!r}, [{store!r}]).pid); "
+    starter = subprocess.run(
+        [sys.executable, "-c", f"{code}import sys; sys.stdout.flush(); os._exit(0)"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    pid = int(starter.stdout)
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_worker_that_hangs_ends_when_its_starter_is_gone() -> None:
+    """Whatever its library waits for: nobody waits for what it would tell."""
+    child = (
+        "import time; from daemon import lifecycle; lifecycle._ORPHAN_SECONDS = lifecycle._ORPHAN_LOOK_SECONDS = 0.01; "
+        "lifecycle.behave_as_worker(); print('begun', flush=True); time.sleep(600)"
+    )
+    code = (
+        "import subprocess, sys; "
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); p.stdout.readline(); print(p.pid)"
+    )
+    starter = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    pid = int(starter.stdout)
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

@@ -36,6 +36,7 @@ from sdk.errors import UsageError
 from sdk.ids import run_directory
 from sdk.platform import hold_lock
 from tests.builders import RunBuilder, make_run, make_store
+from tests.end_to_end.world import kill_daemon
 from tests.mlflow_rig import artifacts, client, tracking_server
 
 
@@ -72,8 +73,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    kill_daemon(Path(made.store))  # of a test that has a real run
 
 
 def test_a_finished_run_is_there_as_its_user_would_look_for_it(world: World) -> None:
