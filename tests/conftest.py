@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from sdk import _greeting
-from tests.ahead import AHEAD
 
 # derandomize off: a failing example is printed by hypothesis with the call that reproduces it. No data base on disk, no
 # deadline: two cores are shared by everything that runs here.
@@ -40,16 +40,41 @@ def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_greeting, "_quiet", None)
 
 
+# What mostly computes: it runs beside what mostly waits for real processes, a core each (scripts/test.sh).
+ASIDE = frozenset({"contracts", "importing", "sdk", "tidy"})
+_TESTS = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", choices=("main", "aside"), help="Only this half of the suite; what stands in both is split."
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stress: thousands of signals, interrupts or kills; one to three seconds each")
+    config.addinivalue_line("markers", "aside: a torture of the half that runs beside the other (--part)")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """From the first test of tests/sdk on, tortures run beside those tests, when both were asked for (tests/ahead.py)."""
-    if item.path.parent.name == "sdk":
-        found = [one.callspec.params["torture"] for one in item.session.items if one.name.startswith("test_torture[")]
-        AHEAD.begin([torture.name for torture in found if torture.beside])
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whole folders belong to one half; of tortures each says itself (tests/torture/harness.py)."""
+    part = config.getoption("--part")
+    if (
+        part is None
+        or collection_path.parent != _TESTS
+        or not collection_path.is_dir()
+        or collection_path.name == "torture"
+    ):
+        return None
+    return True if (collection_path.name in ASIDE) != (part == "aside") else None
 
 
-def pytest_sessionfinish() -> None:
-    AHEAD.end()
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is not None:
+        torture = _TESTS / "torture"
+        items[:] = [
+            item
+            for item in items
+            if torture not in item.path.parents or (item.get_closest_marker("aside") is not None) == (part == "aside")
+        ]

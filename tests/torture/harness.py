@@ -88,7 +88,7 @@ def torture(
         full: Cases of `torture.sh --full`.
         default: Cases of the default suite; None: all of them, or one in `every`.
         alone: Measures time: never run while anything else runs.
-        beside: Measures no time and fills no disk, so that two such may run at once.
+        beside: Measures no time and fills no disk: it runs beside the tests of real processes (tests/conftest.py).
     """
 
     def register(body: Body) -> Body:

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.ahead import AHEAD, Done, in_a_process
 from tests.torture.__main__ import line, load
 from tests.torture.harness import TORTURES, Missing, Tally, Torture, run
 
 load()
 
-# Those that may run two at a time come first, the longest of them before the others, and nothing else begins meanwhile.
-LONG = (
-    "daemon-killed",
-    "both-killed",
-    "schedules",
-    "segment-bit-flip",
-    "traversal-names",
-    "segment-cut",
-    "store-model",
-)
-IN_ORDER = sorted(
-    TORTURES.values(),
-    key=lambda torture: (not torture.beside, torture.name not in LONG, torture.name if torture.beside else ""),
-)
-
-
-@pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Done]]]:
-    """What becomes of those that run two at a time, as far as they are asked for; some have been run ahead."""
-    asked = {item.name for item in request.session.items}
-    AHEAD.enough()
-    with ThreadPoolExecutor(2) as pool:
-        yield {
-            torture.name: pool.submit(AHEAD.result, torture.name)
-            for torture in IN_ORDER
-            if torture.beside and f"test_torture[{torture.name}]" in asked
-        }
+ROOT = Path(__file__).resolve().parents[2]
+_MARKED = [
+    pytest.param(torture, id=name, marks=[pytest.mark.aside] if torture.beside else [])
+    for name, torture in TORTURES.items()
+]
 
 
 def main(name: str) -> None:
@@ -51,10 +29,13 @@ def main(name: str) -> None:
         print(f"skip {missing}")
 
 
-@pytest.mark.parametrize("torture", IN_ORDER, ids=[torture.name for torture in IN_ORDER])
-def test_torture(torture: Torture, outcomes: dict[str, Future[Done]]) -> None:
+@pytest.mark.parametrize("torture", _MARKED)
+def test_torture(torture: Torture) -> None:
     """Nothing is lost that is not reported; a failure names the case that shows it."""
-    done = outcomes[torture.name].result() if torture.beside else in_a_process(torture.name)
+    # Why a process: to fork one that has loaded a whole suite takes 100 ms.
+    code = f"from tests.torture.test_torture import main; main({torture.name!r})"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     # What cannot be raised, of a file that nobody closed, is told there.
     assert done.returncode == 0, done.stderr
     assert "Exception ignored" not in done.stderr, done.stderr
