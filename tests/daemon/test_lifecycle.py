@@ -17,8 +17,8 @@ from daemon.lifecycle import Leaving, on_termination, take_store
 from sdk import platform
 from sdk.location import StoreIdentity, make_store
 from sdk.transport import lock_path
-from tests.terminal import ROOT
 from tests.end_to_end.world import until
+from tests.terminal import ROOT
 
 
 def leaving(*, persistent: bool = False) -> Leaving:
