@@ -19,7 +19,13 @@ COMMANDS = {
     "tail": ("Look", "The last rows of a run, and with -f the next ones as they come."),
     "logs": ("Look", "What a run printed and logged, and with -f the next lines as they come."),
     "plot": ("Look", "Curves of runs in the terminal."),
+    "why": ("Look", "How a run died, or why it hangs."),
+    "compare": ("Look", "What differs between runs: settings, code, packages, hardware, results, the first step."),
+    "report": ("Look", "Runs as one HTML file that opens offline: charts, config, media, tables."),
+    "sql": ("Look", "SQL over runs, values, logs, tables; what there is, without a query."),
+    "watch": ("Look", "A live screen of all running trainings."),
     "artifacts": ("Look", "Data sets and models: names, versions, aliases; and their files."),
+    "set": ("Look", "Set facts of a run: name, tags, notes, group, values of its summary."),
     "export": ("Move", "All rows of a run as JSON lines or CSV."),
     "sync": ("Move", "Carry runs to TensorBoard, Parquet, MLflow, W&B, another store."),
     "import": ("Move", "Runs that TensorBoard or W&B have written, into the store."),
@@ -32,6 +38,7 @@ COMMANDS = {
     "stop": ("Daemon", "Stop it after everything received is written."),
     "restart": ("Daemon", "Stop it and start another."),
     "status": ("Daemon", "What it is doing."),
+    "doctor": ("Daemon", "Whether logging works well on this machine, and what would mend it."),
 }
 _GROUPS = ("Look", "Move", "Mend", "Daemon")
 

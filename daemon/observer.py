@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from daemon.lifecycle import behave_as_worker
 from daemon.observe import machine, processes
+from daemon.observe.ends import PATIENCE_SECONDS, Ends
 from daemon.observe.gpu import Device, Gpus
 from daemon.observe.live import LiveFiles
 from daemon.observe.sampling import Course, Reading, lowest_rank, next_sample, phase_of
@@ -86,7 +87,7 @@ class _Observed:
         lives: Streams that live, as the daemon said last.
         known: Streams whose facts were read. `waiting`: (stream, ring, pid) of those whose facts are not on the disk yet;
             `tries`: how often they were looked for. `undescribed`: looks that are left for what the code's description needs.
-        roots: pid -> start of the processes that log.
+        roots: pid -> start of the processes that log. `ends`: how they ended.
         has_main: Its main process was met.
         over_since: When its last stream ended; None while one lives.
     """
@@ -101,6 +102,7 @@ class _Observed:
         self.tries = 0
         self.undescribed = 0
         self.roots: dict[int, int] = {}
+        self.ends = Ends()
         self.ranks: set[int | None] = set()
         self.period = 0.0
         self.next_at = 0.0
@@ -160,10 +162,17 @@ class Observer:
             if observed.stream is not None and observed.period and observed.roots and now >= observed.next_at:
                 self._sample(observed, now)
         self._take_code()
+        for observed in [each for each in self.runs.values() if each.ends.look(now)]:
+            self._write(observed, _tell_ends(observed))
         for observed in [each for each in self.runs.values() if self._is_over(each, now)]:
             self._finish(observed)
         due = [each.next_at for each in self.runs.values() if each.period and each.roots and each.stream is not None]
         return min([self._look_at, *due])
+
+    @property
+    def ending(self) -> list[int]:
+        """Descriptors that become readable when a process ends."""
+        return [descriptor for each in self.runs.values() for descriptor in each.ends.descriptors]
 
     def close(self) -> None:
         """Ends every stream, without waiting for the disk to have it."""
@@ -255,6 +264,7 @@ class Observer:
         # The lock proves it; a pid alone may be that of another one by now, or of another container.
         if owner or processes.started_at(process) <= stream.started + _START_SLACK_SECONDS:
             observed.roots[process.pid] = process.started
+            observed.ends.watch(process.pid, stream.hex, stream.number("rank"))
             if observed.visible is None:
                 observed.visible = processes.visible_devices(process.pid)
 
@@ -367,6 +377,7 @@ class Observer:
         if observed.stream is not None:
             observed.stream.abandon()
             observed.stream = None
+        observed.ends.close()
         self.runs.pop(observed.run, None)
 
     def _is_over(self, observed: _Observed, now: float) -> bool:
@@ -376,20 +387,29 @@ class Observer:
         # Facts that have not come to the disk a while after the end will not come.
         describes = observed.asks_code or (observed.undescribed and observed.stream is not None)
         waits = (describes and quiet < _CODE_SECONDS_MAX) or (observed.waiting and quiet < 5 * LOOK_SECONDS)
+        waits = waits or (observed.ends.is_waiting and quiet < PATIENCE_SECONDS)
         return not waits
 
     def _finish(self, observed: _Observed, *, sync: bool = True) -> None:
         stream = observed.stream
+        observed.ends.look(clock.monotonic(), last=True)
+        observed.ends.close()
         self.runs.pop(observed.run, None)
         if stream is None:
             return
         with contextlib.suppress(OSError, Error):
             if stream.is_there:
+                if observed.ends.told:
+                    _tell_ends(observed)(stream)
                 end = {"state": "finished", "exit_code": 0, "time_ns": clock.wall_ns()}
                 stream.tell({"stream": {"summary": observed.course.summary()}, "end": end})
                 stream.roll(sync=sync)
                 self.sealed += 1
         stream.abandon()
+
+
+def _tell_ends(observed: _Observed) -> Callable[[SystemStream], None]:
+    return lambda stream: stream.tell({"stream": {"ends": list(observed.ends.told)}})
 
 
 def _earlier(scan: Scan, facts: Facts) -> _Before:
@@ -473,7 +493,7 @@ def main(store_path: str) -> int:
             wait = observer.step(now) - clock.monotonic()
             if not observer.runs and now - observer.busy_at > _IDLE_SECONDS:
                 break
-            if select.select([woken], [], [], max(0.0, min(wait, LOOK_SECONDS)))[0]:
+            if woken in select.select([woken, *observer.ending], [], [], max(0.0, min(wait, LOOK_SECONDS)))[0]:
                 break
     finally:
         observer.close()

@@ -122,6 +122,7 @@ _HOMES = {
     "UsageError",
     "plot": "plot_table visualize",
     "query.api": "Api",
+    "query.sql": "sql",
     "reader": "open_store",
     "settings": "Settings",
     "values.annotations": "Classes",

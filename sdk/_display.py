@@ -29,7 +29,7 @@ _LINES_MAX = 12
 
 
 class RunDisplay(RunAbout):
-    """`display`, `to_html` and `live`."""
+    """`display`, `to_html`, `plot` and `live`."""
 
     _begun: float
     _finished: bool
@@ -96,6 +96,27 @@ class RunDisplay(RunAbout):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self.to_html()}
+
+    def plot(
+        self, *keys: str, x: str = "auto", smooth: float | None = None, log: bool = False, points: int = 2000,
+        title: str | None = None, size: tuple[float, float] | None = None,
+    ) -> Any:  # fmt: skip
+        """A matplotlib figure of what was logged until now, as of a stored run; waits up to 0.5 s for the last of it.
+
+        Reads what is stored, in the thread that calls it. None of a disabled run, and where nothing is stored yet: it says so.
+
+        Args:
+            keys, x, smooth, log, points, title, size: As `sdk.reader.Run.plot` takes them.
+
+        Raises:
+            Error: matplotlib is not installed.
+            NotFoundError: No such key, or it holds no numbers.
+        """
+        stored = self._stored()
+        if stored is None or not stored.records:
+            _greeting.note(f"run.plot() has nothing to draw: {'the run is disabled' if self.disabled else 'nothing is stored yet'}")
+            return None
+        return stored.plot(*keys, x=x, smooth=smooth, log=log, points=points, title=title, size=size)
 
     def live(self, *keys: str, seconds: float = 2.0) -> Live:
         """A chart in the notebook's cell that is drawn again every few seconds until the run ends. Returns at once.

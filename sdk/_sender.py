@@ -31,6 +31,7 @@ from ._lending import Lending
 from ._pressure import Notices, Pressure
 from ._spool import Spool
 from ._spooling import Spooling, batch_flags
+from ._stacks import Stacks
 from ._starting import RESTART_SECONDS_MAX, Starting
 from .budget import Budget
 from .errors import CommError, Error, ProtocolError
@@ -143,6 +144,7 @@ class Sender:
         self.facts = Facts(journal, self._notice)
         self._lending = Lending(journal, wanted=settings.ring_reader, wake=self.wake)
         self._upkeep = Upkeep(journal, now, self._notice)
+        self._stacks = Stacks(journal, answers=settings.stacks)
         self._pressure = Pressure(journal, store.path, self._notice)
         self._starting = Starting(store.path, settings, now, self._notice)
         self._spooling = Spooling(
@@ -228,6 +230,7 @@ class Sender:
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._stacks.listen()
         while self._finish_deadline is None:
             try:
                 self._delay = self._next_delay(self.wake_once(clock.monotonic()))
@@ -261,6 +264,7 @@ class Sender:
     def wake_once(self, now: float) -> int:
         """One look; returns the bytes that were waiting."""
         journal, outbox = self._journal, self._outbox
+        self._stacks.look(now)
         if self.on_look is not None:
             self.on_look()
         if journal.deferred:

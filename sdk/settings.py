@@ -259,6 +259,10 @@ class Settings:
     """Let a daemon of the same host read the ring itself, so that no thread of this process sends. Default: true; where it
     cannot, and with false, the records are sent. STEPD_RING_READER."""
 
+    stacks: bool = _setting(True, _boolean)
+    """Tell the same user's `stepd why` what this process's threads are doing when it asks (docs/why.md). Default: true, as it costs
+    nothing until then. STEPD_STACKS."""
+
     spool_bytes_max: int = _setting(GIB, _bytes(0))
     """The most this process writes itself while no daemon answers, in bytes. Default: 1 GiB, a day of 5 values at 100
     calls a second. STEPD_SPOOL_BYTES_MAX."""

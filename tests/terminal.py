@@ -1,7 +1,7 @@
 """A terminal of a given size without a window: a real command in a pseudo-terminal, its output read by an emulator (pyte).
 
 `screen_of` runs a command to its end and gives what a person would then see. `Terminal` stays, for screens that are worked with keys.
-`same_screen` compares with a text kept in tests/screens/; `STEPD_WRITE_SCREENS=1` writes it instead, to be looked at before it is
+`same_screen` compares with a text kept in tests/screens/; `STEPD_TEST_WRITE_SCREENS=1` writes it instead, to be looked at before it is
 committed.
 """
 
@@ -145,7 +145,7 @@ def screen_of(words: Sequence[str], size: tuple[int, int] = SMALL, *, code: int 
 def same_screen(name: str, text: str) -> None:
     """Compares with tests/screens/NAME.txt."""
     path = SCREENS / f"{name}.txt"
-    if os.environ.get("STEPD_WRITE_SCREENS"):
+    if os.environ.get("STEPD_TEST_WRITE_SCREENS"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     kept = path.read_text(encoding="utf-8") if path.exists() else "(none is kept)"

@@ -40,10 +40,10 @@ def command(ctx: click.Context, run: str, kind: str, output: str, no_media: bool
     found = open_store_of(ctx, directory).run(run)
     if output == "-":
         with click.open_file("-", "w", encoding="utf-8", errors="surrogatepass") as file:
-            _write(found, kind, found.rows(), _Screen(file) if _is_terminal() else file)
+            _write(found, kind, found.rows(), Screen(file) if _is_terminal() else file)
         return
     try:
-        with _complete_file(output) as file, MediaFiles(output) as media:
+        with complete_file(output) as file, MediaFiles(output) as media:
             rows = _with_progress(found)
             count = _write(found, kind, rows if no_media else map(media.with_paths, rows), file)
     except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ def command(ctx: click.Context, run: str, kind: str, output: str, no_media: bool
 
 
 @contextlib.contextmanager
-def _complete_file(path: str) -> Iterator[IO[str]]:
+def complete_file(path: str) -> Iterator[IO[str]]:
     """A file that appears when it is complete, by rename: nobody reads half an export, and trouble leaves nothing behind.
 
     Why not click's: it puts the file there after an error as well, leaves its draft behind where the name turns out not
@@ -85,7 +85,7 @@ def _complete_file(path: str) -> Iterator[IO[str]]:
         raise
 
 
-class _Screen:
+class Screen:
     """A file that somebody looks at: nothing that was logged steers it."""
 
     def __init__(self, file: IO[Any]) -> None:

@@ -1,169 +1,219 @@
-"""`stepd plot`: curves of runs in the terminal."""
+"""`stepd plot`: curves of runs in the terminal, or as a picture (docs/plot.md)."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from daemon.commands.chart import Axis, Curve, Style, draw
-from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, split_words, when_text
+from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, split_words
 from daemon.commands.service import clean, directory_option
 from sdk import clock
-from sdk.errors import NotFoundError
-from sdk.reader import Run
+from sdk.errors import NotFoundError, UsageError
+from sdk.reader import Run, Store
 
 if TYPE_CHECKING:
-    from sdk.reader.series import Series
+    from sdk.query.curves import Line, Lines
 
-_CURVES_MAX = 7
-_DEFAULT_KEYS_MAX = 4
-_LIVE_SECONDS = 2.0
+# Limit: more lines than these cannot be told apart in any chart.
+_LINES_MAX = 50
+# Limit: the members of all groups; each is opened and read, about 1 ms.
+_MEMBERS_MAX = 2_000
+_LIVE_SECONDS = 1.0
+# A chart that is drawn again and again costs at most this part of a core.
+_LIVE_PART = 0.1
+_PICTURES = (".png", ".svg", ".pdf")
+_PATTERN = "*?["
+
+
+class _Asked(NamedTuple):
+    """What is to be drawn."""
+
+    runs: list[Run]
+    keys: list[str]
+    how: dict[str, Any]
+    notes: list[str]
 
 
 @click.command("plot")
 @click.argument("words", nargs=-1, metavar="[RUN]... [KEY]...")
 @click.option("-k", "--key", "keys", multiple=True, metavar="KEY", help="A key that is also called like a run.")
-@click.option(
-    "--x", "x", metavar="step|time|relative|KEY", help="The x axis; default: what define_metric said, else the step."
-)
-@click.option("--live", is_flag=True, help="Draw again every 2 s until the runs have ended.")
+@click.option("--where", metavar="EXPR", help="The runs for which this holds, as in stepd runs.")
+@click.option("--x", "x", metavar="step|epoch|time|relative|KEY", help="The x axis; default: the defined one, or step.")
+@click.option("--smooth", type=click.FloatRange(0, 1, max_open=True), help="Exponential mean, as TensorBoard's.")
+@click.option("--log", is_flag=True, help="A logarithmic y axis.")
+@click.option("--group", metavar="NAME[,NAME]", help="One line for all runs of the same values: config.method.")
+@click.option("--over", metavar="NAME", help="What differs within a group: seed.")
+@click.option("--band", type=click.Choice(["std", "sem", "minmax", "ci95"]), help="Around the mean of a group.")
+@click.option("--rank", type=int, metavar="N", help="Only what this rank logged.")
+@click.option("--stream", metavar="ID", help="Only what this stream logged, rows that a resume hid included.")
+@click.option("--points", type=click.IntRange(7), default=2000, show_default=True, help="At most so many of each line.")
+@click.option("--live", is_flag=True, help="Draw again as values come, until the runs have ended.")
+@click.option("-o", "--output", metavar="FILE", help="A picture instead: .png, .svg or .pdf.")
+@click.option("--title", help="Above the chart; default: what the lines have in common.")
 @click.option("--width", type=click.IntRange(20), help="Characters; default: the terminal's.")
-@click.option("--height", type=click.IntRange(6), help="Lines; default: two thirds of the terminal's.")
+@click.option("--height", type=click.IntRange(6), help="Lines; default: most of the terminal's.")
 @json_option
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, words: tuple[str, ...], keys: tuple[str, ...], x: str | None, live: bool, width: int | None,
-    height: int | None, as_json: bool, directory: str | None,
+    ctx: click.Context, /, words: tuple[str, ...], keys: tuple[str, ...], where: str | None, live: bool, as_json: bool,
+    directory: str | None, group: str | None, over: str | None, log: bool, output: str | None, title: str | None,
+    width: int | None, height: int | None, **how: Any,
 ) -> None:  # fmt: skip
-    """Several keys and runs in one chart. Words that name runs are runs, the others keys; no run means the latest.
+    """Several keys and runs in one chart. Words that name runs are runs, the others keys or patterns of them; no run means the latest.
 
     Without a key those with "loss" in their name are drawn, else the first one that holds numbers.
     """
-    store = open_store_of(ctx, directory)
-    runs, named = split_words(store, words)
-    chosen = [*named, *keys] or _default_keys(runs)
-    if as_json:
-        found, name = _curves(runs, chosen, x)
-        print_json([_points(run, key, curve, name) for run, key, curve in found])
+    if output is not None and not output.lower().endswith(_PICTURES):
+        raise UsageError(f"cannot draw {output!r}: expected one of {', '.join(_PICTURES)}", hint="-o chart.png")
+    how = {**how, "x": how["x"] or "auto", "group": group.split(",") if group else (), "over": over}
+    asked = _ask(open_store_of(ctx, directory), words, keys, where, how)
+    if as_json or output is not None:
+        lines = _read(asked)
+        if as_json:
+            print_json([_told(line, lines.x_name) for line in lines.lines])
+        if output is not None:
+            _save(lines, output, title, log)
         return
-    size = shutil.get_terminal_size()
-    shape = (width or size.columns, height or max(size.lines * 2 // 3, 12))
+    shape = _Shape(width, height, log, title)
+    if not live:
+        for line in shape.drawn(_read(asked)):
+            click.echo(line)
+        return
     try:
+        _draw_again_and_again(asked, shape)
+    except KeyboardInterrupt:
+        ctx.exit(0)  # how one leaves --live; the last chart stays
+
+
+# ---- what is asked for
+
+
+def _ask(
+    store: Store, words: Sequence[str], keys: Sequence[str], where: str | None, how: dict[str, Any]
+) -> _Asked:  # fmt: skip
+    from sdk.query.curves import default_keys
+
+    notes: list[str] = []
+    patterns = [word for word in words if any(sign in word for sign in _PATTERN)]
+    plain = [word for word in words if word not in patterns]
+    if where is None and not (how["group"] or how["over"]):
+        runs, named = split_words(store, plain)
+    else:
+        runs, named = _chosen(store, plain, where, notes)
+    chosen = [*named, *patterns, *keys] or default_keys(runs)
+    limit = _MEMBERS_MAX if how["group"] or how["over"] else max(_LINES_MAX // len(chosen), 1)
+    if len(runs) > limit:
+        notes.append(f"{limit} of {len(runs)} runs are drawn, those that were started last; --where chooses others")
+        runs = runs[:limit]
+    return _Asked(runs, chosen, how, notes)
+
+
+def _chosen(store: Store, words: Sequence[str], where: str | None, notes: list[str]) -> tuple[list[Run], list[str]]:
+    """The runs for which an expression holds, among those that some of the words name, and the other words.
+
+    Without an expression and names: those of the project of the latest run.
+    """
+    everything = store.runs()
+    named = [run for run in everything if run.id in words or run.name in words]
+    runs = named or everything
+    if where is not None:
+        from sdk.query.overview import select
+
+        runs = select(runs, where, None)
+        if not runs:
+            raise NotFoundError(f"no run is so: {where}", hint="stepd runs")
+    elif not named:
+        runs = [run for run in runs if run.project == runs[0].project]
+        if runs:
+            notes.append(f"{len(runs)} runs of project {runs[0].project}")
+    if not runs:
+        raise NotFoundError(f"{store.path!r} holds no run", hint="stepd runs")
+    names = {run.id for run in named} | {run.name for run in named}
+    return runs, [word for word in words if word not in names]
+
+
+def _read(asked: _Asked) -> Lines:
+    from sdk.query.curves import read_lines
+
+    lines = read_lines(asked.runs, asked.keys, **asked.how)
+    lines.notes.extend(asked.notes)
+    if len(lines.lines) > _LINES_MAX:
+        lines.notes.append(f"{_LINES_MAX} of {len(lines.lines)} lines are drawn")
+    return lines._replace(lines=lines.lines[:_LINES_MAX])
+
+
+def _told(line: Line, x_name: str) -> dict[str, Any]:
+    """A line as JSON."""
+    told: dict[str, Any] = {
+        "run": line.run, "name": line.name, "project": line.project, "key": line.key, "x_name": x_name,
+        "x": line.x.tolist(), "value": line.y.tolist(),
+    }  # fmt: skip
+    for name in ("raw", "low", "high"):
+        values = getattr(line, name)
+        if values is not None:
+            told[name] = values.tolist()
+    for name in ("last", "best", "best_x", "goal", "count", "not_finite", "gaps", "attempts", "members"):
+        told[name] = getattr(line, name)
+    return told
+
+
+# ---- drawing
+
+
+class _Shape(NamedTuple):
+    """How a chart is drawn."""
+
+    width: int | None
+    height: int | None
+    log: bool
+    title: str | None
+
+    def drawn(self, lines: Lines, *, live: bool = False) -> list[str]:
+        from daemon.commands.chart import Style, draw
+
+        size = shutil.get_terminal_size()
+        most = size.lines - 1
+        # Why not all of a tall terminal: what was on it before is wanted too, and a curve is wide.
+        height = self.height or (most if live else max(min(most, 23), size.lines * 2 // 3))
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        style = Style(can_unicode(), bool(color))
+        text = draw(lines, self.width or size.columns, height, style, log=self.log, title=self.title)
+        return text[:most] if live and sys.stdout.isatty() else text
+
+
+def _draw_again_and_again(asked: _Asked, shape: _Shape) -> None:
+    """Until all runs have ended. A drawing that takes long comes less often."""
+    from daemon.commands.redraw import InPlace
+
+    seen = None
+    with InPlace() as place:
         while True:
-            going = live and any(run.state == "running" for run in runs)
-            _print(runs, chosen, x, shape, clear=live)
+            started = time.process_time()
+            going = any(run.state == "running" for run in asked.runs)
+            for run in asked.runs:
+                run.refresh()
+            now = [(run.size_bytes, run.updated, going) for run in asked.runs], shutil.get_terminal_size()
+            if now != seen:
+                place.show(shape.drawn(_read(asked), live=True))
+            seen = now
             if not going:
                 return
-            clock.pause(_LIVE_SECONDS)
-    except KeyboardInterrupt:
-        ctx.exit(0)  # how one leaves --live
+            clock.pause(max(_LIVE_SECONDS, (time.process_time() - started) / _LIVE_PART))
 
 
-def _print(runs: list[Run], keys: list[str], x: str | None, shape: tuple[int, int], clear: bool) -> None:
-    found, name = _curves(runs, keys, x)
-    curves = [curve for _, _, curve in found]
-    if clear:
-        click.clear()
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for line in draw(curves[:_CURVES_MAX], *shape, Style(can_unicode(), color), _axis(name)):
-        click.echo(line)
-    if len(curves) > _CURVES_MAX:
-        click.echo(
-            f"  {len(curves) - _CURVES_MAX} more are not drawn: {_CURVES_MAX} curves are what one can tell apart"
-        )
+def _save(lines: Lines, path: str, title: str | None, log: bool) -> None:
+    """Draws into a file."""
+    from sdk.query.figure import figure
 
-
-def _default_keys(runs: list[Run]) -> list[str]:
-    keys = sorted(set().union(*map(Run.shown_keys, runs)))
-    losses = [key for key in keys if "loss" in key.lower()]
-    for key in losses[:_DEFAULT_KEYS_MAX]:
-        if not _is_numeric(runs, key):
-            losses.remove(key)
-    if losses:
-        return losses[:_DEFAULT_KEYS_MAX]
-    for key in keys:
-        if _is_numeric(runs, key):
-            return [key]
-    raise NotFoundError(f"{_names(runs)} holds no numbers to draw yet", hint=f"stepd show {runs[0].id}")
-
-
-def _is_numeric(runs: list[Run], key: str) -> bool:
-    for run in runs:
-        try:
-            return run.series(key).value.dtype.kind in "fiub"
-        except NotFoundError:
-            continue
-    return False
-
-
-def _axis(name: str) -> Axis:
-    if name == "time":
-        return Axis("", when_text)
-    return Axis("s", lambda seconds: f"{seconds:,.4g}") if name == "relative" else Axis(clean(name))
-
-
-def _curves(runs: list[Run], keys: list[str], x: str | None) -> tuple[list[tuple[Run, str, Curve]], str]:
-    """A curve for each run that holds a key, and the name of their x axis: the step where they would have several.
-
-    Raises:
-        NotFoundError: No run holds a key, or what it holds are no numbers.
-    """
-    found: list[tuple[Run, str, Series]] = []
-    for key in keys:
-        holders = 0
-        for run in runs:
-            try:
-                series = run.series(key, x=x or "auto")
-            except NotFoundError:
-                if run is runs[-1] and not holders:
-                    raise
-                continue
-            holders += 1
-            if series.value.dtype.kind not in "fiub":
-                raise NotFoundError(f"{key!r} of {run.id} holds no numbers", hint=f"stepd tail {run.id} {key}")
-            found.append((run, key, series))
-    names = {series.x_name for _, _, series in found}
-    name = names.pop() if len(names) == 1 else "step"
-    return [
-        (run, key, _curve(_along(series, name), run, key, len(runs) > 1, len(keys) > 1)) for run, key, series in found
-    ], name
-
-
-def _along(series: Series, name: str) -> Series:
-    """The values in the order of their places on an axis, those left out that have none."""
-    import numpy
-
-    if name == "step":
-        return dataclasses.replace(series, axis=None, x_name=name)
-    place = numpy.flatnonzero(~numpy.isnan(series.x.astype(numpy.float64)))
-    place = place[numpy.argsort(series.x[place], kind="stable")]
-    return dataclasses.replace(series, value=series.value[place], axis=series.x[place])
-
-
-def _curve(series: Any, run: Run, key: str, name_run: bool, name_key: bool) -> Curve:
-    import numpy
-
-    value = series.value.astype(numpy.float64)
-    finite = numpy.isfinite(value)
-    parts = [clean(key)] if name_key or not name_run else []
-    parts += [f"{clean(run.name)} ({clean(run.id)})"] if name_run else []
-    label = "  ".join(parts) + ("" if name_key or not name_run else f"  {clean(key)}")
-    if finite.any():
-        label += f"   last {value[finite][-1]:.4g}   min {value[finite].min():.4g}   max {value[finite].max():.4g}"
-    if not finite.all():
-        label += f"   {int((~finite).sum()):,} not finite"
-    return Curve(label, series.x[finite], value[finite])
-
-
-def _points(run: Run, key: str, curve: Curve, name: str) -> dict[str, Any]:
-    return {"run": run.id, "key": key, "x_name": name, "x": curve.x.tolist(), "value": curve.y.tolist()}
-
-
-def _names(runs: list[Run]) -> str:
-    return ", ".join(run.id for run in runs)
+    try:
+        figure(lines, title=title, log=log).savefig(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path!r}: {error.strerror}", hint="-o chart.png") from error
+    click.echo(f"{clean(path)}: {len(lines.lines)} line{'' if len(lines.lines) == 1 else 's'}")

@@ -10,7 +10,6 @@ import click
 
 from sdk.location import find_store
 from sdk.settings import Settings, parse_bytes
-from sdk.transport import request
 
 START_SECONDS = 15.0
 _BUDGETS = {
@@ -44,6 +43,8 @@ def set_budgets(store: str, budgets: Mapping[str, int | None]) -> None:
     """Tells the serving daemon those that were given."""
     given = {name: size for name, size in budgets.items() if size is not None}
     if given:
+        from sdk.transport import request  # zmq: 10 ms, which commands that only look need not wait for
+
         request(store, "budget", given)
 
 

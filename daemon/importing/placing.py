@@ -19,6 +19,8 @@ from daemon.importing.source import Found
 from daemon.importing.writing import ImportedRun
 from daemon.store.replacing import hold
 from sdk import clock
+from sdk.editing import KIND as EDIT
+from sdk.editing import write_edit
 from sdk.errors import StoreError
 from sdk.files import DISK, Files, sync_names
 from sdk.ids import run_directory
@@ -71,7 +73,7 @@ def standing_of(store: str, found: Found, files: Files = DISK) -> Standing:
             f"the store has a run {found.run_id!r} that was not imported; {found.where!r} is left out",
             hint=f"stepd rm {found.run_id}, or another store",
         )
-    if any(stream.id not in streams for stream in run.streams):
+    if any(stream.id not in streams for stream in run.streams if stream.kind != EDIT):
         raise StoreError(
             f"run {found.run_id!r} was imported and then gone on with; {found.where!r} is left out",
             hint=f"stepd rm {found.run_id}, or another store",
@@ -144,6 +146,7 @@ class Inbox:
             sync_names(self._files, place, RUN_LEVELS)
             return
         before = standing_of(self._store.path, found, self._files)  # again: somebody may have gone on with it
+        self._carry_edits(place, run)
         old = self._staged(found.run_id, _OLD)
         # Why: a rewriting of the old run must not end in the new one's directory.
         rewriting = self._hold_rewriting()
@@ -154,6 +157,12 @@ class Inbox:
         finally:
             rewriting.release()
         self._let_go(old, found, before)
+
+    def _carry_edits(self, place: str, run: ImportedRun) -> None:
+        """What somebody has set of the older import (`stepd set`) holds of the new one too."""
+        for facts in Run(place, files=self._files)._facts.edits():
+            after = Run(run.directory, files=self._files)._facts.latest_ns
+            write_edit(self._store.path, run.directory, run.id, facts, after_ns=after, files=self._files)
 
     def _let_go(self, old: str, found: Found, before: Standing) -> None:
         """Removes the older import; where the source has become smaller it may be all that is left, and goes to the trash."""

@@ -15,6 +15,8 @@ from daemon.observe.gpu import Gpus
 from sdk import platform
 
 _CGROUPS = "/sys/fs/cgroup"
+# Version 1 of cgroups counts there, and says a number near 2**63 where there is no limit.
+_OLD_EVENTS, _NO_LIMIT = "memory.oom_control", 1 << 60
 # Traffic of these is none of a network's: a message to oneself, or counted once more at the device that carries it.
 _NO_NETWORK = ("lo", "veth", "docker", "br-", "virbr", "cni", "flannel", "cali", "tap", "tun", "dummy")
 
@@ -134,7 +136,7 @@ def _block_device(path: str) -> str | None:
 def cgroup_memory(pid: int) -> dict[str, int]:
     """What the cgroup of a process has of memory, may have, and how often something in it was killed for want of it.
 
-    Of the innermost cgroup with a limit; {} where there is none (and for version 1 of cgroups).
+    Of the innermost cgroup with a limit; {} where there is none. Of version 1 of cgroups, of the process's own one.
     """
     path = _cgroup(pid)
     while path is not None and path.startswith(_CGROUPS):
@@ -142,10 +144,19 @@ def cgroup_memory(pid: int) -> dict[str, int]:
         current = _read_number(os.path.join(path, "memory.current"))
         if limit is not None and current is not None:
             told = {"memory_used": current, "memory_limit": limit}
-            kills = _oom_kills(os.path.join(path, "memory.events"))
+            kills = oom_kills(os.path.join(path, "memory.events"))
             return told if kills is None else {**told, "oom_kills": kills}
         path = os.path.dirname(path) if path != _CGROUPS else None
-    return {}
+    events = memory_events(pid)
+    return _old_memory(os.path.dirname(events), events) if events and events.endswith(_OLD_EVENTS) else {}
+
+
+def _old_memory(path: str, events: str) -> dict[str, int]:
+    limit = _read_number(os.path.join(path, "memory.limit_in_bytes"))
+    current, kills = _read_number(os.path.join(path, "memory.usage_in_bytes")), oom_kills(events)
+    if limit is None or current is None or limit >= _NO_LIMIT:
+        return {}
+    return {"memory_used": current, "memory_limit": limit, **({} if kills is None else {"oom_kills": kills})}
 
 
 def _cgroup(pid: int) -> str | None:
@@ -165,7 +176,22 @@ def _read_number(path: str) -> int | None:
         return None
 
 
-def _oom_kills(path: str) -> int | None:
+def memory_events(pid: int) -> str | None:
+    """The file that counts the processes of a process's own cgroup that the OOM killer killed, of either version of cgroups."""
+    path = _cgroup(pid)
+    if path is not None and os.path.exists(found := os.path.join(path, "memory.events")):
+        return found
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _, controllers, inside = line.strip().split(":", 2)
+            if "memory" in controllers.split(","):
+                found = os.path.normpath(os.path.join(_CGROUPS, "memory", inside.lstrip("/"), _OLD_EVENTS))
+                return found if found.startswith(_CGROUPS) and os.path.exists(found) else None
+    return None
+
+
+def oom_kills(path: str) -> int | None:
+    """What such a file says; None: it is gone, or does not."""
     with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
         for line in file:
             if line.startswith("oom_kill "):

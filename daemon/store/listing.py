@@ -7,22 +7,26 @@ depends on it, so trouble is no trouble: a store of someone else's, a full disk,
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable
 
+from sdk import clock
 from sdk.errors import Error
 from sdk.files import DISK, Files
 from sdk.location import read_store
 from sdk.reader import Run, Store
-from sdk.reader.listing import CACHE_FILE, Cards, encode_cards, is_short
+from sdk.reader.listing import CACHE_FILE, NOT_YET, Cards, encode_cards, is_short
 
 
-def remember(store: str, runs: Iterable[Run], files: Files = DISK) -> bool:
+def remember(store: str, runs: Iterable[Run], files: Files = DISK, *, seconds: float = math.inf) -> bool:
     """Writes the cache if some of `runs`, which are all of the store's, are over and not in it yet; whether it did.
 
     Args:
         runs: As `Store.runs` gives them.
+        seconds: How long values may be looked at, for whoever waits for it; what is left is done the next time.
     """
+    until = clock.monotonic() + seconds
     with contextlib.suppress(OSError, ValueError, Error):
         kept: Cards = {}
         new = 0
@@ -30,8 +34,9 @@ def remember(store: str, runs: Iterable[Run], files: Files = DISK) -> bool:
             if run.look is None or not run.look.is_settled:
                 continue
             card = run.card
-            if card is None:
-                card = run.card_if_over()
+            has_time = clock.monotonic() < until
+            if card is None or (card.packed_digest == NOT_YET and has_time):
+                card = run.card_if_over(digest=has_time)
                 if card is None or not is_short(card):
                     continue
                 new += 1

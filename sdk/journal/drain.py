@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .. import clock, platform
 from ..errors import DamageError
-from .format import DRAFT_SUFFIX, HEADER_BYTES, SUFFIX, WORD_HEAD, WORD_RELEASED
+from .format import ANSWER_SUFFIX, DRAFT_SUFFIX, HEADER_BYTES, SUFFIX, WORD_HEAD, WORD_RELEASED
 from .page import Chunk, Mark, Refusals, read_chunks, read_refusals, read_released, read_static, read_taken
 from .salvage import Piece, Salvage, Window, sound_run
 
@@ -116,12 +116,12 @@ def ring_stream(path: str) -> int:
 
 
 def remove_drafts(base: str, store_digest: str) -> None:
-    """Removes rings whose process died while making them. Whoever makes one takes milliseconds, so age decides."""
+    """Removes rings whose process died while making them, and answers that nobody took. Both take seconds at most, so age decides."""
     with contextlib.suppress(Exception):
         directory = platform.shared_directory(base)
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
-            if name.startswith(f"{store_digest}-") and name.endswith(DRAFT_SUFFIX):
+            if name.startswith(f"{store_digest}-") and name.endswith((DRAFT_SUFFIX, ANSWER_SUFFIX)):
                 if clock.wall_ns() - os.stat(path).st_mtime_ns > _DRAFT_AGE_NS:
                     os.unlink(path)
 

@@ -29,7 +29,12 @@ WORD_EPISODE_END_NS = 22
 WORD_REPORTED = 23  # the last episode that a GAP record in the stream tells of
 WORD_REASON = 24  # why calls are refused in this episode: an index into `sdk.limits.REFUSED_REASONS`
 WORD_BEAT = 60  # written by who reads this ring from another process: grows as long as it does; 0: it has stopped
+WORD_ASKED = 61  # written by another process of the same user that asks something: the number of the question
+WORD_ANSWERED = 62  # written by the sender: the last question answered; 0: nobody listens yet, 1: nothing was asked yet
+WORD_THREAD = 63  # written by the sender: its thread, as the kernel numbers it
 WORDS = 64
+# In WORD_ANSWERED: this process answers nobody.
+ANSWERS_NOBODY = 2**64 - 1
 
 # The words of what was refused and of what is released, each written first to one place and then to the other, and
 # followed by a check word, the CRC-32 of the words before it.
@@ -62,3 +67,5 @@ CHUNKS = 36
 SUFFIX = ".ring"
 # A ring that is being made: not locked yet, so nobody may judge it by its lock.
 DRAFT_SUFFIX = ".new"
+# An answer to a question: made and removed by who asks, filled by the trainer.
+ANSWER_SUFFIX = ".answer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .. import clock
@@ -22,7 +22,7 @@ from . import state
 from .facts import Facts, StreamFacts
 from .gaps import Gap, broken_chains
 from .lanes import TRAINING, Lane, lanes_of
-from .listing import Card, Look, pack_config
+from .listing import NOT_YET, Card, Look, pack_config
 from .scan import Gone, Scan
 
 if TYPE_CHECKING:
@@ -236,6 +236,12 @@ class About:
         return dict(self._facts.config)
 
     @property
+    def explicit_summary(self) -> dict[str, Any]:
+        """What was set in the summary, without what was logged."""
+        self._open()
+        return dict(self._facts.summary)
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """What `define_metric` said, by name."""
         self._open()
@@ -312,12 +318,31 @@ class About:
                 found.append(Alert(int(when) / 1e9, *(text if isinstance(text, str) else "" for text in texts)))
         return sorted(found)
 
-    @property
+    @Fact
+    def host(self) -> str:
+        """Where the training ran last, "" where it did not say."""
+        said = [text for lane in self._lanes for stream in lane.streams if (text := stream.text("host"))]
+        return said[-1] if said else ""
+
+    @Fact
     def exit_code(self) -> int | None:
         """What the process ended with, as far as it could say; None while it runs, and where it was killed."""
         end = self._last_of_state().end
         code = end.get("exit_code") if end is not None else None
         return code if type(code) is int else None
+
+    @property
+    def ended(self) -> float | None:
+        """When the training said that it ends, Unix seconds; None while it runs, and where it was killed."""
+        end = self._last_of_state().end
+        time_ns = end.get("time_ns") if end is not None else None
+        return time_ns / 1e9 if type(time_ns) is int and time_ns > 0 else None
+
+    @property
+    def first_step(self) -> int:
+        """The step at which the last attempt began."""
+        self._open()
+        return max(self._last_of_state().number("first_step") or 0, 0)
 
     @property
     def error(self) -> RunError | None:
@@ -388,6 +413,13 @@ class About:
             if limit <= STEP_MAX
         }
 
+    @property
+    def resumed_at(self) -> list[int]:
+        """The step at which each attempt after the first began, of the main lane."""
+        self._open()
+        attempts = self._lanes[0].streams[1:] if self._lanes else []
+        return [step for stream in attempts if (step := stream.number("first_step")) is not None]
+
     def _stream(self, stream: StreamFacts, ranges: list[tuple[int, int]]) -> StreamInfo:
         return StreamInfo(
             stream.hex,
@@ -417,8 +449,13 @@ class About:
         plan = self._scan.plan()
         return max((e.step_max for number in plan.keys() & training for e in plan[number]), default=0)
 
-    def card_if_over(self) -> Card | None:
-        """What lists may keep of the run; None while more may be said of it without a file that comes or goes."""
+    def card_if_over(self, *, digest: bool = True) -> Card | None:
+        """What lists may keep of the run; None while more may be said of it without a file that comes or goes.
+
+        Args:
+            digest: With what tables show of its values, for which these are looked at; else that is left for later.
+        """
+        self._open()
         seen = self._scan.sources.values()
         if not self._facts.streams or self._scan.damage() or not all(source.sealed for source in seen):
             return None
@@ -430,8 +467,51 @@ class About:
         return Card(
             self.id, self.name, self.project, self.group, self.job_type, self.notes, self.state, self.tags,
             float(self.created), float(self.started), float(self.updated), self.size_bytes, self.records, self.step_max,
-            pack_config(self.config),
+            self.host, self.exit_code, pack_config(self.config), self._packed_digest() if digest else NOT_YET,
         )  # fmt: skip
+
+    def _packed_digest(self) -> bytes | None:
+        """What tables show of the run's values, for its card."""
+        return None
+
+    def set(
+        self,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Iterable[str] | None = None,
+        summary: Mapping[str, Any] | None = None,
+        summary_removed: Iterable[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Sets facts of the run from outside, whether it runs or is over, here or on another host (docs/compare.md#set).
+
+        What is set last holds. It is on the disk when this returns; a training that runs does not hear of it.
+
+        Args:
+            name, notes, group, job_type, tags: None: stays as it is. `tags` replaces them all.
+            summary: Values by key, over what was logged. `summary_removed`: keys to be taken out.
+            config: Values that the config lacks.
+
+        Raises:
+            UsageError: A value cannot be stored, or is another one than the config has.
+            StoreError: The store cannot be written.
+        """
+        from ..editing import facts_of, write_edit
+
+        self.refresh()
+        facts = facts_of(
+            self._facts.config, name=name, notes=notes, group=group, job_type=job_type, tags=tags, summary=summary,
+            summary_removed=summary_removed, config=config,
+        )  # fmt: skip
+        if facts:
+            write_edit(
+                os.path.dirname(os.path.dirname(self.directory)), self.directory, self.id, facts,
+                after_ns=self._facts.latest_ns, modified=self._scan.changed, files=self._files, now_ns=self._now_ns(),
+            )  # fmt: skip
+            self.refresh()
 
     @property
     def gaps(self) -> list[Gap]:

@@ -18,7 +18,8 @@ class Source:
     """One segment file.
 
     Attributes:
-        blocks: Headers, only those that can be true.
+        blocks: Headers, only those that can be true. impossible: The others.
+        checked: How many headers of its reader are in one of the two.
         claims: How far its seal area says that its streams go.
         first_number, next_number: The numbers of its first block and of the one after its last; None where not known.
         memory: The payload of its only block, where it is no file but what a process holds in memory.
@@ -26,8 +27,8 @@ class Source:
     """
 
     __slots__ = (
-        "blocks", "changed", "claims", "damage", "first_number", "memory", "name", "next_number", "places", "reader", "sealed",
-        "seen", "size",
+        "blocks", "changed", "checked", "claims", "damage", "first_number", "impossible", "memory", "name", "next_number", "places",
+        "reader", "sealed", "seen", "size",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -37,6 +38,8 @@ class Source:
         self.seen = -1
         self.sealed = False
         self.blocks: list[Block] = []
+        self.impossible: list[Block] = []
+        self.checked = 0
         self.claims: tuple[Claim, ...] = ()
         self.first_number: int | None = None
         self.next_number: int | None = None

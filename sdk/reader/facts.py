@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..editing import KIND as EDIT
 from ..errors import DamageError
 from ..files import Buffer
 from ..ids import hex_u64
@@ -105,11 +106,16 @@ class Facts:
         self._records: dict[int, dict[int, tuple[int, dict[str, Any]]]] = {}
         self._episodes: dict[tuple[int, Any], dict[str, Any]] = {}
         self._seen: set[tuple[str, int]] = set()
+        # By segment how many of its blocks were looked at, and the last one of them.
+        self._looked_at: dict[str, tuple[int, Block | None]] = {}
+        self._is_folded = True
 
     def update(self, scan: Scan) -> None:
         """Reads the blocks that came since the last call."""
+        before, self._looked_at = self._looked_at, {}
         for source in scan.all_sources():
-            for block in source.blocks:
+            for block in _new_blocks(source, before):
+                self._is_folded = False
                 if block.kind in (segment.KIND_ROWS, segment.KIND_COLUMNS):
                     self.streams.setdefault(block.stream, StreamFacts(block.stream))
                 if (source.name, block.offset) in self._seen or not _has_facts(block):
@@ -119,7 +125,10 @@ class Facts:
                 except DamageError as error:
                     scan.note(source, block, error.message)
                 self._seen.add((source.name, block.offset))
-        self._fold()
+            self._looked_at[source.name] = (len(source.blocks), source.blocks[-1] if source.blocks else None)
+        if not self._is_folded:
+            self._fold()
+            self._is_folded = True
 
     def _read(self, scan: Scan, source: Source, block: Block) -> None:
         payload = scan.payload(source, block)
@@ -205,6 +214,20 @@ class Facts:
         for _, stream, _, values in found:
             yield stream, values
 
+    @property
+    def latest_ns(self) -> int:
+        """The time of the latest record, 0 without any: what is said later must say a later one (`sdk.editing`)."""
+        return max((time_ns for records in self._records.values() for time_ns, _ in records.values()), default=0)
+
+    def edits(self) -> list[dict[str, Any]]:
+        """What was said from outside (`sdk.editing`), in order, without who said it."""
+        said = ((self.streams[stream].kind, values) for stream, values in self._in_order())
+        return [
+            {name: told for name, told in values.items() if name not in ("stream", "end")}
+            for kind, values in said
+            if kind == EDIT
+        ]
+
     def refused(self) -> list[Gap]:
         """What GAP maps say was refused."""
         return [_told(stream, values) for (stream, _), values in self._episodes.items() if _sequences(values) is None]
@@ -256,6 +279,13 @@ def _claims(values: dict[str, Any]) -> Iterator[Claim]:
             last, step = [*numbers, 0][:2]
             if type(last) is int and type(step) is int and 0 < last < 1 << 64 and step >= 0:
                 yield Claim(int(name, 16), last, step)
+
+
+def _new_blocks(source: Source, looked_at: Mapping[str, tuple[int, Block | None]]) -> list[Block]:
+    """The blocks of a segment that the last call did not see; all of them where those before are not the same any more."""
+    count, last = looked_at.get(source.name, (0, None))
+    blocks = source.blocks
+    return blocks[count:] if 0 < count <= len(blocks) and blocks[count - 1] == last else blocks
 
 
 def _has_facts(block: Block) -> bool:

@@ -29,11 +29,13 @@ from . import state
 CACHE_FILE = "runs.cache"
 _HEAD = struct.Struct("<8sII")
 _MAGIC = b"stepruns"
-_VERSION = 1
-# Limit: 64 MiB are about 100,000 runs; a larger one is not read, and none is written.
+_VERSION = 2
+# Limit: 64 MiB are about 60,000 runs of ten metrics; a larger one is not read, and none is written.
 CACHE_BYTES_MAX = 64 * MIB
 # Limit: a longer config is read from the run, when somebody asks for it.
 _CONFIG_BYTES_MAX = 4096
+# The digest of a card that nobody has had the time to make.
+NOT_YET = b""
 _TEXT_CHARACTERS_MAX = 4096
 _TAGS_MAX = 100
 # Racy: a directory that changed this little before it was looked at may change again without another mtime. File systems count in
@@ -46,7 +48,9 @@ class Card(NamedTuple):
     """What is known of a run that is over without opening it; the attributes of `Run` have the same names.
 
     Attributes:
+        host, exit_code: Of the last stream of the training that said so.
         packed_config: msgpack of `config`; None: not kept.
+        packed_digest: What tables show of its values (`digest`); None: not kept.
     """
 
     id: str
@@ -63,7 +67,10 @@ class Card(NamedTuple):
     size_bytes: int
     records: int
     step_max: int
+    host: str
+    exit_code: int | None
     packed_config: bytes | None
+    packed_digest: bytes | None
 
 
 class Look(NamedTuple):
@@ -112,12 +119,18 @@ def read_cards(files: Files, store: str) -> Cards:
 
 def _card(name: Any, entry: Any) -> Card | None:
     """The card of an entry that can be true."""
-    if type(entry) is not list or len(entry) != 2 + len(Card._fields) or tuple(map(type, entry[:-1])) != _TYPES:
+    if (
+        type(entry) is not list
+        or len(entry) != 2 + len(Card._fields)
+        or tuple(map(type, entry[: len(_TYPES)])) != _TYPES
+    ):
         return None
     card = Card(*entry[2:])
     if card.state not in _STATES or not set(map(type, card.tags)) <= {str} or not is_short(card):
         return None
-    if min(card.size_bytes, card.records, card.step_max) < 0 or type(card.packed_config) not in (bytes, type(None)):
+    if min(card.size_bytes, card.records, card.step_max) < 0 or type(card.exit_code) not in (int, _NONE):
+        return None
+    if not {type(card.packed_config), type(card.packed_digest)} <= {bytes, _NONE}:
         return None
     if not all(0 <= when < math.inf for when in (card.created, card.started, card.updated)):
         return None
@@ -125,7 +138,8 @@ def _card(name: Any, entry: Any) -> Card | None:
     return card if name in (run_directory(card.id), card.id) else None
 
 
-_TYPES = (float, bytes, *[str] * 7, list, *[float] * 3, *[int] * 3)
+_NONE = type(None)
+_TYPES = (float, bytes, *[str] * 7, list, *[float] * 3, *[int] * 3, str)
 
 
 def encode_cards(cards: Cards) -> bytes:
@@ -151,5 +165,5 @@ def pack_config(config: Mapping[str, Any]) -> bytes | None:
 
 def is_short(card: Card) -> bool:
     """Whether a card is worth keeping: a store may hold a name of a megabyte."""
-    texts = (card.id, card.name, card.project, card.group, card.job_type, card.notes, *card.tags)
+    texts = (card.id, card.name, card.project, card.group, card.job_type, card.notes, card.host, *card.tags)
     return len(card.tags) <= _TAGS_MAX and max(map(len, texts)) <= _TEXT_CHARACTERS_MAX

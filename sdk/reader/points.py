@@ -3,20 +3,21 @@
 A column of a COLUMNS block tells the rows of the smallest and the largest value of each `ZONE_ROWS` rows (`StoredGroup.preview`).
 Of a long series these alone are more than a chart has room for, and the values between them are not read. What is chosen in the
 end is decided by MinMaxLTTB (Van Der Donckt et al., 2023; the library tsdownsample), which keeps what the eye sees; the first, the
-last, the smallest and the largest value are added where it left them out.
+last, the smallest and the largest value are added where it left them out. Without that library these four are taken of equal parts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
 from ..arrays import distinct
-from ..errors import DamageError, Error, UsageError, install_hint
+from ..errors import DamageError, UsageError
 from ..segment.columns import FLOAT, INT, UINT, StoredGroup
 from ..segment.format import ZONE_ROWS
 from .columns import Column, collect, collect_entry
@@ -49,11 +50,7 @@ def check_points(points: int | None) -> None:
 def read_points(
     scan: Scan, lanes: list[Lane], keys: list[str], points: int, *, every: bool = False, maker: Maker | None = None
 ) -> dict[str, Series]:
-    """As `read_several`, at most `points` values of each key whose values are numbers.
-
-    Raises:
-        Error: tsdownsample is not installed.
-    """
+    """As `read_several`, at most `points` values of each key whose values are numbers."""
     candidates = _Candidates(points, maker.collect if maker is not None else collect)
     logged = maker.definitions.logged if maker is not None else str
     found = read_several(scan, lanes, keys, every=every, collected=candidates.collect, logged=logged)
@@ -208,10 +205,26 @@ def _reduced(series: Series, points: int, left_out: int) -> Series:
 
 def _chosen(step: NDArray[numpy.int64], value: NDArray[Any], points: int) -> NDArray[numpy.int64]:
     """Places of at most `points` values that keep the extremes, rising."""
-    downsampler = library().MinMaxLTTBDownsampler()
-    found = downsampler.downsample(step.astype(numpy.float64), _scaled(value), n_out=points - 4)
+    x = step.astype(numpy.float64)
+    library = _library()
+    if library is None:
+        return extremes(x, value, points)
+    found = library.MinMaxLTTBDownsampler().downsample(x, _scaled(value), n_out=points - 4)
     ends = [0, len(value) - 1, int(value.argmin()), int(value.argmax())]
     return distinct(numpy.concatenate([found.astype(numpy.int64), ends]))
+
+
+def extremes(x: NDArray[numpy.float64], value: NDArray[Any], points: int) -> NDArray[numpy.int64]:
+    """Places of at most `points` values, rising: the first, the last, the smallest and the largest in each of as many equal parts of x."""
+    if len(x) <= points:
+        return numpy.arange(len(x))
+    parts = max(points // 4, 1)
+    ends = numpy.searchsorted(x, numpy.linspace(x[0], x[-1], parts + 1)[1:-1], "right")
+    starts = distinct(numpy.concatenate(([0], ends[ends < len(x)])))
+    part = numpy.repeat(numpy.arange(len(starts)), numpy.diff(numpy.append(starts, len(x))))
+    order = numpy.lexsort((value, part))
+    last = numpy.append(starts[1:], len(x)) - 1
+    return distinct(numpy.concatenate((starts, last, order[starts], order[last])))
 
 
 def _scaled(value: NDArray[Any]) -> NDArray[numpy.float64]:
@@ -227,18 +240,9 @@ def _scaled(value: NDArray[Any]) -> NDArray[numpy.float64]:
         return numpy.clip((number / 2 - low) / (high - low), 0.0, 1.0)
 
 
-def library() -> Any:
-    """The module tsdownsample.
-
-    Raises:
-        Error: It is not installed.
-    """
-    import importlib
-
+def _library() -> Any:
+    """The module tsdownsample; None where it is not installed."""
     try:
         return importlib.import_module("tsdownsample")
     except ImportError:
-        raise Error(
-            "cannot choose points of a series: tsdownsample is not installed here",
-            hint=f"{install_hint('tsdownsample')}, or run.series(key) for all values",
-        ) from None
+        return None

@@ -15,6 +15,7 @@ from .. import clock
 from ..errors import NotFoundError
 from . import join, looks
 from .console import ConsoleReading
+from .drawing import Drawing
 from .follow import Follower, follow_run
 from .lanes import TRAINING, Lane, lanes_of
 from .media import MediaList, kind_of
@@ -39,7 +40,7 @@ _PATTERN = re.compile(r"[*?\[]")
 _SYSTEM, SYSTEM_PREFIX = "system", "system/"
 
 
-class Run(ConsoleReading):
+class Run(Drawing, ConsoleReading):
     """A run in a store. Reads only; not thread-safe; holds no file open between calls.
 
     Damaged bytes never raise: what is whole is given, what is not is listed in `damage` and `gaps`.
@@ -65,6 +66,11 @@ class Run(ConsoleReading):
         found = summary_of(last, self._definitions(), self._read_all, self._extremes)
         shown = {key: value for key, value in found.items() if key not in self._facts.removed}
         return {**shown, **self._facts.summary}
+
+    def _packed_digest(self) -> bytes | None:
+        from .digest import digest_of, pack_digest
+
+        return pack_digest(digest_of(self))
 
     @property
     def last_step(self) -> int | None:
@@ -133,6 +139,25 @@ class Run(ConsoleReading):
 
         return self._reading(lambda: read_extremes(self._scan, self._lanes, keys)) if keys else {}
 
+    def numbers(self, keys: Iterable[str]) -> dict[str, Numbers]:
+        """What is known of the numbers under some keys without their values: the first, the last, the smallest, the largest. Keys that
+        hold none are left out. Of columns only directories, the first and the last block are read.
+        """
+        asked = list(dict.fromkeys(keys))
+        system = self._system(asked)
+        found = system._extremes([key for key in asked if _is_system(key)]) if system is not None else {}
+        self._open()
+        found.update(self._extremes([key for key in asked if key not in found]))
+        said = self._definitions()
+        made = self._read_all([key for key in asked if key not in found and said.made(key) is not None])
+        for key, series in made.items():
+            if len(series) and series.value.dtype.kind in "fiub":
+                from .summaries import Numbers
+
+                found[key] = Numbers()
+                found[key].add(series.value)
+        return found
+
     def _definitions(self) -> Definitions:
         return Definitions(self._facts.metrics)
 
@@ -158,7 +183,7 @@ class Run(ConsoleReading):
             stream: None: the main lane among those that hold the key. An id: this stream alone, rows that a resume hid
                 included. "all": every lane's values, ordered by step and time.
             rank: Only streams of this rank.
-            points: At most so many values, at least 7; they are chosen by the library tsdownsample (extra `plot`).
+            points: At most so many values, at least 7; they are chosen by the library tsdownsample (extra `plot`) where it is installed.
             x: What `Series.x` is to give: "auto", what `define_metric(step_metric=…)` said, else the step; "step"; "time"; "relative",
                 seconds since the run was created; or a key.
             kind: As in `of_kind`; None: "system" for keys below ``system/``, where there is one of that name.
@@ -166,7 +191,6 @@ class Run(ConsoleReading):
         Raises:
             NotFoundError: No such key, stream or rank.
             UsageError: More values than `points`, and they are no numbers.
-            Error: tsdownsample is needed and not installed.
         """  # fmt: skip
         if (chosen := self.of_kind(kind)) is not self:
             return chosen.series(key, stream, rank, points=points, x=x)

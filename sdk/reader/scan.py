@@ -52,6 +52,8 @@ class Scan:
         blobs: Where the bytes of large values are.
         size_bytes: Bytes of all files in the directory.
         changed: Unix seconds at which a segment last changed, by the file system's clock; 0 without segments.
+        growing_open_max: How many segments that may still grow `close` leaves open. For whoever looks again and again: what is open is
+            read on from where it ended, what is opened again from its beginning.
     """
 
     def __init__(self, files: Files, directory: str) -> None:
@@ -61,6 +63,7 @@ class Scan:
         self.unreadable: set[tuple[str, int]] = set()
         self.size_bytes = 0
         self.changed = 0.0
+        self.growing_open_max = 0
         self.blobs = Blobs(files, directory)
         self.files = files
         self._open: dict[str, Source] = {}
@@ -140,18 +143,22 @@ class Scan:
             raise DamageError(f"cannot read {path!r}: {error}") from error
         while len(self._open) >= _OPEN_MAX:
             self._shut(next(iter(self._open.values())))
-        source.reader = reader
+        source.reader, source.checked = reader, 0
         self._open[source.name] = source
         self._take(source, reader)
         return reader
 
     def _take(self, source: Source, reader: SegmentReader) -> None:
-        source.blocks = [block for block in reader.blocks if _possible(block, reader.tail)]
+        # A header that was possible stays so: an open segment only grows.
+        fresh = reader.blocks[source.checked :]
+        possible = [block for block in fresh if _possible(block, reader.tail)]
+        source.blocks = source.blocks + possible if source.checked else possible
+        before = source.impossible if source.checked else []
+        source.impossible = before + [block for block in fresh if not _possible(block, reader.tail)]
+        source.checked = len(reader.blocks)
         source.damage = list(reader.damage)
         source.damage += [
-            Damage(reader.path, b.offset, b.offset, f"impossible header of block {b.number}")
-            for b in reader.blocks
-            if not _possible(b, reader.tail)
+            Damage(reader.path, b.offset, b.offset, f"impossible header of block {b.number}") for b in source.impossible
         ]
         source.sealed, source.size = reader.sealed, reader.tail
         source.claims = reader.seal.claims if reader.seal is not None else ()
@@ -168,9 +175,12 @@ class Scan:
             source.places.clear()
 
     def close(self) -> None:
-        """Closes the descriptors; the next operation opens them again."""
+        """Closes the descriptors, but for those that `growing_open_max` keeps; the next operation opens them again."""
+        growing = [source for source in self._open.values() if not source.sealed]
+        kept = {source.name for source in growing[: self.growing_open_max]}
         for source in list(self._open.values()):
-            self._shut(source)
+            if source.name not in kept:
+                self._shut(source)
 
     def hold(self, memory: list[Source]) -> None:
         """Takes records that are in memory as well; those that it took before are forgotten."""
@@ -256,7 +266,7 @@ class Scan:
         found: list[Part] = []
         (block,) = entry.blocks
         try:
-            found.extend(_decode(block, self.payload(entry.source, block)))
+            found.extend(row_parts(block, self.payload(entry.source, block)))
         except DamageError as error:
             self.note(entry.source, block, error.message)
             return found, False
@@ -386,7 +396,7 @@ def _load(block: Block, group: StoredGroup, keys: frozenset[str] | None, depth: 
     return "; ".join(troubles)
 
 
-def _decode(block: Block, payload: Buffer) -> Iterator[Part]:
+def row_parts(block: Block, payload: Buffer) -> Iterator[Part]:
     """The ROW parts of a ROWS block, checked against its header: what reads by header must not miss a row.
 
     Raises:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import clock
-from ..errors import StoreError
+from ..errors import NotFoundError, StoreError
 from ..files import DISK, Files
 from ..ids import run_directory
 from ..location import find_store, read_store
 from ..segment.naming import RUNS, parse_segment
 from . import state
-from .listing import Card, Cards, Look, look_at, read_cards
+from .listing import SETTLED_SECONDS, Card, Cards, Look, look_at, read_cards
 from .names import find_run
 from .run import Run
 from .times import ago
 
 if TYPE_CHECKING:
+    from ..query.table import RunsTable
     from .many import RunsSeries
 
 
@@ -67,15 +68,40 @@ class Store:
         Raises:
             StoreError: The disk does not even list them.
         """
-        try:
-            directories = self._files.entries(os.path.join(self.path, RUNS))
-        except OSError as error:
-            raise StoreError(f"cannot list the runs of {self.path!r}: {error}") from error
+        directories = self._directories()
         cards = read_cards(self._files, self.path)
         now = self._now_ns() / 1e9
         found = [self._listed(name, changed, now, cards) for name, _, changed in directories]
         chosen = [run for run in found if run is not None and (project is None or run.project == project)]
         return sorted(chosen, key=lambda run: (run.started, run.created, run.id), reverse=True)
+
+    def changed(self, seen: dict[str, float]) -> Iterator[Run]:
+        """The runs whose directories are new or have got or lost a file since `seen` was filled, those that changed last first.
+
+        Args:
+            seen: Name of a run's directory to what it was like; {} at first. Brought up to date: what is gone goes.
+
+        Raises:
+            StoreError: The disk does not even list them.
+        """
+        directories = self._directories()
+        for name in seen.keys() - {name for name, _, _ in directories}:
+            del seen[name]
+        now = self._now_ns() / 1e9
+        fresh = [(changed, name) for name, _, changed in directories if seen.get(name) != changed]
+        cards = read_cards(self._files, self.path) if fresh else {}
+        for changed, name in sorted(fresh, reverse=True):
+            # What changed just now may change again within the same tick of the file system's clock.
+            seen[name] = changed if now - changed > SETTLED_SECONDS else -1.0
+            run = self._listed(name, changed, now, cards)
+            if run is not None:
+                yield run
+
+    def _directories(self) -> list[tuple[str, int, float]]:
+        try:
+            return self._files.entries(os.path.join(self.path, RUNS))
+        except OSError as error:
+            raise StoreError(f"cannot list the runs of {self.path!r}: {error}") from error
 
     def _listed(self, name: str, changed: float, now: float, cards: Cards) -> Run | None:
         """The run in a directory, not opened where its card is still true; None without segments."""
@@ -124,21 +150,84 @@ class Store:
 
         Raises:
             NotFoundError: `runs` names what is no run.
-            Error: `points` needs tsdownsample, and it is not installed.
         """
         from .many import read_runs
 
         wanted = [keys] if isinstance(keys, str) else list(keys)
         if points is not None:
-            from .points import check_points, library
+            from .points import check_points
 
             check_points(points)
-            library()
         if runs is None:
             return read_runs(self.runs(project), wanted, points)
         named = [runs] if isinstance(runs, (str, Run)) else list(runs)
         found = [run if isinstance(run, Run) else self.run(run) for run in named]
         return read_runs([run for run in found if project is None or run.project == project], wanted, points)
+
+    def plot(
+        self, keys: str | Iterable[str] = (), runs: str | Run | Iterable[str | Run] | None = None, *,
+        project: str | None = None, where: str | None = None, group: str | Iterable[str] = (), over: str | None = None,
+        band: str | None = None, x: str = "auto", smooth: float | None = None, log: bool = False, points: int = 2000,
+        title: str | None = None, size: tuple[float, float] | None = None,
+    ) -> Any:  # fmt: skip
+        """A matplotlib figure of several runs, as `Run.plot`.
+
+        Args:
+            keys: Names or patterns; none: those worth showing first.
+            runs: Runs, or what `run` finds them by; None: all (of `project`), of which without `group` and `over` the newest ten are drawn.
+            where: Only runs for which this holds: "config.lr < 1e-3 and state = finished".
+            group: Runs with the same values of these ("config.method") are one line, their mean.
+            over: What differs within a group: "seed".
+            band: Around a mean: "std", "sem", "minmax" or "ci95".
+
+        Raises:
+            Error: matplotlib is not installed.
+            NotFoundError: No such run or key.
+            UsageError: `where`, `smooth` or `band` is none.
+        """
+        from .drawing import RUNS_MAX, draw
+
+        if runs is None:
+            found = self.runs(project)
+        else:
+            named = [runs] if isinstance(runs, (str, Run)) else list(runs)
+            found = [run if isinstance(run, Run) else self.run(run) for run in named]
+        if where is not None:
+            from ..query.overview import select
+
+            found = select(found, where)
+        if not found:
+            raise NotFoundError(f"{self.path!r} has no such run to draw", hint="store.runs()")
+        notes: list[str] = []
+        if runs is None and not group and over is None and len(found) > RUNS_MAX:
+            notes = [f"the newest {RUNS_MAX} of {len(found):,} runs"]
+            found = found[:RUNS_MAX]
+        grouped = [group] if isinstance(group, str) else list(group)
+        how = {"x": x, "smooth": smooth, "points": points, "group": grouped, "over": over, "band": band}
+        asked = [keys] if isinstance(keys, str) else keys
+        return draw(found, asked, how, log=log, title=title, size=size, notes=notes)
+
+    def table(
+        self, where: str | None = None, *, sort: str | None = None, columns: str | Sequence[str] | None = None,
+        group: str | Sequence[str] | None = None, project: str | None = None,
+    ) -> RunsTable:  # fmt: skip
+        """A table of runs: ``store.table("config.lr < 1e-3 and state = finished", sort="-best:val/acc")`` (docs/runs.md).
+
+        Args:
+            where: An expression that holds for the runs of the table; None: all.
+            sort: Expressions with commas between them; a minus: the largest first.
+            columns: Expressions, likewise or one by one; None: the config keys that differ, and the best of the main series.
+            group: Likewise: one row for the runs that have these in common.
+            project: Only runs of this project.
+
+        Raises:
+            UsageError: An expression cannot be parsed.
+            NotFoundError: No run has anything of a name in it.
+        """  # fmt: skip
+        from ..query.overview import overview
+        from ..query.table import RunsTable
+
+        return RunsTable(overview(self.runs(project), where=where, sort=sort, columns=columns, group=group))
 
     def _open(self, name: str, card: Card | None = None, look: Look | None = None) -> Run:
         directory = os.path.join(self.path, RUNS, name)

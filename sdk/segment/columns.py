@@ -123,6 +123,18 @@ class Preview(NamedTuple):
     values: NDArray[Any]
 
 
+class AsStored(NamedTuple):
+    """The steps and the values of a column as they stand on the disk. Where two are equal, head and bytes, their values are, bit by bit.
+
+    Attributes:
+        head: Kind, count, how they are encoded, sizes and checksums: what can be compared without reading them.
+        read: Gives the bytes of the steps and of the values.
+    """
+
+    head: tuple[Any, ...]
+    read: Callable[[], tuple[bytes, bytes]]
+
+
 # ---- writing
 
 
@@ -445,6 +457,12 @@ class StoredGroup:
         found: list[bytes] = self._decoded(key, column, lambda source: unpack_items(column.plan, source, self._rows))
         return found
 
+    def as_stored(self, key: str) -> AsStored:
+        """A column with its steps, as they stand on the disk."""
+        step, column = self._system["step"], self._columns[key]
+        head = (column.kind, self._rows, step.plan, step.place[1:], column.plan, column.place[1:])
+        return AsStored(head, lambda: (self._bytes_at(step.place), self._bytes_at(column.place)))
+
     def kind(self, key: str) -> str:
         """The physical type of a column: FLOAT, INT, UINT, BOOL, STR, NULL or PACKED."""
         return self._columns[key].kind
@@ -517,4 +535,4 @@ def _unpack_values(kind: str, plan: Any, source: Source, count: int) -> Any:
     return [decode_map(b"\x81\xa1v" + item)["v"] for item in items]
 
 
-__all__ = ["Columns", "Group", "Packed", "Preview", "Statistics", "StoredGroup", "pack"]
+__all__ = ["AsStored", "Columns", "Group", "Packed", "Preview", "Statistics", "StoredGroup", "pack"]

@@ -48,7 +48,7 @@ def test_the_default_axis_of_a_plot_is_the_defined_one(store: str) -> None:
     curve = points(store, "acc")
     assert (curve["x_name"], curve["x"]) == ("epoch", sorted(9 - step // 5 for step in range(20)))
     assert curve["value"][:5] == [15, 16, 17, 18, 19]
-    assert "9 epoch" in said(store, "plot", "acc", "--width", "60")
+    assert said(store, "plot", "acc", "--width", "60").splitlines()[-2].split()[-1] == "epoch"
 
 
 def test_another_axis_may_be_asked_for(store: str) -> None:
@@ -56,7 +56,7 @@ def test_another_axis_may_be_asked_for(store: str) -> None:
     assert points(store, "acc", "--x", "step")["x"] == list(range(20))
     assert points(store, "acc", "--x", "loss")["x"] == [float(n + 1) for n in range(20)]
     assert points(store, "acc", "--x", "relative")["x"][0] < 1
-    assert "ago, " in said(store, "plot", "acc", "--x", "time")
+    assert "@ 2023-11-1" in said(store, "plot", "acc", "--x", "time")
     assert "no series 'nothing'" in CliRunner().invoke(cli, ["--dir", store, "plot", "acc", "--x", "nothing"]).output
 
 

@@ -8,13 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli import cli
-from daemon.commands import chart, export
-from daemon.commands.chart import Curve, Style, draw
+from daemon.commands import export
 from sdk.reader import open_store
 from sdk.segment.naming import RUNS, TRASH
 from tests.builders import START_NS, RunBuilder, make_run, make_store
@@ -311,108 +309,3 @@ def test_rm_in_a_store_of_others(store: str) -> None:
     result = stepd(store, "rm", "a41f")
     assert result.exit_code == 1
     assert "not yours alone" in result.stderr
-
-
-def test_plot(store: str) -> None:
-    """Runs and keys in one chart with a legend; default: what is called loss."""
-    text = said(store, "plot", "--width", "60", "--height", "14")
-    assert "train/loss   last 2" in text
-    text = said(store, "plot", "a41f", "train/loss", "val/acc", "--width", "60", "--height", "14")
-    lines = text.splitlines()
-    assert max(map(len, lines[:-2])) <= 60
-    assert lines[-2].startswith("  * train/loss   last 0.02   min 0.02   max 1")
-    assert lines[-1].startswith("  + val/acc")
-    assert "49 step" in text
-    text = said(store, "plot", "a41f", "brave-fox", "train/loss")
-    assert "calm-otter-12 (a41f)  train/loss" in text
-    assert "brave-fox (b7c2)  train/loss" in text
-
-
-def test_plot_as_json(store: str) -> None:
-    """The points themselves."""
-    (curve,) = json.loads(said(store, "plot", "a41f", "-k", "val/acc", "--json"))
-    assert (curve["run"], curve["key"], len(curve["x"]), curve["value"][1]) == ("a41f", "val/acc", 50, 0.02)
-
-
-def test_plot_of_what_cannot_be_drawn(store: str) -> None:
-    """Text and unknown keys are errors with a cure."""
-    assert "'text' of b7c2 holds no numbers" in stepd(store, "plot", "text").stderr
-    assert "Nearest: 'train/loss'" in stepd(store, "plot", "-k", "loss").stderr
-    result = stepd(store, "plot", "a41f", "-k", "text")
-    assert result.exit_code == 1
-
-
-def test_plot_live_ends_with_the_run(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--live draws until the run has ended."""
-    run = RunBuilder(store, "live")
-    main = run.stream(started_ns=START_NS + 10**12)
-    main.log({"loss": 1.0})
-    run.flush()
-
-    def pause(seconds: float) -> None:
-        main.log({"loss": 2.0})
-        main.finish()
-        run.flush()
-
-    monkeypatch.setattr("daemon.commands.plot.clock.pause", pause)
-    text = said(store, "plot", "--live")
-    assert text.index("last 1") < text.index("last 2")
-
-
-def curve(values: list[float], label: str = "v") -> Curve:
-    return Curve(label, numpy.arange(len(values)), numpy.array(values, float))
-
-
-def test_chart_in_braille() -> None:
-    """A straight line runs from the lower left to the upper right, dot by dot."""
-    lines = draw([curve([0, 1, 2, 3, 4, 5, 6, 7])], 16, 7, Style(unicode=True, color=False))
-    assert lines == [
-        "         7 │       ⢀⠔⠊",
-        "           │     ⡠⠒⠁",
-        "           │  ⢀⠤⠊",
-        "         0 │⡠⠔⠁",
-        "           └──────────",
-        "            0   7 step",
-        "  ⠤⠤ v",
-    ]
-
-
-def test_chart_keeps_extremes() -> None:
-    """One spike among a million points is drawn to its full height."""
-    values = numpy.zeros(1_000_000)
-    values[123_456] = 9.0
-    lines = draw([Curve("v", numpy.arange(1_000_000), values)], 60, 12, Style(unicode=False, color=False))
-    assert "*" in lines[0]
-    assert lines[0].lstrip().startswith("9 |")
-    assert sum("*" in line for line in lines[:9]) == 9
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1.0], [2.0, 2.0], [-1.7e308, 1.7e308], [0.0, 5e-324], [1e300, 1e300 + 1e285], list(range(1000)),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("style", [Style(u, c) for u in (True, False) for c in (True, False)])
-def test_chart_of_any_numbers(values: list[float], style: Style) -> None:
-    """Single points, equal ones and the ends of the range of floats are drawn; ASCII where nothing else goes."""
-    lines = draw([curve(values), curve(values[::-1], "w")], 40, 12, style)
-    assert len(lines) == 12
-    if not style.unicode:
-        assert "".join(lines).isascii()
-    if not style.color:
-        assert "\x1b" not in "".join(lines)
-    assert "w" in lines[-1]
-
-
-def test_chart_of_nothing() -> None:
-    """No finite value is said."""
-    assert draw([curve([])], 40, 10, Style(True, True)) == ["no finite values to draw"]
-
-
-def test_curves_are_told_apart_without_colour() -> None:
-    """Where colours do not go, each curve has its sign, in the chart and in the legend."""
-    lines = draw([curve([0, 1]), curve([1, 0], "w")], 40, 10, Style(unicode=True, color=False))
-    assert chart.SIGNS[0] in lines[0]
-    assert chart.SIGNS[1] in lines[0]
-    assert lines[-1] == f"  {chart.SIGNS[1]} w"

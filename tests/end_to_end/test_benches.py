@@ -210,3 +210,14 @@ def test_the_transaction_log_of_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for cut in (1, 6, 11):
         path.write_bytes(data[:-cut])
         assert list(tools._log_records(str(path))) == records[:3]
+
+
+def test_look_bench(tmp_path: Path) -> None:
+    """A command in a terminal paints before it has ended; the live screen ends when it is told, and its trainers end well."""
+    few = ("--runs", "5", "--repeat", "1", "--commands", "runs", "--live", "1", "--live-seconds", "0.1")
+    found, printed = run_bench(tmp_path, *few, "--only", "many", "live", program="look.py")
+    assert {each["code"] for each in found["many"]} == {0}
+    assert all(0 < each["first_ms"] <= each["whole_ms"] for each in found["many"])
+    (live,) = found["live"]
+    assert (live["runs"], live["failed"]) == (1, 0)
+    assert "first paint, ms" in printed

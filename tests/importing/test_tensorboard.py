@@ -284,6 +284,22 @@ def test_what_is_not_understood_is_counted_by_kind(tmp_path: Path) -> None:
     assert [value for *_, value in series_of(only_run(tmp_path), "loss")] == [2, 3]
 
 
+def test_what_somebody_has_set_of_an_imported_run_stays(tmp_path: Path) -> None:
+    """Edits from outside (`stepd set`) do not count as going on with it, and hold when its source has grown and is imported again."""
+    path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))
+    brought(tmp_path)
+    only_run(tmp_path).set(name="first", tags=["kept"], summary={"test": 1})
+    only_run(tmp_path).set(name="mine", summary_removed=["test"])
+    (same,) = brought(tmp_path)
+    assert same.state == UP_TO_DATE
+    write(path, values(1, simple("loss", 3)))
+    (one,) = brought(tmp_path)
+    assert one.state == REPLACED
+    run = only_run(tmp_path)
+    assert (run.name, run.tags, run.explicit_summary) == ("mine", ["kept"], {})
+    assert [value for *_, value in series_of(run, "loss")] == [1, 3]
+
+
 def test_a_run_that_is_no_import_is_never_replaced(tmp_path: Path) -> None:
     """Nor an imported one that somebody went on with: it is told, and the others are imported."""
     path = write(tmp_path / "logs" / "events.out.tfevents.1.host", values(0, simple("loss", 1)))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy
 import pytest
 
-from sdk.errors import Error, NotFoundError, UsageError
+from sdk.errors import NotFoundError, UsageError
 from sdk.files import DISK, File
 from sdk.files.over import FileOver, FilesOver
 from sdk.reader import Run, Store, open_store
-from sdk.reader.points import POINTS_MIN
+from sdk.reader.points import POINTS_MIN, extremes
 from sdk.reader.series import Series
 from sdk.segment.format import ZONE_ROWS
 from sdk.segment.naming import SegmentName
@@ -300,6 +299,16 @@ def test_what_cannot_be_points(store: str, monkeypatch: pytest.MonkeyPatch) -> N
     for wrong in (True, 20.0, "20"):
         with pytest.raises(TypeError, match="points is"):
             run.series("v", points=wrong)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "tsdownsample", None)
-    with pytest.raises(Error, match="pip install tsdownsample"):
-        run.series("v", points=POINTS)
+
+
+def test_extremes_of_each_part() -> None:
+    """Of each part of the axis the first, last, smallest and largest place are kept, so that a chart as wide is exact."""
+    noise = numpy.random.default_rng(7)
+    x, y = numpy.sort(noise.random(5000)), noise.normal(size=5000)
+    kept = extremes(x, y, 400)
+    assert len(kept) <= 400
+    part = numpy.minimum(((x - x[0]) / (x[-1] - x[0]) * 100).astype(int), 99)
+    for number in range(100):
+        inside, left = y[part == number], y[kept][part[kept] == number]
+        assert (inside.min(), inside.max(), inside[0], inside[-1]) == (left.min(), left.max(), left[0], left[-1])
+    assert extremes(numpy.zeros(50), noise.normal(size=50), 20).size <= 20

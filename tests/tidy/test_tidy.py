@@ -83,6 +83,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "open os.fstat os.listdir os.open os.pread os.path.isdir os.path.isfile os.path.realpath",
         "reads them",
     ),
+    "daemon/doctor/": ("*", "looks at the machine itself; what it writes to measure is its own, and gone afterwards"),
     "daemon/observe/gpu.py": ("os.path.exists", "/dev, to see whose accelerators there are"),
     "daemon/observe/machine.py": ("open os.path.exists os.stat", "/proc and /sys"),
     "daemon/observe/processes.py": ("open os.listdir", "/proc"),

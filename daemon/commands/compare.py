@@ -1,0 +1,477 @@
+"""`stepd compare`: what differs between runs, how they ended, and the first step at which each of their series differs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, value_text, when_text
+from daemon.commands.runs import facts
+from daemon.commands.service import clean, directory_option, duration, size
+from sdk import clock
+from sdk.errors import NotFoundError
+from sdk.query.compare import SECTIONS, UNKNOWN, Comparison, Fact, Nothing, Result, compare
+from sdk.reader import Run, Store
+
+if TYPE_CHECKING:
+    from sdk.query.divergence import Divergence
+
+_DIFF_LINES_MAX = 40
+_TITLE_CHARACTERS_MAX = 20
+# Columns are not narrower than this: what does not fit stands in lines of its own.
+_CELL_CHARACTERS_MIN = 8
+_NAME_CHARACTERS_MAX = 28
+_PROGRESS_SECONDS = 0.1
+_NO_VALUE = "-"
+_SIZES = ("memory", "gpu memory")
+_COMMIT_CHARACTERS = 12
+# Of a section so many lines are printed without --all: two environments may have nothing in common.
+_LINES_MAX = 30
+
+
+@click.command("compare")
+@click.argument("names", nargs=-1, metavar="[RUN]...")
+@click.option("--keys", "patterns", multiple=True, metavar="PATTERN", help='Only series of this name: "val/*".')
+@click.option("--tolerance", type=click.FloatRange(min=0), metavar="REL", help="Also where they differ by more: 1e-6.")
+@click.option("--fail-before", type=click.IntRange(min=0), metavar="STEP", help="Exit 1 if a series differs before it.")
+@click.option("--code", is_flag=True, help="Print how patches and scripts differ.")
+@click.option("--all", "everything", is_flag=True, help="What is the same too.")
+@click.option("--no-series", is_flag=True, help="Facts only; no series is read.")
+@json_option
+@directory_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    patterns: tuple[str, ...],
+    tolerance: float | None,
+    fail_before: int | None,
+    code: bool,
+    everything: bool,
+    no_series: bool,
+    as_json: bool,
+    directory: str | None,
+) -> None:
+    """What differs between runs: config, code, packages, hardware, environment, results, and where their series part.
+
+    The first run is what the others are held against. Without any: the last two runs of the latest one's project.
+    --fail-before is for tests of reproducibility; with --tolerance what lies within that is no difference.
+    """
+    if no_series and fail_before is not None:
+        raise click.UsageError("--fail-before needs the series", ctx)
+    compared = compare(_runs(open_store_of(ctx, directory), names))
+    # A pattern that matches nothing is told before anything is printed; without one, facts come first and are quick.
+    keys = compared.shared_keys(patterns) if patterns and not no_series else []
+    if not as_json:
+        _print_facts(compared, everything)
+        if code:
+            _print_code(compared)
+        _print_results(compared, patterns)
+    if not patterns and not no_series:
+        keys = compared.shared_keys()
+    if as_json:
+        failed = _print_json(compared, keys, patterns, tolerance, fail_before, everything)
+    else:
+        failed = [] if no_series else _print_series(compared, keys, tolerance, fail_before, everything)
+    if fail_before is not None:
+        _judge(ctx, keys, failed, fail_before)
+
+
+def _runs(store: Store, names: Sequence[str]) -> list[Run]:
+    """The runs that were named; of one alone, that and the one before it in its project.
+
+    Raises:
+        NotFoundError: There is no run of a name, or no other one.
+    """
+    if len(names) > 1:
+        return [store.run(name) for name in names]
+    run = store.run(names[0] if names else "latest")
+    others = [other for other in store.runs(run.project) if other.id != run.id]
+    before = [other for other in others if other.started <= run.started] or others
+    if not before:
+        raise NotFoundError(f"project {run.project!r} has no other run than {run.id!r}", hint="stepd runs")
+    return [before[0], run]
+
+
+def _judge(ctx: click.Context, keys: Sequence[str], failed: Sequence[str], step: int) -> None:
+    """Exits with 1 where something differs before a step, or where nothing was there that could."""
+    if not keys:
+        click.echo("stepd: the runs share no series, so nothing shows that they are the same", err=True)
+        ctx.exit(1)
+    if failed:
+        names = ", ".join(map(clean, failed[:5])) + (", …" if len(failed) > 5 else "")
+        click.echo(
+            f"stepd: {len(failed):,} series differ{'s' * (len(failed) == 1)} before step {step:,}: {names}",
+            err=True,
+        )
+        ctx.exit(1)
+
+
+# Facts.
+
+
+class Layout:
+    """Lines of a name and a value for each run: side by side where that fits, else below one another.
+
+    Attributes:
+        titles: What the runs are called here.
+    """
+
+    def __init__(self, runs: Sequence[Run], names: Sequence[str]) -> None:
+        self.titles = titles_of(runs)
+        width = shutil.get_terminal_size().columns
+        self._name = min(max((len(clean(name)) for name in names), default=0), _NAME_CHARACTERS_MAX)
+        self._cell = (width - 2 - self._name) // len(runs) - 2
+        self._title = max(map(len, self.titles))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether there is room for a column for each run."""
+        return self._cell >= max(_CELL_CHARACTERS_MIN, self._title)
+
+    def head(self, title: str) -> str:
+        """The line above the others."""
+        if not self.is_wide:
+            return title
+        return self._line(title, self.titles, indent="").rstrip()
+
+    def lines(self, name: str, texts: Sequence[str]) -> list[str]:
+        """A fact; no text is cut that might differ in what is cut off."""
+        name = clean(name)
+        if self.is_wide and len(name) <= self._name and max(map(len, texts)) <= self._cell:
+            return [self._line(name, texts).rstrip()]
+        return [f"  {name}", *(f"    {title:<{self._title}}  {text}" for title, text in zip(self.titles, texts))]
+
+    def _line(self, name: str, texts: Sequence[str], indent: str = "  ") -> str:
+        return f"{indent}{name:<{self._name + 2 - len(indent)}}" + "".join(f"  {text:<{self._cell}}" for text in texts)
+
+
+def titles_of(runs: Sequence[Run]) -> list[str]:
+    """What runs are called in a table: their names where these are short and tell them apart, else their ids."""
+    names = [clean(run.name) for run in runs]
+    is_good = len(set(names)) == len(names) and max(map(len, names)) <= _TITLE_CHARACTERS_MAX
+    return names if is_good else [clean(run.id) for run in runs]
+
+
+def _print_facts(compared: Comparison, everything: bool) -> None:
+    runs = compared.runs
+    width = max(len(clean(run.id)) for run in runs)
+    names = max(len(clean(run.name)) for run in runs)
+    for place, run in enumerate(runs):
+        what = "reference" if not place else "against" if place == 1 else ""
+        told = ", ".join(filter(None, (clean(run.project), run.state, when_text(run.started))))
+        click.echo(f"{what:<9}  {clean(run.id):<{width}}  {clean(run.name):<{names}}  {told}")
+    shown = {name: compared.sections[name] for name in SECTIONS if name in compared.sections}
+    for name, known in shown.items():
+        chosen = known if everything else [fact for fact in known if not fact.same]
+        _print_section(name, chosen, known, runs, everything)
+
+
+def _print_section(
+    title: str, chosen: Sequence[Fact], known: Sequence[Fact], runs: Sequence[Run], everything: bool
+) -> None:
+    missing = [at for at in range(len(runs)) if all(fact.values[at] is UNKNOWN for fact in known)]
+    note = f"not known of {', '.join(titles_of(runs)[at] for at in missing)}" if missing else ""
+    same = sum(fact.same and len(fact.known) > 1 for fact in known)
+    if not chosen:
+        told = "; ".join(filter(None, (note, f"the same ({same:,})" if same else "")))
+        click.echo(f"\n{click.style(title, bold=True)}  {told}")
+        return
+    shown = chosen if everything else chosen[:_LINES_MAX]
+    layout = Layout(runs, [fact.name for fact in shown])
+    click.echo("\n" + click.style(layout.head(title), bold=True))
+    for fact in shown:
+        for line in layout.lines(fact.name, [_text(fact.name, value) for value in fact.values]):
+            click.echo(line)
+    if len(shown) < len(chosen):
+        click.echo(f"  ({len(chosen) - len(shown):,} more differ: --all)")
+    if note:
+        click.echo(f"  ({note})")
+    if same and not everything:
+        click.echo(f"  ({same:,} more the same)")
+    mixed = [clean(fact.name) for fact in known if fact.is_mixed]
+    if mixed:
+        click.echo(f"  (equal, but integers and floats: {', '.join(mixed)})")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, Nothing):
+        return "?" if value is UNKNOWN else _NO_VALUE
+    if name in _SIZES and isinstance(value, int):
+        return size(value)
+    if name == "commit":
+        return clean(value)[:_COMMIT_CHARACTERS]
+    return ("yes" if value else "no") if name == "dirty" else value_text(value)
+
+
+def _print_code(compared: Comparison) -> None:
+    titles = titles_of(compared.runs)
+    for name, place, lines in compared.code_diffs(_DIFF_LINES_MAX):
+        click.echo("\n" + click.style(f"{clean(name)}: {titles[0]} and {titles[place]}", bold=True))
+        for line in lines:
+            color = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            click.echo("  " + click.style(clean(line.replace("\t", "    ")), fg=color))
+
+
+# Results.
+
+
+def _print_results(compared: Comparison, patterns: Sequence[str]) -> None:
+    results = compared.results(patterns)
+    measures = compared.measures()
+    rows: list[tuple[str, list[str]]] = [
+        (fact.name, [_measure_text(fact.name, value) for value in fact.values]) for fact in measures
+    ]
+    for result in results:
+        is_plain = result.last == result.best
+        rows.append((f"{result.key}" if is_plain else f"{result.key} last", _marked(result.last, result.best_last)))
+        if not is_plain:
+            rows.append((f"{result.key} {result.goal}", _marked(result.best, result.best_run)))
+    layout = Layout(compared.runs, [name for name, _ in rows])
+    click.echo("\n" + click.style(layout.head("results"), bold=True))
+    for name, texts in rows:
+        for line in layout.lines(name, texts):
+            click.echo(line)
+    if any(result.best_run is not None or result.best_last is not None for result in results):
+        click.echo("  * the better one")
+
+
+def _marked(values: Sequence[float | None], best: int | None) -> list[str]:
+    texts = [_NO_VALUE if value is None else value_text(value) for value in values]
+    return [f"{text} *" if place == best else text for place, text in enumerate(texts)]
+
+
+def _measure_text(name: str, value: Any) -> str:
+    if isinstance(value, Nothing):
+        return _NO_VALUE
+    if name == "duration":
+        return f"{value:.2g} s" if value < 10 else duration(value)
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return value_text(value)
+
+
+# Series.
+
+
+def _print_series(
+    compared: Comparison, keys: Sequence[str], tolerance: float | None, fail_before: int | None, everything: bool
+) -> list[str]:
+    """Prints how each series differs as it is found out; those that differ before `fail_before`."""
+    titles = titles_of(compared.runs)
+    table = _Pair(titles, keys, tolerance) if len(titles) == 2 else _Several(titles, keys, tolerance)
+    watch = _Progress()
+    same = shown = 0
+    failed = []
+    found = compared.divergences(keys, tolerance=tolerance, before=fail_before, moved=watch.moved)
+    for key in keys:
+        watch.begin(key)
+        row = next(found)
+        watch.clear()
+        if _fails(row, tolerance, fail_before):
+            failed.append(key)
+        if everything or not all(one is None or one.is_same for one in row):
+            if not shown:
+                click.echo("\n" + click.style(table.head(), bold=True))
+            click.echo(table.row(key, row))
+            shown += 1
+        else:
+            same += 1
+    until = "" if fail_before is None else f" before step {fail_before:,}"
+    if shown and same:
+        click.echo(f"  ({same:,} more the same{until}, bit by bit)")
+    elif not shown:
+        told = f"the same{until}, bit by bit ({same:,})" if keys else "the runs share none"
+        click.echo(f"\n{click.style('series', bold=True)}  {told}")
+    return failed
+
+
+def _fails(row: Sequence[Divergence | None], tolerance: float | None, fail_before: int | None) -> bool:
+    return fail_before is not None and any(
+        one is not None and one.differs_before(fail_before, tolerant=tolerance is not None) for one in row
+    )
+
+
+class _Pair:
+    """The series of two runs: the step, how they end, the values at that step."""
+
+    def __init__(self, titles: Sequence[str], keys: Sequence[str], tolerance: float | None) -> None:
+        self._titles = titles
+        self._tolerance = tolerance
+        self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
+
+    def head(self) -> str:
+        arrow = _arrow()
+        middle = "" if self._tolerance is None else f"  {f'BEYOND {self._tolerance:g}':<14}"
+        return (
+            f"{'series':<{self._key + 2}}  {'FIRST DIFFERS':<14}{middle}  {'AT THE END':<10}  "
+            f"{self._titles[0]} {arrow} {self._titles[1]}"
+        )
+
+    def row(self, key: str, row: Sequence[Divergence | None]) -> str:
+        (found,) = row
+        if found is None:
+            return f"  {clean(key):<{self._key}}  {_NO_VALUE}"
+        middle = "" if self._tolerance is None else f"  {_step(found.beyond) or 'nowhere':<14}"
+        return (
+            f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}  {self._values(found)}"
+        ).rstrip()
+
+    def _values(self, found: Divergence) -> str:
+        if found.first is not None:
+            texts = told_apart(found.first.one, found.first.other)
+            return f"{texts[0]} {_arrow()} {texts[1]}"
+        if found.lone is None:
+            mixed = f", as {found.kinds[0]} and {found.kinds[1]}" if found.kinds[0] != found.kinds[1] else ""
+            return f"{found.shared:,} values{mixed}"
+        title = self._titles[found.lone_in or 0]
+        return f"only {title} {'goes on after' if found.is_cut else 'has'} step {_last_or_lone(found):,}"
+
+
+def _last_or_lone(found: Divergence) -> int:
+    return (found.last_shared if found.is_cut and found.last_shared is not None else found.lone) or 0
+
+
+class _Several:
+    """The series of more than two runs: for each other one the step at which it leaves the first."""
+
+    def __init__(self, titles: Sequence[str], keys: Sequence[str], tolerance: float | None) -> None:
+        self._titles = titles
+        self._tolerance = tolerance
+        self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
+        self._cell = max(14, *map(len, titles))
+
+    def head(self) -> str:
+        cells = "".join(f"  {title:<{self._cell}}" for title in self._titles[1:])
+        what = "differs" if self._tolerance is None else f"differs by more than {self._tolerance:g}"
+        return f"where each first {what} from {self._titles[0]}\n{'series':<{self._key + 2}}{cells}".rstrip()
+
+    def row(self, key: str, row: Sequence[Divergence | None]) -> str:
+        texts = [_NO_VALUE if one is None else self._text(one) for one in row]
+        return f"  {clean(key):<{self._key}}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
+
+    def _text(self, found: Divergence) -> str:
+        return _where(found) if self._tolerance is None else _step(found.beyond) or "within"
+
+
+def _where(found: Divergence) -> str:
+    if found.first is not None:
+        return _step(found.first)
+    if found.lone is None:
+        return "nowhere"
+    return f"ends {found.last_shared:,}" if found.is_cut and found.last_shared is not None else "other steps"
+
+
+def _step(parted: Any) -> str:
+    return "" if parted is None else f"step {parted.step:,}"
+
+
+def _end_text(found: Divergence) -> str:
+    """How far apart the last values are, in percent of the first run's."""
+    one, other = found.ends
+    if one is None or other is None:
+        return ""
+    a, b = one[1], other[1]
+    if a == b or (a != a and b != b):
+        return "the same"
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and a:
+        percent = (b - a) / abs(a) * 100
+        return f"{percent:+.3g} %"
+    return ""
+
+
+def told_apart(one: Any, other: Any) -> tuple[str, str]:
+    """Two values that differ, with as many digits as that takes."""
+    if isinstance(one, float) and isinstance(other, float):
+        for digits in (6, 9, 12, 15):
+            texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+            if texts[0] != texts[1]:
+                return texts
+        return repr(one), repr(other)
+    return value_text(one), value_text(other)
+
+
+def _arrow() -> str:
+    return "→" if can_unicode() else "->"
+
+
+class _Progress:
+    """One line on stderr that says what is compared, while that takes long and somebody looks."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+        self._key = ""
+        self._count = 0
+        self._said = 0.0
+        self._is_there = False
+
+    def begin(self, key: str) -> None:
+        self._key, self._count, self._said = clean(key), 0, clock.monotonic()
+
+    def moved(self, values: int) -> None:
+        self._count += values
+        now = clock.monotonic()
+        if self._is_shown and now - self._said >= _PROGRESS_SECONDS:
+            self._said, self._is_there = now, True
+            click.echo(f"\r  {self._key}: {self._count:,} values\x1b[K", err=True, nl=False)
+
+    def clear(self) -> None:
+        if self._is_there:
+            click.echo("\r\x1b[K", err=True, nl=False)
+            self._is_there = False
+
+
+# For programs.
+
+
+def _print_json(
+    compared: Comparison, keys: Sequence[str], patterns: Sequence[str], tolerance: float | None, fail_before: int | None,
+    everything: bool,
+) -> list[str]:  # fmt: skip
+    ids = [run.id for run in compared.runs]
+
+    def by_run(values: Sequence[Any]) -> dict[str, Any]:
+        return {run: value for run, value in zip(ids, values) if not isinstance(value, Nothing)}
+
+    sections = {
+        name: {fact.name: by_run(fact.values) for fact in known if everything or not fact.same}
+        for name, known in compared.sections.items()
+    }
+    found = compared.divergences(keys, tolerance=tolerance, before=fail_before)
+    series = {}
+    failed = []
+    for key, row in zip(keys, found):
+        series[key] = {run: one and _divergence_json(one) for run, one in zip(ids[1:], row)}
+        if _fails(row, tolerance, fail_before):
+            failed.append(key)
+    document = {
+        "runs": [facts(run) for run in compared.runs],
+        **sections,
+        "measures": {fact.name: by_run(fact.values) for fact in compared.measures()},
+        "results": {result.key: _result_json(result, ids) for result in compared.results(patterns)},
+        "series": series,
+    }
+    print_json(document if fail_before is None else {**document, "failed": failed})
+    return failed
+
+
+def _result_json(result: Result, ids: Sequence[str]) -> dict[str, Any]:
+    best = None if result.best_run is None else ids[result.best_run]
+    return {
+        "goal": result.goal, "last": dict(zip(ids, result.last)), "best": dict(zip(ids, result.best)), "best_run": best,
+    }  # fmt: skip
+
+
+def _divergence_json(found: Divergence) -> dict[str, Any]:
+    def parted(at: Any) -> dict[str, Any] | None:
+        return None if at is None else {"step": at.step, "values": [at.one, at.other]}
+
+    return {
+        "same": found.is_same, "first": parted(found.first), "beyond": parted(found.beyond), "lone": found.lone,
+        "lone_in": found.lone_in, "shared": found.shared, "last_shared": found.last_shared, "kinds": list(found.kinds),
+        "ends": [None if end is None else {"step": end[0], "value": end[1]} for end in found.ends],
+    }  # fmt: skip

@@ -1,0 +1,274 @@
+"""A table of runs as lines of text: which columns fit, how values are written, a bar for the one that it is sorted by. Pure."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from daemon.commands.service import clean, duration, size
+from sdk.query.expression import CONFIG, FACTS, OPERATIONS
+from sdk.query.overview import BASE_COLUMNS, COUNT, Column, Overview, Spread
+from sdk.reader.times import ago
+
+# What a state is written in, where there is colour.
+STATE_COLORS = {
+    "running": "cyan", "finished": "green", "failed": "red", "crashed": "red", "interrupted": "yellow", "preempted": "yellow",
+}  # fmt: skip
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_GAP = 2
+_BAR_CHARACTERS = (8, 40)
+_CELL_CHARACTERS_MAX = 28
+# Limit: in a pipe, where nothing must fit: a name may have a megabyte.
+_PIPE_CHARACTERS_MAX = 320
+_CUT_CHARACTERS_MIN = 8
+_OLD_SECONDS = 7 * 86400.0
+
+
+class Page(NamedTuple):
+    """What the output can show.
+
+    Attributes:
+        width: Characters in a line; None: as many as it takes, and no bars.
+        now: What ages are counted to, Unix seconds.
+    """
+
+    width: int | None
+    unicode: bool
+    color: bool
+    now: float
+
+
+class _Shown(NamedTuple):
+    """A column as text."""
+
+    column: Column
+    title: str
+    cells: list[str]
+    is_right: bool
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, *self.cells)))
+
+
+def table_lines(table: Overview, page: Page) -> list[str]:
+    """The head, a line for each row, and where columns were left out a last line that names them."""
+    shown = [_as_text(column, page) for column in table.columns]
+    bar = next((one for one in shown if one.column.name == table.sorted_by and _heights(one.column)), None)
+    left: list[_Shown] = []
+    if page.width is not None:
+        room = page.width - (_BAR_CHARACTERS[0] + _GAP if bar is not None else 0)
+        if table.chosen:
+            shown = _shrunk(shown, room)
+        else:
+            shown, left = _fitting(shown, room, table)
+    widths = [one.width for one in shown]
+    used = sum(widths) + _GAP * (len(widths) - 1)
+    bars = _bars(bar.column, page.width - used - _GAP, page) if bar is not None and page.width is not None else []
+    lines = [click.style(_line([one.title for one in shown], shown, widths).rstrip(), bold=True)]
+    best = {number: one.column.best for number, one in enumerate(shown)}
+    for row in range(len(table.groups)):
+        parts = [
+            _colored(one, one.cells[row], width, page, is_best=best[n] == row)
+            for n, (one, width) in enumerate(zip(shown, widths))
+        ]
+        line = (" " * _GAP).join(parts)
+        lines.append(f"{line}{' ' * _GAP}{bars[row]}".rstrip() if bars else line.rstrip())
+    if any(isinstance(value, Spread) for one in shown for value in one.column.values):
+        lines += ["", f"mean {_plus(page)} standard deviation of the runs in a group, then the best of them"]
+    if left:
+        lines += ["", _left_out([one.column.name for one in left], page)]
+    return lines
+
+
+def _left_out(names: Sequence[str], page: Page) -> str:
+    text = f"+ {len(names)} more column{'s' if len(names) > 1 else ''}: --columns {','.join(map(clean, names))}"
+    return _cut(text, page.width, page) if page.width is not None else text
+
+
+# Values.
+
+
+def _as_text(column: Column, page: Page) -> _Shown:
+    write = _writer(column, page)
+    cells = ["-" if value is None else write(value) for value in column.values]
+    most = _CELL_CHARACTERS_MAX if page.width is not None else _PIPE_CHARACTERS_MAX
+    cells = [cell if len(cell) <= most else _cut(cell, most, page) for cell in cells]
+    is_right = column.kind in ("number", "size", "length") or column.name == COUNT
+    return _Shown(column, clean(_title(column.name)), cells, is_right)
+
+
+def _title(name: str) -> str:
+    """Facts in capitals, keys of the config without saying so."""
+    if name.startswith(CONFIG):
+        return name[len(CONFIG) :]
+    return name.upper().replace("_", " ") if name in _CAPITALS else name
+
+
+_CAPITALS = FACTS | {COUNT}
+
+
+def _writer(column: Column, page: Page) -> Callable[[Any], str]:
+    if column.kind == "time":
+        return lambda value: when(value, page.now)
+    if column.kind in ("size", "length"):
+        write = size if column.kind == "size" else duration
+        return lambda value: (
+            write(value)
+            if not isinstance(value, Spread)
+            else f"{write(value.mean)} {_plus(page)} {write(value.std or 0)}"
+        )
+    if column.kind == "number":
+        return lambda value: _spread(value, column, page) if isinstance(value, Spread) else number(value)
+    return lambda value: value_cell(value, page)
+
+
+def _plus(page: Page) -> str:
+    return "±" if page.unicode else "+-"
+
+
+def value_cell(value: Any, page: Page) -> str:
+    """Any value on one line."""
+    if isinstance(value, str):
+        return value if value.isprintable() else clean(value)
+    if isinstance(value, (bool, int, float)):
+        return number(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return clean(",".join(value))
+    return clean(str(value))
+
+
+def number(value: float) -> str:
+    """A number in few characters: whole ones as they are, others with four digits that count."""
+    if isinstance(value, (bool, int)):
+        return str(value) if -(10**15) < value < 10**15 else f"{value:.3g}" if abs(value) < 10**300 else "huge"
+    return f"{value:.4g}"
+
+
+def _spread(value: Spread, column: Column, page: Page) -> str:
+    """``0.9786 ± 0.0041, 0.9867``: mean, standard deviation and where one end is good that end."""
+    if value.std is None or not math.isfinite(value.mean):
+        text = number(value.mean)
+    else:
+        # Two digits of the deviation count, and so many of the mean.
+        digits = min(max(1 - math.floor(math.log10(value.std)), 0), 9) if value.std > 0 else 4
+        is_small = value.std > 0 and (abs(value.mean) < 1e-3 or digits > 6)
+        one = f"{value.mean:.2e}" if is_small else f"{value.mean:.{digits}f}"
+        text = f"{one} {_plus(page)} {value.std:.1e}" if is_small else f"{one} {_plus(page)} {value.std:.{digits}f}"
+    if column.goal is None or value.runs < 2:
+        return text
+    return f"{text}, {number(value.low if column.goal == 'min' else value.high)}"
+
+
+def when(seconds: float, now: float) -> str:
+    """An age of less than a week, else a date; local zone."""
+    if 0 <= now - seconds < _OLD_SECONDS:
+        return ago(seconds, now)
+    try:
+        return time.strftime("%Y-%m-%d", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "unknown"
+
+
+# Lines.
+
+
+def _cut(text: str, width: int, page: Page) -> str:
+    mark = "…" if page.unicode else "~"
+    return text if len(text) <= width else text[: max(width - 1, 0)] + mark
+
+
+def _line(cells: Sequence[str], shown: Sequence[_Shown], widths: Sequence[int]) -> str:
+    parts = (cell.rjust(width) if one.is_right else cell.ljust(width) for cell, one, width in zip(cells, shown, widths))
+    return (" " * _GAP).join(parts)
+
+
+def _colored(one: _Shown, cell: str, width: int, page: Page, *, is_best: bool) -> str:
+    padded = cell.rjust(width) if one.is_right else cell.ljust(width)
+    if not page.color:
+        return padded
+    if one.column.kind == "state" and cell in STATE_COLORS:
+        return click.style(cell, fg=STATE_COLORS[cell]) + " " * (width - len(cell))
+    return click.style(padded, bold=True) if is_best else padded
+
+
+def _fitting(shown: Sequence[_Shown], room: int, table: Overview) -> tuple[list[_Shown], list[_Shown]]:
+    """As many columns as there is room for, in their order, and the others: first what every run has, then in turn results and config."""
+    always = {*BASE_COLUMNS, COUNT, *table.by, table.sorted_by}
+    first = [one for one in shown if one.column.name in always]
+    rest = [one for one in shown if one.column.name not in always]
+    results = [one for one in rest if one.column.name.partition(":")[0] in OPERATIONS]
+    config = [one for one in rest if one not in results]
+    in_turn = [
+        one
+        for number in range(len(rest))
+        for one in (*results[number : number + 1], *config[2 * number : 2 * number + 2])
+    ]
+    kept: list[_Shown] = []
+    for one in [*first, *in_turn]:
+        if one.width + _GAP * bool(kept) <= room:
+            kept.append(one)
+            room -= one.width + _GAP * (len(kept) > 1)
+    order = [one for one in shown if one in kept]
+    return order, [one for one in shown if one not in kept]
+
+
+def _shrunk(shown: Sequence[_Shown], room: int) -> list[_Shown]:
+    """All columns, the widest texts cut so that a row is one line, if it can be."""
+    widths = [one.width for one in shown]
+    room -= _GAP * (len(shown) - 1)
+    while sum(widths) > room:
+        able = [n for n, one in enumerate(shown) if not one.is_right and widths[n] > _CUT_CHARACTERS_MIN]
+        if not able:
+            break
+        widths[max(able, key=lambda n: widths[n])] -= 1
+    return [
+        one._replace(title=one.title[:width], cells=[c if len(c) <= width else c[: width - 1] + "~" for c in one.cells])
+        for one, width in zip(shown, widths)
+    ]
+
+
+def _heights(column: Column) -> list[float | None]:
+    """How far each value is from the smallest to the largest, 0 to 1; [] where there is nothing to compare."""
+    values = [value.mean if isinstance(value, Spread) else value for value in column.values]
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and _is_finite(v)]
+    if len(numbers) < 2 or column.kind == "time":
+        return []
+    low, high = float(min(numbers)), float(max(numbers))
+    span = high / 2 - low / 2
+    return [
+        None
+        if not isinstance(v, (int, float)) or not _is_finite(v)
+        else (float(v) / 2 - low / 2) / span
+        if span > 0
+        else 1.0
+        for v in values
+    ]
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _bars(column: Column, room: int, page: Page) -> list[str]:
+    """A bar for each row; the smallest value is one eighth of a character."""
+    width = min(room, _BAR_CHARACTERS[1])
+    if width < 2:
+        return []
+    bars = []
+    for height in _heights(column):
+        if height is None:
+            bars.append("")
+        elif page.unicode:
+            whole, part = divmod(max(round(height * width * 8), 1), 8)
+            bars.append("█" * whole + (_EIGHTHS[part] if part else ""))
+        else:
+            bars.append("#" * max(round(height * width), 1))
+    return [click.style(bar, fg="cyan") for bar in bars] if page.color else bars

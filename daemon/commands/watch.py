@@ -1,0 +1,102 @@
+"""`stepd watch`: a live screen of all running trainings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import click
+
+from daemon.commands.common import can_unicode, open_store_of
+from daemon.commands.service import directory_option
+from daemon.screen.model import Board, Scene, filter_of
+from daemon.screen.text import Look
+from daemon.screen.view import View
+from sdk.errors import Error, install_hint
+from sdk.reader import Store
+
+_FRAME_COLUMNS_MAX = 200
+
+
+@click.command("watch")
+@click.argument("word", required=False, metavar="[RUN]")
+@click.option("--all", "every", is_flag=True, help="All runs, not only those that go on or ended within the last hour.")
+@click.option(
+    "--where", "text", default="", metavar="EXPR", help="Only these: 'config.lr < 1e-3 and state = running', or words."
+)
+@click.option(
+    "--once", is_flag=True, help="Print one frame as text and end; also what comes where nobody looks at a terminal."
+)
+@directory_option
+@click.pass_context
+def command(ctx: click.Context, word: str | None, every: bool, text: str, once: bool, directory: str | None) -> None:
+    """A live screen of all running trainings, with a page for each: charts, console, rows, media, facts.
+
+    Everything is done with keys, ? shows them. Needs no daemon and no server: over ssh it is `ssh -t HOST stepd watch`.
+    """
+    store = open_store_of(ctx, directory)
+    run = None if word is None else store.run(word).id
+    is_looked_at = sys.stdout.isatty() and sys.stdin.isatty()
+    look = Look(can_unicode(), "NO_COLOR" not in os.environ and sys.stdout.isatty())
+    size = _size()
+    view = View(Scene(store.path), size, look, run)
+    filter_of(text)  # what is wrong with it is said before there is a screen
+    view.every, view.text = every, text
+    if once or not is_looked_at:
+        _print_once(store, view)
+        return
+    try:
+        from daemon.screen.app import Watch
+    except ImportError as error:
+        raise Error(f"watch needs textual, which is not installed: {error}. One frame as text: stepd watch --once",
+                    hint=install_hint("textual")) from error  # fmt: skip
+    app = Watch(Board(store), view)
+    app.run()
+    if app.trouble is not None:
+        raise app.trouble
+
+
+def _size() -> tuple[int, int]:
+    size = shutil.get_terminal_size((_FRAME_COLUMNS_MAX, 50))
+    return max(size.columns, 20), max(size.lines, 8)
+
+
+def _print_once(store: Store, view: View) -> None:
+    """One frame of the list, as long as it needs to be; or of a page, as long as the terminal is."""
+    board = Board(store)
+    try:
+        if view.page is not None:
+            _read_page(store, view)
+        else:
+            view.take(board.look(view.wanted()))
+            view.resize((view.size[0], max(len(view.scene.glances) * 2 + 8, 24)))
+            view.take(board.look(view.wanted()))
+        for line in _trimmed(view.draw()[:-1]):
+            click.echo(line)
+    finally:
+        board.close()
+
+
+def _read_page(store: Store, view: View) -> None:
+    from daemon.screen.page import Page
+
+    page = None
+    try:
+        for _ in range(2):  # the first time tells which charts there are
+            detail = view.detail()
+            assert detail is not None
+            page = page or Page(store, detail.run, view.look)
+            content = page.read(detail)
+            if content is not None:
+                view.take_content(content)
+    finally:
+        if page is not None:
+            page.close()
+
+
+def _trimmed(lines: list[str]) -> list[str]:
+    lines = [line.rstrip() if sys.stdout.isatty() else click.unstyle(line).rstrip() for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

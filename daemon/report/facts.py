@@ -1,0 +1,288 @@
+"""The parts of a report that are words: the runs, what differs between them, where they came from, what they printed, what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sdk._greeting import bytes_text, count
+from sdk.errors import Error
+from sdk.reader import MediaItem, Run
+from sdk.reader.media import items_in
+from sdk.reader.pictures import number
+from sdk.reader.plain import to_json
+from sdk.reader.times import duration
+
+from .charts import COLOURS, Chart, Line
+from .markup import Markup, join, plain, tag
+
+# Limits: of what one run may fill.
+_CELL_CHARACTERS_MAX = 300
+_ROWS_MAX = 400
+_LINES_CHARACTERS_MAX = 40_000
+_PACKAGES_BYTES_MAX = 20_000
+_GAPS_MAX = 20
+_NESTING_MAX = 8
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# Facts about the process that say nothing about the result, or far too much.
+_CONTEXT_OMITTED = frozenset({"environment", "python.path", "pid", "import", "kept", "git.untracked", "hydra"})
+
+
+def label(run: Run) -> str:
+    """A run as the page calls it."""
+    return f"{run.name} ({run.id})" if run.name and run.name != run.id else run.id
+
+
+def when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if 0 < seconds < 1e11 else "unknown"
+
+
+def swatch(place: int) -> Markup:
+    """The colour of a run."""
+    return tag("span", class_=f"swatch b{place % COLOURS}", aria_hidden="true")
+
+
+def state(run: Run) -> Markup:
+    return tag("span", run.state, class_=f"state {run.state if run.state.isalpha() else ''}")
+
+
+def runs_section(runs: Sequence[Run]) -> Markup:
+    """A row for each run: what it is, how far it came and how it ended."""
+    titles = ("", "run", "id", "project", "state", "started", "took", "steps", "records", "group", "tags", "notes")
+    rows = []
+    for place, run in enumerate(runs):
+        took = max(run.updated - run.started, 0.0) if run.started else 0.0
+        steps, records = (_sorted_as(f"{value:,}", value) for value in (run.step_max, run.records))
+        ended = join([state(run), _ending(run)])
+        rows.append([
+            swatch(place), run.name, run.id, run.project, ended, when(run.started), _sorted_as(duration(took), took), steps, records,
+            run.group, ", ".join(run.tags), run.notes,
+        ])  # fmt: skip
+    return table(titles, rows)
+
+
+def _ending(run: Run) -> str:
+    code = run.exit_code
+    return f" exit code {code}" if code else ""
+
+
+class _Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by."""
+
+    shown: object
+    by: object
+
+
+def _sorted_as(shown: object, by: object) -> _Cell:
+    return _Cell(shown, by)
+
+
+def table(titles: Sequence[object], rows: Sequence[Sequence[Any]], class_: str = "") -> Markup:
+    """A table that the page's script can sort; columns in which no cell holds anything are left out."""
+    used = [i for i, title in enumerate(titles) if not title or any(_shown(row[i]) not in ("", None) for row in rows)]
+    head = tag("tr", [tag("th", titles[i], scope="col") for i in used])
+    body = [tag("tr", [_cell(row[i]) for i in used]) for row in rows]
+    inner = tag("table", tag("thead", head), tag("tbody", body), class_="sortable")
+    return tag("div", inner, class_=f"wide {class_}".strip(), tabindex="0")
+
+
+def _shown(cell: Any) -> Any:
+    return cell.shown if isinstance(cell, _Cell) else cell
+
+
+def _cell(cell: Any) -> Markup:
+    if isinstance(cell, _Cell):
+        return tag("td", cell.shown, data_sort=cell.by, class_="number")
+    if isinstance(cell, (int, float)) and not isinstance(cell, bool):
+        return tag(
+            "td", number(cell) if isinstance(cell, float) else f"{cell:,}", data_sort=repr(cell), class_="number"
+        )
+    return tag("td", cell)
+
+
+def value_text(value: Any) -> str:
+    """A configured or logged value in one line."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (str, int)):
+        return _cut(str(value))
+    if isinstance(value, MediaItem) or items_in(value):
+        return _cut(str(value if isinstance(value, MediaItem) else items_in(value)[0]))
+    return _cut(to_json(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL_CHARACTERS_MAX else f"{text[:_CELL_CHARACTERS_MAX]}… ({len(text):,} characters)"
+
+
+def flat(values: Mapping[str, Any], name: str = "", depth: int = 0) -> dict[str, Any]:
+    """Nested maps as dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = f"{name}.{key}" if name else str(key)
+        if isinstance(value, dict) and value and depth < _NESTING_MAX:
+            found.update(flat(value, inner, depth + 1))
+        else:
+            found[inner] = value
+    return found
+
+
+def matrix(
+    runs: Sequence[Run], maps: Sequence[Mapping[str, Any]], *, first: Sequence[str] = (),
+    shown: Callable[[Any], Any] = value_text, what: str = "values",
+) -> Markup:  # fmt: skip
+    """What each run says under each name: names of which the runs say different things first, the rest folded away.
+
+    Args:
+        first: Names that come first among those that differ.
+        what: What the names are names of.
+    """
+    names = list(dict.fromkeys([*first, *sorted({name for one in maps for name in one})]))
+    rows = {name: [shown(one[name]) if name in one else "" for one in maps] for name in names}
+    rows = {name: cells for name, cells in rows.items() if any(cell not in ("", None) for cell in cells)}
+    if len(runs) == 1:
+        return _columns(["", ""], dict(list(rows.items())[:_ROWS_MAX]), len(rows))
+    differing = {name: cells for name, cells in rows.items() if len(set(map(_key, cells))) > 1}
+    same = {name: cells[:1] for name, cells in rows.items() if name not in differing}
+    heads = [join([swatch(place), " ", run.name or run.id]) for place, run in enumerate(runs)]
+    parts = [_columns(["", *heads], dict(list(differing.items())[:_ROWS_MAX]), len(differing))] if differing else []
+    if same:
+        folded = _columns(["", "all"], dict(list(same.items())[:_ROWS_MAX]), len(same))
+        title = f"{count(len(same), what.rstrip('s'))}, the same in all runs"
+        parts.append(tag("details", tag("summary", title), folded))
+    return join(parts)
+
+
+def _key(cell: Any) -> str:
+    return str(_shown(cell))
+
+
+def _columns(titles: Sequence[Any], rows: Mapping[str, Sequence[Any]], total: int) -> Markup:
+    if not rows:
+        return Markup()
+    found = table(titles, [[tag("b", name), *cells] for name, cells in rows.items()], "matrix")
+    return join([found, tag("p", f"… {total - len(rows):,} more", class_="quiet")]) if total > len(rows) else found
+
+
+# -- summary -------------------------------------------------------------------------------------------------------------
+
+
+def summary_section(runs: Sequence[Run], charts: Sequence[Chart], goal: Callable[[Run, str], str]) -> Markup:
+    """Last and best of each key; best of what is drawn, whose points hold the extremes."""
+    lines = {(line.run, chart.key): line for chart in charts for line in chart.lines}
+    maps = []
+    for place, run in enumerate(runs):
+        cells: dict[str, Any] = {}
+        for key, value in run.summary.items():
+            if not (isinstance(value, (dict, list)) or items_in(value) or run.metric(key).hidden):
+                cells[key] = _summary_cell(run, key, value, lines.get((place, key)), goal)
+        maps.append(cells)
+    return matrix(runs, maps, shown=lambda cell: cell, what="keys")
+
+
+def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Callable[[Run, str], str]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value_text(value)
+    told: list[Any] = [number(value)]
+    if line is not None:
+        best = goal(run, key)
+        at = int(line.value.argmax() if best == "max" else line.value.argmin())
+        told.append(tag("span", f" {best} {number(float(line.value[at]))} @ {int(line.step[at]):,}", class_="quiet"))
+    return _sorted_as(join(told), repr(float(value)))
+
+
+# -- where it came from ----------------------------------------------------------------------------------------------------
+
+
+def environment_section(runs: Sequence[Run]) -> Markup:
+    """Command, code, machine and packages, what differs first."""
+    maps = []
+    for run in runs:
+        told = {name: value for name, value in run.context.items() if name not in _CONTEXT_OMITTED}
+        if isinstance(command := told.get("command"), list):
+            told["command"] = " ".join(map(str, command))
+        found = flat(told)
+        maps.append({name: value for name, value in found.items() if name not in _CONTEXT_OMITTED})
+    parts = [matrix(runs, maps, what="facts")]
+    packages: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        listed = _packages(run)
+        if listed:
+            packages.setdefault(listed, []).append(place)
+    for listed, places in packages.items():
+        whose = "all runs" if len(places) == len(runs) else ", ".join(label(runs[place]) for place in places)
+        title = f"packages of {whose}" if len(runs) > 1 else "packages"
+        parts.append(tag("details", tag("summary", title), tag("pre", listed)))
+    return join(parts)
+
+
+def _packages(run: Run) -> str:
+    """The list of packages that the run kept, "" without one."""
+    told = run.context.get("packages")
+    name = told.get("file") if isinstance(told, dict) else None
+    if not isinstance(name, str):
+        return ""
+    with contextlib.suppress(Error, OSError), run.file(name).open() as file:
+        return file.read(_PACKAGES_BYTES_MAX).decode("utf-8", "replace")
+    return ""
+
+
+# -- what it printed ---------------------------------------------------------------------------------------------------------
+
+
+def console_of(run: Run, lines: int) -> Markup | None:
+    """The last lines of a run's console, log records marked by their level."""
+    if not lines or not run.has_console:
+        return None
+    room, parts = _LINES_CHARACTERS_MAX, []
+    for line in run.logs(last=lines):
+        text = f"… {count(line.missed, 'line')} missing: {line.why}" if line.missed else _ESCAPES.sub("", line.text)
+        if line.level is not None:
+            text = f"{line.level_name} {line.logger or ''}: {text}"
+        if line.error:
+            text += "\n" + _ESCAPES.sub("", line.error)
+        room -= len(text)
+        if room < 0:
+            break
+        level = line.level or 0
+        kind = (
+            "error"
+            if level >= 40
+            else "warning"
+            if level >= 30 or line.missed
+            else "err"
+            if line.source == "stderr"
+            else ""
+        )
+        parts.append(tag("span", text, "\n", class_=kind or None))
+    return tag("pre", parts, tabindex="0") if parts else None
+
+
+# -- what is missing ---------------------------------------------------------------------------------------------------------
+
+
+def health_of(run: Run) -> Markup:
+    """How it ended, and what is not in the data: nothing is hidden."""
+    gaps, damage = run.gaps, run.damage
+    dropped = sum(gap.count for gap in gaps)
+    attempts = max((stream.attempt for stream in run.streams), default=1)
+    stored = f"{run.records:,} records stored, {dropped:,} missing, {bytes_text(run.size_bytes)}"
+    lines = [stored + (f", {attempts} attempts" if attempts > 1 else "")]
+    for gap in gaps[:_GAPS_MAX]:
+        of = f" of {gap.key}" if gap.key else ""
+        lines.append(f"gap{of}: {count(gap.count, 'record')}, steps {gap.step_min:,} to {gap.step_max:,}: {gap.reason}")
+    if len(gaps) > _GAPS_MAX:
+        lines.append(f"… {len(gaps) - _GAPS_MAX:,} more gaps")
+    lines += [f"damage: {one.reason}" for one in damage[:_GAPS_MAX]]
+    lines += [f"misuse: {name}: {value_text(told)}" for name, told in list(run.misuse.items())[:_GAPS_MAX]]
+    lines += [f"alert {one.level}: {one.title} {one.text}".strip() for one in run.alerts[:_GAPS_MAX]]
+    error = run.error
+    ended = [tag("p", f"ended by {error.type}: {_cut(error.message)}")] if error is not None else []
+    if error is not None and error.traceback:
+        ended.append(tag("pre", plain(error.traceback)[:_LINES_CHARACTERS_MAX], tabindex="0"))
+    return join([tag("ul", [tag("li", line) for line in lines]), ended])

@@ -1,0 +1,213 @@
+"""A report: what is read, in which order it may use up the size, and the page it is put into.
+
+The policy of the page allows two scripts, by their hashes, and inline data, and nothing else: no address outside of the file, no handler
+in an attribute. So a text that slipped through as a tag would still do nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sdk import __version__, clock
+from sdk._greeting import count
+from sdk.query.overview import differing_config, goal_of
+from sdk.reader import Run
+
+from . import facts
+from .budget import CHARTS_SHARE, SIZE_MIN, Budget
+from .charts import Chart, Marks, data_of, marks_of, numeric_keys, picture, read_charts
+from .markup import Markup, asset, join, place, script_data, tag
+from .media import Shown, read_media
+
+# Limit: more rows and lines than anybody compares; what is left out is said.
+RUNS_MAX = 50
+_CONSOLE_LINES = 100
+_CONSOLE_LINES_OF_MANY = 20
+_MANY = 10
+
+
+class Wishes(NamedTuple):
+    """What a report is to hold.
+
+    Attributes:
+        title: None: made of the runs' names.
+        keys: Names or patterns of the series and media; none: all.
+        points: Of each line, at most.
+        media: How many values of each key with media, the newest.
+        size_max: Of the file, in bytes.
+    """
+
+    title: str | None = None
+    keys: Sequence[str] = ()
+    points: int = 2000
+    media: int = 4
+    size_max: int = 5_000_000
+
+
+class Report(NamedTuple):
+    """A page, and what is in it.
+
+    Attributes:
+        left_out: Sentences, each of what is not and why.
+    """
+
+    html: str
+    runs: int
+    charts: int
+    media: int
+    left_out: list[str]
+
+
+def report(runs: Sequence[Run], wishes: Wishes, tell: Callable[[str], None] = lambda what: None) -> Report:
+    """The page of some runs.
+
+    Args:
+        tell: Hears what is read next, in a word.
+    """
+    budget = Budget(max(wishes.size_max, SIZE_MIN))
+    if len(runs) > RUNS_MAX:
+        budget.leave_out(f"The first {RUNS_MAX} of {len(runs):,} runs are here.")
+        runs = runs[:RUNS_MAX]
+    tell("facts")
+    scripts, style = [asset("uplot.js"), asset("report.js")], join([asset("uplot.css"), asset("report.css")])
+    budget.take(sum(map(len, scripts)) + len(style) + 4000)
+    words = _words(runs)
+    budget.take(sum(len(part) for _, _, part in words))
+    tell("charts")
+    charts = read_charts(runs, numeric_keys(runs, wishes.keys), wishes.points, budget, int(budget.left * CHARTS_SHARE))
+    marks = [
+        marks_of(run, (line for one in charts for line in one.lines if line.run == at)) for at, run in enumerate(runs)
+    ]
+    summary = facts.summary_section(runs, charts, goal_of)
+    drawn = _charts_section(charts, marks)
+    data = script_data(data_of(charts, [facts.label(run) for run in runs], marks, [run.created for run in runs]))
+    budget.take(len(summary) + len(drawn) + len(data))
+    tell("media")
+    shown = read_media(runs, wishes.keys, wishes.media, budget)
+    if budget.used > budget.size_max:
+        budget.leave_out(f"Nothing more could be left out to come below {budget.size_max:,} bytes.")
+    sections = [
+        ("runs", "Runs", facts.runs_section(runs)), ("summary", "Summary", summary), *[part for part in words if part[0] == "config"],
+        ("charts", "Charts", drawn), ("media", "Media", _media_section(shown)), ("tables", "Tables", _tables_section(shown)),
+        *[part for part in words if part[0] != "config"],
+    ]  # fmt: skip
+    title = wishes.title or _title(runs)
+    page = _page(title, [part for part in sections if part[2]], runs, budget.left_out, scripts, style, data)
+    return Report(page, len(runs), len(charts), shown.values, budget.left_out)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
+        return facts.label(runs[0])
+    projects = list(dict.fromkeys(run.project for run in runs if run.project))
+    return f"{count(len(runs), 'run')} of {', '.join(projects[:3]) or 'a store'}"
+
+
+def _words(runs: Sequence[Run]) -> list[tuple[str, str, Markup]]:
+    """The sections whose size does not depend on what is left: id, title, content."""
+    lines = _CONSOLE_LINES if len(runs) <= _MANY else _CONSOLE_LINES_OF_MANY
+    console = [(run, found) for run in runs if (found := facts.console_of(run, lines)) is not None]
+    return [
+        (
+            "config",
+            "Config",
+            facts.matrix(runs, [facts.flat(run.config) for run in runs], first=differing_config(runs)),
+        ),
+        ("console", "Console", join(_of_run(runs, run, found, open_=len(runs) == 1) for run, found in console)),
+        ("environment", "Environment", facts.environment_section(runs)),
+        ("health", "Health", join(_of_run(runs, run, facts.health_of(run), open_=len(runs) <= _MANY) for run in runs)),
+    ]
+
+
+def _of_run(runs: Sequence[Run], run: Run, content: Markup, *, open_: bool) -> Markup:
+    if len(runs) == 1:
+        return content
+    at = next(i for i, one in enumerate(runs) if one is run)
+    return tag("details", tag("summary", facts.swatch(at), " ", facts.label(run)), content, open=open_)
+
+
+def _charts_section(charts: Sequence[Chart], marks: Sequence[Marks]) -> Markup:
+    """Sections by the text before the last slash; the page's script finds a chart by its number."""
+    sections: dict[str, list[Markup]] = {}
+    for number, chart in enumerate(charts):
+        head = tag("figcaption", tag("b", chart.key), tag("span", _told(chart), class_="quiet"))
+        figure = tag(
+            "figure",
+            head,
+            picture(chart, marks),
+            tag("div", class_="live"),
+            class_="chart",
+            data_chart=number,
+            tabindex="0",
+        )
+        sections.setdefault(chart.section, []).append(figure)
+    return join(_section(name or "charts", found) for name, found in sections.items())
+
+
+def _section(name: str, figures: Sequence[Markup]) -> Markup:
+    title = tag("summary", f"{name} ({len(figures)})")
+    return tag(
+        "details", title, tag("div", figures, class_="charts"), open=not name.startswith("system"), class_="section"
+    )
+
+
+def _told(chart: Chart) -> str:
+    """How many values the chart stands for, and what it does not show."""
+    points, values = sum(len(line.value) for line in chart.lines), sum(line.stands_for for line in chart.lines)
+    told = f" {points:,} of {values:,} points, extremes kept" if points < values else f" {points:,} points"
+    strange = sum(line.not_finite for line in chart.lines)
+    return told + (f", {strange:,} not finite" if strange else "")
+
+
+def _media_section(shown: Shown) -> Markup:
+    return join(
+        tag("section", tag("h3", key), tag("div", figures, class_="gallery"), class_="key")
+        for key, figures in shown.media
+    )
+
+
+def _tables_section(shown: Shown) -> Markup:
+    return join(tag("section", tag("h3", title), found, class_="key") for title, found in shown.tables)
+
+
+def _page(
+    title: str, sections: Sequence[tuple[str, str, Markup]], runs: Sequence[Run], left_out: Sequence[str],
+    scripts: Sequence[Markup], style: Markup, data: Markup,
+) -> str:  # fmt: skip
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; media-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", style),
+    )
+    made = f"stepd {__version__} · {count(len(runs), 'run')} · made {facts.when(clock.wall_ns() / 1e9)} · this file loads nothing"
+    missing = tag("ul", [tag("li", line) for line in left_out]) if left_out else None
+    body = tag(
+        "body",
+        tag("header", tag("h1", title), tag("p", made, class_="quiet"), _links(sections)),
+        tag("aside", tag("b", "Left out"), missing, class_="left-out") if missing else None,
+        tag("main", [tag("section", tag("h2", name), found, id=identity) for identity, name, found in sections]),
+        data,
+        [tag("script", script) for script in scripts],
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _links(sections: Sequence[tuple[str, str, Any]]) -> Markup:
+    return tag("nav", [tag("a", name, href=place(identity)) for identity, name, _ in sections], aria_label="sections")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

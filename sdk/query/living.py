@@ -1,0 +1,374 @@
+"""A run that goes on, looked at again and again at the cost of what is new: step, rate, time left, last values, GPUs and memory.
+
+The first look reads a few blocks of each series, spread over the run; every later one reads what came since. What a list or a page shows
+of the run is a `Glance`, made new only when something changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from .. import clock
+from ..errors import Error
+from ..headline import choose_keys
+from ..reader.newest import New, Newest
+from ..reader.parts import Part, column_of, highest_step, times_us, values_of
+from ..reader.run import Run
+from ..reader.state import RUNNING
+from ..record import Record
+
+# Limit: blocks of rows that one look reads of a stream: those of three seconds.
+_BLOCKS_MAX = 16
+# The rate is that of the last minute, so that it follows a change and not an evaluation.
+_RATE_SECONDS = 60.0
+_RATE_LOOKS_MAX = 64
+# A run that was silent for so many times the usual time between its looks, and at least so long, is said to be quiet.
+_QUIET_SECONDS_MIN = 30.0
+SPARKS_MAX = 4
+SPARK_POINTS = 64
+# Limit: keys that are looked at when the main ones are chosen.
+_KEYS_MAX = 2_000
+_STEP_TOTALS = (
+    "max_steps",
+    "total_steps",
+    "num_steps",
+    "max_iters",
+    "num_train_steps",
+    "train_steps",
+    "total_iters",
+    "iterations",
+)
+_EPOCH_TOTALS = ("epochs", "num_epochs", "max_epochs", "num_train_epochs", "n_epochs", "total_epochs")
+# Limit: entries of a config that are looked at.
+_CONFIG_ENTRIES_MAX = 1_000
+_GPU = "system/gpu."
+
+
+class Spark(NamedTuple):
+    """A series in few values.
+
+    Attributes:
+        steps, values: Spread over the run, the last one included; finite ones.
+        last: The last value, finite or not.
+    """
+
+    key: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    last: float
+
+
+class Load(NamedTuple):
+    """What a run uses now, of all its hosts together; None: not known.
+
+    Attributes:
+        gpu: Percent, the mean of its devices.
+        gpu_bytes, gpu_bytes_max: Memory of its devices: taken, and all.
+        cpu: Percent of one core.
+        memory_bytes: Of its processes.
+    """
+
+    gpu: float | None = None
+    gpu_bytes: float | None = None
+    gpu_bytes_max: float | None = None
+    cpu: float | None = None
+    memory_bytes: float | None = None
+
+
+class Glance(NamedTuple):
+    """What is to be seen of a run at one moment.
+
+    Attributes:
+        step: The last one; None before the first row.
+        steps: How many there will be, by its config; None: nobody said.
+        rate: Steps a second, by the times at which they were logged; None: not known.
+        eta_seconds: What is left; None: not known.
+        last_time: When its last row was logged, Unix seconds; None: not known.
+        quiet_seconds: For how long it logged nothing, where that is much longer than usual; else 0.
+        refused: Records that were not stored.
+    """
+
+    id: str
+    name: str
+    project: str
+    group: str
+    tags: tuple[str, ...]
+    state: str
+    started: float
+    updated: float
+    step: int | None = None
+    steps: int | None = None
+    rate: float | None = None
+    eta_seconds: float | None = None
+    last_time: float | None = None
+    quiet_seconds: float = 0.0
+    refused: int = 0
+    sparks: tuple[Spark, ...] = ()
+    load: Load = Load()
+
+
+def glance_of(run: Run) -> Glance:
+    """What a list tells of a run that is over, without opening it where it has a card."""
+    return Glance(
+        run.id, run.name, run.project, run.group, tuple(run.tags), run.state, run.started, run.updated,
+        run.step_max if run.records else None,
+    )  # fmt: skip
+
+
+class LivingRun:
+    """A run that is looked at again and again. Owns the `Run` that it is given. Not thread-safe.
+
+    Attributes:
+        glance: What was seen last.
+    """
+
+    def __init__(self, run: Run, now_ns: Callable[[], int] = clock.wall_ns, *, keep_open: bool = True) -> None:
+        """Args: `keep_open` keeps segments that grow open between two looks, which makes these cheaper."""
+        self.run = run
+        self._now_ns = now_ns
+        self._keep_open = keep_open
+        self._newest: Newest | None = None
+        self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_LOOKS_MAX)
+        self._values: dict[str, float] = {}
+        self._sparks: dict[str, _Points] = {}
+        self._system: dict[int, dict[str, float]] = {}
+        self._known_keys: set[str] = set()
+        self.glance = glance_of(run)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was not looked at yet."""
+        return self._newest is None
+
+    def look(self) -> bool:
+        """Takes what came since the last look; whether `glance` is another one now.
+
+        Raises:
+            StoreError: The run's segments keep disappearing.
+        """
+        old = self.glance
+        if self._newest is None:
+            self._begin()
+        elif self._newest.has_changed():
+            self._take(self._newest.look(_BLOCKS_MAX))
+        assert self._newest is not None
+        self.glance = self._seen(self._newest)
+        return self.glance != old
+
+    def close(self) -> None:
+        """Closes what was kept open."""
+        if self._newest is not None:
+            self._newest.close()
+            self._newest = None
+
+    def _begin(self) -> None:
+        self._newest = Newest(self.run, self._keep_open)
+        first = self._newest.look(2)
+        # Race: what comes between this look and the sample is in the sample, and comes again with the next look.
+        self._known_keys = set(self.run.all_keys(quick=True))
+        self._choose()
+        self._take(first)
+
+    def _choose(self) -> None:
+        """The series that are worth a spark, with what the run holds of them."""
+        known = sorted(self._known_keys)[:_KEYS_MAX]
+        hidden = {key for key in known if self.run.metric(key).hidden}
+        chosen = choose_keys((key for key in known if key not in hidden), self.run.metrics, 3 * SPARKS_MAX)
+        missing = [key for key in chosen if key not in self._sparks]
+        found = self.run.sample(missing, SPARK_POINTS) if missing else {}
+        sparks = {
+            key: self._sparks.get(key) or _Points(*found[key]) for key in chosen if key in self._sparks or key in found
+        }
+        self._sparks = {key: points for key, points in sparks.items() if points.is_numeric}
+
+    def _take(self, found: Iterable[New]) -> None:
+        training = {stream.id for lane in self._newest_of.lanes() for stream in lane.streams}
+        first_lane = {stream.id for lane in self._newest_of.lanes()[:1] for stream in lane.streams}
+        fresh: set[str] = set()
+        for stream, parts, _ in found:
+            if stream.kind == "system":
+                told = self._system.setdefault(stream.id, {})
+                for part in parts[-2:]:
+                    told.update({key: value for key, _, value in _last_numbers(part)})
+            elif stream.id in training:
+                for part in parts:
+                    self._take_part(part, stream.id in first_lane, fresh)
+        if not fresh <= self._known_keys:
+            self._known_keys |= fresh
+            self._choose()
+
+    @property
+    def _newest_of(self) -> Newest:
+        assert self._newest is not None
+        return self._newest
+
+    def _take_part(self, part: Part, is_main: bool, fresh: set[str]) -> None:
+        ends = _ends(part)
+        if is_main:
+            for time, step in ends:
+                if not self._times or (step > self._times[-1][1] and time >= self._times[-1][0]):
+                    self._times.append((time, step))
+        for key, step, value in _last_numbers(part):
+            self._values[key] = value
+            if key[:1] != "_":
+                fresh.add(key)
+            if key in self._sparks:
+                self._sparks[key].add(step, value)
+
+    def _seen(self, newest: Newest) -> Glance:
+        run, state = self.run, newest.state()
+        config = run.config
+        now = self._now_ns() / 1e9
+        step = newest.step_max if self._times or newest.step_max else None
+        steps = _total(config, _STEP_TOTALS)
+        rate = self._rate()
+        quiet = self._quiet(now) if state == RUNNING else 0.0
+        epochs, epoch = _total(config, _EPOCH_TOTALS), self._epoch()
+        eta = None
+        if state == RUNNING and rate and not quiet and step is not None:
+            eta = _left(step, steps, rate) if steps is not None else _left_of_epochs(step, epochs, epoch, rate)
+        return Glance(
+            run.id, run.name, run.project, run.group, tuple(run.tags), state, run.started, run.updated, step, steps,
+            rate if state == RUNNING and not quiet else None, eta, self._times[-1][0] if self._times else None, quiet,
+            sum(gap.count for gap in newest.refused()),
+            tuple(points.spark(key) for key, points in list(self._sparks.items())[:SPARKS_MAX]),
+            self._load(newest) if state == RUNNING else Load(),
+        )  # fmt: skip
+
+    def _rate(self) -> float | None:
+        """Steps a second over the last minute in which there were some."""
+        if len(self._times) < 2:
+            return None
+        last, step = self._times[-1]
+        first, begin = next((one for one in self._times if one[0] >= last - _RATE_SECONDS), self._times[0])
+        if first == last:
+            first, begin = self._times[-2]
+        return (step - begin) / (last - first) if last > first else None
+
+    def _quiet(self, now: float) -> float:
+        if not self._times:
+            return 0.0
+        silent = now - self._times[-1][0]
+        rate = self._rate()
+        usual = 1 / rate if rate else 0.0
+        return silent if silent > max(_QUIET_SECONDS_MIN, 20 * usual) else 0.0
+
+    def _epoch(self) -> float | None:
+        return next((value for key, value in self._values.items() if key.rpartition("/")[2].lower() == "epoch"), None)
+
+    def _load(self, newest: Newest) -> Load:
+        told = [self._system.get(lane.last.id, {}) for lane in newest.lanes("system")]
+        devices = [entry for values in told for entry in values.items() if entry[0].startswith(_GPU)]
+
+        def of_devices(name: str) -> list[float]:
+            return [value for key, value in devices if key.endswith(f".{name}")]
+
+        def added(key: str) -> float | None:
+            return _sum(values[key] for values in told if key in values)
+
+        busy = of_devices("utilization")
+        return Load(
+            sum(busy) / len(busy) if busy else None,
+            _sum(of_devices("memory_used")),
+            _sum(of_devices("memory_total")),
+            added("system/cpu"),
+            added("system/memory_rss"),
+        )
+
+
+class _Points:
+    """Some values of a series that grows, never more than twice `SPARK_POINTS`: every other one goes when there are more."""
+
+    def __init__(self, steps: Any, values: Any) -> None:
+        self.is_numeric = getattr(values, "dtype", None) is not None and values.dtype.kind in "biuf" and len(values) > 0
+        pairs = zip(steps.tolist(), values.tolist()) if self.is_numeric else ()
+        self._points = [(int(step), float(value)) for step, value in pairs]
+        self._last = self._points[-1][1] if self._points else math.nan
+        self._points = [point for point in self._points if math.isfinite(point[1])]
+
+    def add(self, step: int, value: float) -> None:
+        if self._points and step <= self._points[-1][0]:
+            return
+        self._last = value
+        if math.isfinite(value):
+            self._points.append((step, value))
+        if len(self._points) > 2 * SPARK_POINTS:
+            self._points = self._points[:-1:2] + self._points[-1:]
+
+    def spark(self, key: str) -> Spark:
+        return Spark(key, tuple(s for s, _ in self._points), tuple(v for _, v in self._points), self._last)
+
+
+def _ends(part: Part) -> list[tuple[float, int]]:
+    """Time and step of the first row of a part and of its last."""
+    if isinstance(part, Record):
+        return [(part.time_ns / 1e9, part.step)]
+    steps, times = part.steps(), times_us(part)
+    return [(int(times[0]) / 1e6, int(steps[0])), (int(times[-1]) / 1e6, highest_step(part))]
+
+
+def _last_numbers(part: Part) -> Iterator[tuple[str, int, float]]:
+    """Key, step and value of the last numbers in a part."""
+    if isinstance(part, Record):
+        try:
+            values: Mapping[str, Any] = values_of(part)
+        except Error:
+            return
+        step = part.step
+    else:
+        place = len(part) - 1
+        values = {key: column_of(part, key)[place] for key in part.keys}
+        step = int(part.steps()[place])
+    for key, value in values.items():
+        number = _number(value)
+        if number is not None:
+            yield key, step, number
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (str, bytes)) or value is None or getattr(value, "ndim", None):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _total(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of some names that a config holds a positive number under, on any level; the upper ones first."""
+    level: list[Mapping[str, Any]] = [config]
+    left = _CONFIG_ENTRIES_MAX
+    while level and left > 0:
+        deeper: list[Mapping[str, Any]] = []
+        found: dict[str, int] = {}
+        for values in level:
+            for key, value in list(values.items())[: max(left, 0)]:
+                left -= 1
+                if isinstance(value, Mapping):
+                    deeper.append(value)
+                elif isinstance(key, str) and type(value) in (int, float) and 0 < value < 1e15:
+                    found.setdefault(key.rpartition(".")[2].rpartition("/")[2].lower(), int(value))
+        for name in names:
+            if found.get(name):
+                return found[name]
+        level = deeper
+    return None
+
+
+def _left(step: int, steps: int, rate: float) -> float:
+    return max(steps - 1 - step, 0) / rate
+
+
+def _left_of_epochs(step: int, epochs: int | None, epoch: float | None, rate: float) -> float | None:
+    """By the steps that an epoch took so far; of whole epochs, which are logged as they begin or end, an estimate."""
+    if epochs is None or epoch is None or not 0 < epoch <= epochs:
+        return None
+    return (epochs - epoch) * step / epoch / rate
+
+
+def _sum(values: Iterable[float]) -> float | None:
+    found = [value for value in values if math.isfinite(value)]
+    return sum(found) if found else None

@@ -1,0 +1,275 @@
+"""SQL over a store, by DuckDB: `sdk.sql(...)` and `stepd sql` (docs/sql.md).
+
+A query gets a database in memory with nothing in it but views of the store's relations, each bound only if the query says its name,
+and read when DuckDB scans it. It can change nothing: no file is opened, no extension is loaded and no setting changed by a query.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Error, UsageError, install_hint
+from ..limits import GIB
+from .narrowing import narrowed
+
+if TYPE_CHECKING:
+    from ..reader.store import Store
+    from .relations import Catalog
+
+# Limit: of what DuckDB keeps in memory; what is more goes into files beside the system's temporary ones.
+MEMORY_BYTES = 2 * GIB
+_SHOWN_ROWS = 20
+# Quoted names and words, outside of texts and comments, and the signs behind which a relation may stand.
+_TOKENS = re.compile(r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|"((?:[^"]|"")*)"|([^\W\d]\w*|[*,(])""", re.DOTALL)
+_BEFORE_RELATION = frozenset("from join table describe desc summarize pivot unpivot".split())
+
+
+def sql(
+    query: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    dir: str | os.PathLike[str] | None = None,
+    store: Store | None = None,
+    allow_files: bool = False,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Answer:
+    """Answers a query over the runs of a store, from its files alone; live runs too, as far as they are stored.
+
+    The relations are `runs`, `metrics`, `system`, `logs`, `media`, `tables`, `gaps`, `artifacts`, each project by its name
+    (`"digits"`: a row for each step, a column for each key) and each logged table by project and key (`"digits/predictions"`).
+
+    Args:
+        query: In DuckDB's SQL; of several statements the last one's rows are given.
+        parameters: For `?` or `$name` in it.
+        dir: The store; None: as `init` would choose.
+        store: An opened one instead.
+        allow_files: Whether it may read and write files (`copy … to 'x.parquet'`, `read_csv`).
+        memory_bytes: What DuckDB may keep in memory before it uses temporary files.
+
+    Raises:
+        UsageError: DuckDB does not take the query.
+        StoreError: There is no such store.
+        Error: duckdb or pyarrow is not installed.
+    """
+    if store is None:
+        from ..reader.store import open_store
+
+        store = open_store(dir)
+    database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
+    try:
+        table = database.reader(query, parameters).read_all()
+        return Answer(table, database.notes)
+    except Exception as error:
+        raise database.told(error, query) from None
+    finally:
+        database.close()
+
+
+class Answer:
+    """What a query gave, as an Arrow table in memory.
+
+    Attributes:
+        notes: What a reader should know besides: records that are missing, runs that could not be read.
+    """
+
+    def __init__(self, table: Any, notes: Sequence[str] = ()) -> None:
+        self._table = table
+        self.notes = list(notes)
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names."""
+        return list(self._table.column_names)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows as dicts; a column's name that comes twice is there once."""
+        return list(self)
+
+    def to_arrow(self) -> Any:
+        """A pyarrow.Table."""
+        return self._table
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame.
+
+        Raises:
+            Error: pandas is not installed.
+        """
+        from ..reader.frames import pandas_module
+
+        pandas_module("to_pandas()")
+        return self._table.to_pandas()
+
+    def to_polars(self) -> Any:
+        """A polars.DataFrame.
+
+        Raises:
+            Error: polars is not installed.
+        """
+        from ..reader.frames import polars_module
+
+        return polars_module("to_polars()").from_arrow(self._table)
+
+    def __repr__(self) -> str:
+        from .shown import as_text
+
+        return as_text(self.columns, self._head(), len(self), self.notes)
+
+    def _repr_html_(self) -> str:
+        from .shown import as_html
+
+        return as_html(self.columns, self._head(), len(self), self.notes)
+
+    def _head(self) -> list[list[Any]]:
+        head = self._table.slice(0, _SHOWN_ROWS)
+        return [list(row) for row in zip(*(column.to_pylist() for column in head.columns))]
+
+
+class Database:
+    """A database in memory over one store. `close` ends it; a reader that it gave must be read before."""
+
+    def __init__(self, store: Store, *, allow_files: bool = False, memory_bytes: int = MEMORY_BYTES) -> None:
+        duckdb = _library("duckdb")
+        _library("pyarrow")
+        from .relations import Catalog
+
+        self._catalog: Catalog = Catalog(store)
+        self._views: dict[str, Any] = {}
+        self._spill = tempfile.TemporaryDirectory(prefix="stepd-sql-", ignore_cleanup_errors=True)
+        self._connection = duckdb.connect(":memory:")
+        self._set(
+            memory_limit=f"{max(memory_bytes // 1024, 1)}KiB",
+            temp_directory=self._spill.name,
+            autoload_known_extensions=False,
+            autoinstall_known_extensions=False,
+            allow_community_extensions=False,
+        )
+        # Older releases have no such setting. It keeps the names of Python's variables from being relations.
+        with contextlib.suppress(duckdb.Error):
+            self._set(python_enable_replacements=False)
+        # Last: from here on nothing can be set, the places of files least of all.
+        self._set(enable_external_access=allow_files, lock_configuration=True)
+
+    def _set(self, **settings: str | bool) -> None:
+        for name, value in settings.items():
+            self._connection.execute(f"set {name} = '{str(value).replace(chr(39), chr(39) * 2)}'")
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say of what was read so far."""
+        return list(self._catalog.notes)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._spill.cleanup()
+
+    def reader(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """The rows as a pyarrow.RecordBatchReader, which makes them as they are read; no column of what has no rows to give.
+
+        Raises:
+            duckdb.Error: It does not take the query; `told` makes our error of it.
+        """
+        self.bind(query)
+        query = self._narrowed(query)
+        found = self._connection.sql(query, params=parameters) if parameters else self._connection.sql(query)
+        if found is None:  # a statement without rows
+            import pyarrow
+
+            return pyarrow.RecordBatchReader.from_batches(pyarrow.schema([]), iter(()))
+        return found.to_arrow_reader() if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader()
+
+    def _narrowed(self, query: str) -> str:
+        """The query with the runs that it needs in it, where other relations are read by way of `runs`."""
+        if "runs" not in self._views or len(self._views) < 2:
+            return query
+        columns = {name: frozenset(one.lower() for one in view.schema.names) for name, view in self._views.items()}
+        try:
+            return narrowed(query, columns, self._asked) or query
+        except Exception:  # Why so broad: it only saves work, and each release of DuckDB has a syntax tree of its own.
+            return query
+
+    def _asked(self, query: str) -> list[Any]:
+        return [row[0] for row in self._connection.execute(query).fetchall()]
+
+    def bind(self, query: str) -> None:
+        """Makes views of the relations whose names a query says."""
+        from .known import RELATIONS
+        from .wide import relation_of
+
+        words, candidates = names_in(query)
+        every = not words.isdisjoint(("show", "information_schema"))
+        # Why not always: of a run that no list tells of, its summary is read from its columns.
+        with_summary = every or not words.isdisjoint(("summary", "*")) or "select" not in words
+        for name, make in RELATIONS.items():
+            if every or name in words:
+                self._bind(name, make(self._catalog, with_summary))
+        for name in candidates:
+            if name.lower() not in self._views and name.lower() not in RELATIONS:
+                found = relation_of(self._catalog, name)
+                if found is not None:
+                    self._bind(name, found)
+
+    def _bind(self, name: str, relation: Any) -> None:
+        # Kept, because DuckDB holds no reference of its own in every release.
+        self._views[name.lower()] = relation
+        self._connection.register(name, relation)
+
+    def told(self, error: Exception, query: str) -> Exception:
+        """What DuckDB said, in a line or two, with the nearest names; anything else as it is."""
+        duckdb = _library("duckdb")
+        if not isinstance(error, duckdb.Error):
+            return error
+        lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+        place = next((at for at, line in enumerate(lines) if line.startswith("LINE ")), len(lines))
+        head = " ".join(lines[:place])
+        where = f" in {lines[place].partition(':')[2].strip()!r}" if place < len(lines) else ""
+        missing = re.search(r"Table with name (.+?) does not exist", head)
+        hint = "stepd sql   (lists relations and columns)"
+        if missing:
+            from .contents import quoted
+            from .wide import nearest_names
+
+            near = nearest_names(self._catalog, missing[1].strip('"'))
+            head = head[: missing.end()]
+            hint = f"from {quoted(near[0])}" if near else hint
+        return UsageError(f"cannot answer the query: {head}{where}", hint=hint)
+
+
+def names_in(query: str) -> tuple[set[str], list[str]]:
+    """All words of a query in lower case, and those at whose place a relation may stand, as they are written."""
+    words: set[str] = set()
+    candidates: dict[str, None] = {}
+    before, is_after_from = "", False
+    for quoted, plain in _TOKENS.findall(query):
+        name, low = quoted.replace('""', '"') or plain, plain.lower()
+        if not name:
+            continue
+        words.add(name.lower())
+        if low not in ("", "(", ",", "*", *_BEFORE_RELATION) or quoted:
+            if before in _BEFORE_RELATION or (before == "," and is_after_from):
+                candidates[name] = None
+        if low != "(":
+            before = low
+        is_after_from = is_after_from or low == "from"
+    return words, list(candidates)
+
+
+def _library(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Error(f"cannot answer SQL: {name} is not installed here", hint=install_hint("duckdb pyarrow")) from None

@@ -1,0 +1,118 @@
+"""What came into a run since the last look, at the cost of what came: for whoever looks at many runs that go on, every few seconds.
+
+`Follower` gives rows as they should be read, merged and in order, and looks at every block's header for it; this gives the last blocks of
+each stream as they stand, of whatever kind it is. Segments that may grow stay open between two looks (`Scan.growing_open_max`), and a
+run whose directory looks as before is not looked at further.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import DamageError
+from ..segment.format import KIND_ROWS, Block
+from . import state
+from .entries import Source
+from .facts import StreamFacts
+from .gaps import Gap
+from .lanes import TRAINING, Lane, lanes_of
+from .parts import Part
+from .run import Run
+from .scan import row_parts
+
+# Limit: descriptors kept for a run: the daemon's segment, its observer's, and those of some other hosts.
+_GROWING_OPEN_MAX = 4
+
+
+class New(NamedTuple):
+    """What one stream has got.
+
+    Attributes:
+        stream: Whose it is.
+        parts: Its rows as they stand, oldest first; the last blocks of many.
+        skipped: How many blocks before those were not read.
+    """
+
+    stream: StreamFacts
+    parts: list[Part]
+    skipped: int
+
+
+class Newest:
+    """A place in a run's growth. Owns the run that it is given: nobody else may use it. `close` when it is not looked at any more."""
+
+    def __init__(self, run: Run, keep_open: bool = True) -> None:
+        """Args: `keep_open` keeps segments that may grow open between two looks."""
+        self.run = run
+        run._scan.growing_open_max = _GROWING_OPEN_MAX if keep_open else 0
+        self._listed: list[tuple[str, int, float]] | None = None
+        # By segment how many of its blocks were looked at, and by stream the last sequence.
+        self._counts: dict[str, int] = {}
+        self._last: dict[int, int] = {}
+        self.step_max = 0
+
+    def has_changed(self) -> bool:
+        """Whether anything in the run's directory is not as it was at the last look."""
+        return self._entries() != self._listed
+
+    def _entries(self) -> list[tuple[str, int, float]] | None:
+        try:
+            return self.run._files.entries(self.run.directory)
+        except OSError:
+            return None
+
+    def look(self, blocks_max: int) -> list[New]:
+        """What came since the last look, for each stream, of that at most `blocks_max` blocks of rows; columns are not read.
+
+        Raises:
+            StoreError: The segments keep disappearing.
+        """
+        self._listed = self._entries()
+        return self.run._reading(lambda: self._read(blocks_max))
+
+    def state(self) -> str:
+        """The run's state now, by what was looked at."""
+        return state.run_state(lanes_of(self.run._facts.streams), self.run._stream_state)
+
+    def lanes(self, kind: str | None = None) -> list[Lane]:
+        """The lanes of the training, or of the streams of a kind that accompanies it."""
+        return self.run._lanes if kind is None else self.run._side_lanes(kind)
+
+    def refused(self) -> list[Gap]:
+        """What the run says was refused."""
+        return self.run._facts.refused()
+
+    def close(self) -> None:
+        """Closes what was kept open."""
+        self.run._scan.growing_open_max = 0
+        self.run._scan.close()
+
+    def _read(self, blocks_max: int) -> list[New]:
+        scan, streams = self.run._scan, self.run._facts.streams
+        counts = {name: len(source.blocks) for name, source in scan.sources.items()}
+        training = {number for number, facts in streams.items() if facts.kind in TRAINING}
+        found: dict[int, list[tuple[Source, Block]]] = {}
+        last, step_max = dict(self._last), self.step_max
+        for name, source in scan.sources.items():
+            for block in source.blocks[self._counts.get(name, 0) :]:
+                # What was rewritten or comes from another writer says again what was seen.
+                if block.stream not in streams or block.last <= self._last.get(block.stream, 0):
+                    continue
+                if block.stream in training:
+                    step_max = max(step_max, block.step_max)
+                last[block.stream] = max(last.get(block.stream, 0), block.last)
+                if block.kind == KIND_ROWS:
+                    found.setdefault(block.stream, []).append((source, block))
+        new = [self._new(streams[number], blocks, blocks_max) for number, blocks in found.items()]
+        self._counts, self._last, self.step_max = counts, last, step_max
+        return new
+
+    def _new(self, stream: StreamFacts, blocks: list[tuple[Source, Block]], blocks_max: int) -> New:
+        blocks.sort(key=lambda item: item[1].first)
+        parts: list[Part] = []
+        for source, block in blocks[-blocks_max:]:
+            try:
+                parts.extend(row_parts(block, self.run._scan.payload(source, block)))
+            except DamageError as error:
+                self.run._scan.note(source, block, error.message)
+        return New(stream, parts, max(len(blocks) - blocks_max, 0))
