@@ -198,7 +198,7 @@ class Blocks:
         self._stream = stream
         self.next = 1
 
-    def facts(self, started_ns: int) -> Results:
+    def facts(self, started_ns: int = START_NS) -> Results:
         """What the stream says of itself in its first record."""
         from sdk.ids import hex_u64
 
