@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Everything that must hold: style, types, floors, tests. `bash scripts/test.sh [arguments of pytest]`
 #
-# Makes .venv on the first run (see _venv.sh). The last line is pytest's own. Fails when a process of the tests is left over.
+# Makes .venv on the first run (see _venv.sh) and installs Chromium where it may (see _browser.sh). The last line is pytest's own.
+# Fails when a process of the tests is left over.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_browser.sh"
 prepare_venv test
+prepare_browser
 python=$venv/bin/python
 
 # Paths in the arguments are relative to the root, as pytest prints them.

@@ -110,10 +110,10 @@ class RunDisplay(RunAbout):
 
         Raises:
             Error: matplotlib is not installed.
-            NotFoundError: No such key, or it holds no numbers.
+            NotFoundError: No such key, or it holds no numbers yet.
         """
         stored = self._stored()
-        if stored is None or not stored.records:
+        if stored is None:
             _greeting.note(f"run.plot() has nothing to draw: {'the run is disabled' if self.disabled else 'nothing is stored yet'}")
             return None
         return stored.plot(*keys, x=x, smooth=smooth, log=log, points=points, title=title, size=size)

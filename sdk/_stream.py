@@ -464,7 +464,9 @@ def start_daemon(stream: Stream) -> None:
             )
             stream._sender.adopt_starter(starter)
     except Exception as error:
-        stream.notes.append(f"no daemon could be started ({error}); records go to the spool, nothing is lost")
+        stream.notes.append(
+            f"no daemon could be started ({error}); records go to the spool, nothing is lost; see stepd doctor"
+        )
 
 
 def finish_at_exit(stream: Stream) -> None:

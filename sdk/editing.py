@@ -89,7 +89,7 @@ def _added(before: Mapping[str, Any], given: Mapping[str, Any], above: str = "co
         elif old != value:
             raise UsageError(
                 f"cannot set {above}.{key} to {value!r}: the run was started with {old!r}, and its config goes on to say so",
-                hint=f"a key that it lacks, or summary.{key}=…, tags+=…, notes=…",
+                hint=f"summary.{above}.{key}=…, or notes=…".replace("config.", "", 1),
             )
     return added
 

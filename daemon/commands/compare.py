@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, value_text, when_text
+from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, value_text
 from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, size
 from sdk import clock
@@ -33,6 +34,16 @@ _COMMIT_CHARACTERS = 12
 _LINES_MAX = 30
 
 
+_PARTS = (*SECTIONS, "results", "series")
+
+
+def _parts(_: click.Context, __: click.Parameter, value: str | None) -> frozenset[str]:
+    wanted = frozenset(filter(None, map(str.strip, (value or "").split(","))))
+    if not wanted <= set(_PARTS):
+        raise click.BadParameter(f"{min(wanted - set(_PARTS))!r}, expected some of {', '.join(_PARTS)}")
+    return wanted or frozenset(_PARTS)
+
+
 @click.command("compare")
 @click.argument("names", nargs=-1, metavar="[RUN]...")
 @click.option("--keys", "patterns", multiple=True, metavar="PATTERN", help='Only series of this name: "val/*".')
@@ -40,7 +51,7 @@ _LINES_MAX = 30
 @click.option("--fail-before", type=click.IntRange(min=0), metavar="STEP", help="Exit 1 if a series differs before it.")
 @click.option("--code", is_flag=True, help="Print how patches and scripts differ.")
 @click.option("--all", "everything", is_flag=True, help="What is the same too.")
-@click.option("--no-series", is_flag=True, help="Facts only; no series is read.")
+@click.option("--only", callback=_parts, metavar="PART,…", help=f"Only these parts: {', '.join(_PARTS)}.")
 @json_option
 @directory_option
 @click.pass_context
@@ -52,7 +63,7 @@ def command(
     fail_before: int | None,
     code: bool,
     everything: bool,
-    no_series: bool,
+    only: frozenset[str],
     as_json: bool,
     directory: str | None,
 ) -> None:
@@ -61,22 +72,23 @@ def command(
     The first run is what the others are held against. Without any: the last two runs of the latest one's project.
     --fail-before is for tests of reproducibility; with --tolerance what lies within that is no difference.
     """
-    if no_series and fail_before is not None:
+    if "series" not in only and fail_before is not None:
         raise click.UsageError("--fail-before needs the series", ctx)
     compared = compare(_runs(open_store_of(ctx, directory), names))
     # A pattern that matches nothing is told before anything is printed; without one, facts come first and are quick.
-    keys = compared.shared_keys(patterns) if patterns and not no_series else []
+    keys = compared.shared_keys(patterns) if patterns and "series" in only else []
     if not as_json:
-        _print_facts(compared, everything)
+        _print_facts(compared, only, everything)
         if code:
             _print_code(compared)
-        _print_results(compared, patterns)
-    if not patterns and not no_series:
+        if "results" in only:
+            _print_results(compared, patterns)
+    if not patterns and "series" in only:
         keys = compared.shared_keys()
     if as_json:
-        failed = _print_json(compared, keys, patterns, tolerance, fail_before, everything)
+        failed = _print_json(compared, keys, patterns, tolerance, fail_before, only, everything)
     else:
-        failed = [] if no_series else _print_series(compared, keys, tolerance, fail_before, everything)
+        failed = _print_series(compared, keys, tolerance, fail_before, everything) if "series" in only else []
     if fail_before is not None:
         _judge(ctx, keys, failed, fail_before)
 
@@ -115,18 +127,21 @@ def _judge(ctx: click.Context, keys: Sequence[str], failed: Sequence[str], step:
 
 
 class Layout:
-    """Lines of a name and a value for each run: side by side where that fits, else below one another.
+    """Lines of a name and a text for each run: side by side where that fits, else below one another.
 
     Attributes:
         titles: What the runs are called here.
     """
 
-    def __init__(self, runs: Sequence[Run], names: Sequence[str]) -> None:
-        self.titles = titles_of(runs)
-        width = shutil.get_terminal_size().columns
-        self._name = min(max((len(clean(name)) for name in names), default=0), _NAME_CHARACTERS_MAX)
-        self._cell = (width - 2 - self._name) // len(runs) - 2
-        self._title = max(map(len, self.titles))
+    def __init__(self, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self.titles = titles
+        self._rows = [(clean(name), texts) for name, texts in rows]
+        self._title = max(map(len, titles))
+        self._name = min(max((len(name) for name, _ in self._rows), default=0), _NAME_CHARACTERS_MAX)
+        room = (shutil.get_terminal_size().columns - 2 - self._name) // len(titles) - 2
+        fitting = [len(text) for _, texts in rows for text in texts if len(text) <= room]
+        # As wide as the texts, and no line longer than the terminal.
+        self._cell = min(room, max(self._title, *fitting, _CELL_CHARACTERS_MIN))
 
     @property
     def is_wide(self) -> bool:
@@ -135,19 +150,20 @@ class Layout:
 
     def head(self, title: str) -> str:
         """The line above the others."""
-        if not self.is_wide:
-            return title
-        return self._line(title, self.titles, indent="").rstrip()
+        return self._line(title, self.titles, indent="") if self.is_wide else title
 
-    def lines(self, name: str, texts: Sequence[str]) -> list[str]:
-        """A fact; no text is cut that might differ in what is cut off."""
-        name = clean(name)
-        if self.is_wide and len(name) <= self._name and max(map(len, texts)) <= self._cell:
-            return [self._line(name, texts).rstrip()]
-        return [f"  {name}", *(f"    {title:<{self._title}}  {text}" for title, text in zip(self.titles, texts))]
+    def lines(self) -> Iterator[str]:
+        """The rows; no text is cut that might differ in what is cut off."""
+        for name, texts in self._rows:
+            if self.is_wide and len(name) <= self._name and max(map(len, texts)) <= self._cell:
+                yield self._line(name, texts)
+            else:
+                yield f"  {name}"
+                yield from (f"    {title:<{self._title}}  {text}" for title, text in zip(self.titles, texts))
 
     def _line(self, name: str, texts: Sequence[str], indent: str = "  ") -> str:
-        return f"{indent}{name:<{self._name + 2 - len(indent)}}" + "".join(f"  {text:<{self._cell}}" for text in texts)
+        cells = "".join(f"  {text:<{self._cell}}" for text in texts)
+        return f"{indent}{name:<{self._name + 2 - len(indent)}}{cells}".rstrip()
 
 
 def titles_of(runs: Sequence[Run]) -> list[str]:
@@ -157,18 +173,22 @@ def titles_of(runs: Sequence[Run]) -> list[str]:
     return names if is_good else [clean(run.id) for run in runs]
 
 
-def _print_facts(compared: Comparison, everything: bool) -> None:
+def _print_facts(compared: Comparison, only: frozenset[str], everything: bool) -> None:
     runs = compared.runs
     width = max(len(clean(run.id)) for run in runs)
     names = max(len(clean(run.name)) for run in runs)
     for place, run in enumerate(runs):
         what = "reference" if not place else "against" if place == 1 else ""
-        told = ", ".join(filter(None, (clean(run.project), run.state, when_text(run.started))))
+        told = ", ".join(filter(None, (clean(run.project), run.state, _when(run.started))))
         click.echo(f"{what:<9}  {clean(run.id):<{width}}  {clean(run.name):<{names}}  {told}")
-    shown = {name: compared.sections[name] for name in SECTIONS if name in compared.sections}
+    shown = {name: compared.sections[name] for name in SECTIONS if name in compared.sections and name in only}
     for name, known in shown.items():
         chosen = known if everything else [fact for fact in known if not fact.same]
         _print_section(name, chosen, known, runs, everything)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds > 0 else ""
 
 
 def _print_section(
@@ -182,11 +202,7 @@ def _print_section(
         click.echo(f"\n{click.style(title, bold=True)}  {told}")
         return
     shown = chosen if everything else chosen[:_LINES_MAX]
-    layout = Layout(runs, [fact.name for fact in shown])
-    click.echo("\n" + click.style(layout.head(title), bold=True))
-    for fact in shown:
-        for line in layout.lines(fact.name, [_text(fact.name, value) for value in fact.values]):
-            click.echo(line)
+    _print_rows(title, runs, [(fact.name, [_text(fact.name, value) for value in fact.values]) for fact in shown])
     if len(shown) < len(chosen):
         click.echo(f"  ({len(chosen) - len(shown):,} more differ: --all)")
     if note:
@@ -196,6 +212,13 @@ def _print_section(
     mixed = [clean(fact.name) for fact in known if fact.is_mixed]
     if mixed:
         click.echo(f"  (equal, but integers and floats: {', '.join(mixed)})")
+
+
+def _print_rows(title: str, runs: Sequence[Run], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    layout = Layout(titles_of(runs), rows)
+    click.echo("\n" + click.style(layout.head(title), bold=True))
+    for line in layout.lines():
+        click.echo(line)
 
 
 def _text(name: str, value: Any) -> str:
@@ -231,13 +254,9 @@ def _print_results(compared: Comparison, patterns: Sequence[str]) -> None:
         rows.append((f"{result.key}" if is_plain else f"{result.key} last", _marked(result.last, result.best_last)))
         if not is_plain:
             rows.append((f"{result.key} {result.goal}", _marked(result.best, result.best_run)))
-    layout = Layout(compared.runs, [name for name, _ in rows])
-    click.echo("\n" + click.style(layout.head("results"), bold=True))
-    for name, texts in rows:
-        for line in layout.lines(name, texts):
-            click.echo(line)
+    _print_rows("results", compared.runs, rows)
     if any(result.best_run is not None or result.best_last is not None for result in results):
-        click.echo("  * the better one")
+        click.echo(f"  * the {'better' if len(compared.runs) == 2 else 'best'} one")
 
 
 def _marked(values: Sequence[float | None], best: int | None) -> list[str]:
@@ -306,9 +325,9 @@ class _Pair:
 
     def head(self) -> str:
         arrow = _arrow()
-        middle = "" if self._tolerance is None else f"  {f'BEYOND {self._tolerance:g}':<14}"
+        middle = "" if self._tolerance is None else f"  {f'beyond {self._tolerance:g}':<14}"
         return (
-            f"{'series':<{self._key + 2}}  {'FIRST DIFFERS':<14}{middle}  {'AT THE END':<10}  "
+            f"{'series':<{self._key + 2}}  {'first differs':<14}{middle}  {'at the end':<10}  "
             f"{self._titles[0]} {arrow} {self._titles[1]}"
         )
 
@@ -355,7 +374,9 @@ class _Several:
         return f"  {clean(key):<{self._key}}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
 
     def _text(self, found: Divergence) -> str:
-        return _where(found) if self._tolerance is None else _step(found.beyond) or "within"
+        if self._tolerance is None or (found.beyond is None and found.first is None):
+            return _where(found)
+        return _step(found.beyond) or "within"
 
 
 def _where(found: Divergence) -> str:
@@ -410,7 +431,7 @@ class _Progress:
         self._is_there = False
 
     def begin(self, key: str) -> None:
-        self._key, self._count, self._said = clean(key), 0, clock.monotonic()
+        self._key, self._count, self._said = clean(key)[:_NAME_CHARACTERS_MAX], 0, clock.monotonic()
 
     def moved(self, values: int) -> None:
         self._count += values
@@ -430,17 +451,20 @@ class _Progress:
 
 def _print_json(
     compared: Comparison, keys: Sequence[str], patterns: Sequence[str], tolerance: float | None, fail_before: int | None,
-    everything: bool,
+    only: frozenset[str], everything: bool,
 ) -> list[str]:  # fmt: skip
     ids = [run.id for run in compared.runs]
 
     def by_run(values: Sequence[Any]) -> dict[str, Any]:
         return {run: value for run, value in zip(ids, values) if not isinstance(value, Nothing)}
 
-    sections = {
-        name: {fact.name: by_run(fact.values) for fact in known if everything or not fact.same}
-        for name, known in compared.sections.items()
-    }
+    document: dict[str, Any] = {"runs": [facts(run) for run in compared.runs]}
+    for name, known in compared.sections.items():
+        if name in only:
+            document[name] = {fact.name: by_run(fact.values) for fact in known if everything or not fact.same}
+    if "results" in only:
+        document["measures"] = {fact.name: by_run(fact.values) for fact in compared.measures()}
+        document["results"] = {result.key: _result_json(result, ids) for result in compared.results(patterns)}
     found = compared.divergences(keys, tolerance=tolerance, before=fail_before)
     series = {}
     failed = []
@@ -448,14 +472,11 @@ def _print_json(
         series[key] = {run: one and _divergence_json(one) for run, one in zip(ids[1:], row)}
         if _fails(row, tolerance, fail_before):
             failed.append(key)
-    document = {
-        "runs": [facts(run) for run in compared.runs],
-        **sections,
-        "measures": {fact.name: by_run(fact.values) for fact in compared.measures()},
-        "results": {result.key: _result_json(result, ids) for result in compared.results(patterns)},
-        "series": series,
-    }
-    print_json(document if fail_before is None else {**document, "failed": failed})
+    if "series" in only:
+        document["series"] = series
+    if fail_before is not None:
+        document["failed"] = failed
+    print_json(document)
     return failed
 
 

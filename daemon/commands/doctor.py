@@ -18,8 +18,10 @@ from daemon.doctor.finding import BAD, NOTE, OK, WARN, Finding
 from daemon.doctor.machine import Machine
 from daemon.doctor.running import Check, examine, within
 from sdk import __version__
+from sdk._greeting import ASCII
 
 _SIGNS = {OK: ("✓", "+", "green"), NOTE: ("·", "-", "cyan"), WARN: ("!", "!", "yellow"), BAD: ("✗", "x", "red")}
+_PLAIN = {**ASCII, ord("×"): "x", ord("µ"): "u"}
 _NAME = 12
 _MEND = " " * 6
 _WIDTH_MAX = 110
@@ -47,8 +49,7 @@ def command(ctx: click.Context, quick: bool, as_json: bool, directory: str | Non
             if page is not None:
                 page.show(check, findings)
     finally:
-        if not quick:
-            _remove(machine)
+        _remove(machine)
     levels = [finding.level for _, finding in found]
     if page is None:
         print_json(_document(found))
@@ -68,7 +69,7 @@ def _document(found: Sequence[tuple[Check, Finding]]) -> dict[str, object]:
 
 
 def _remove(machine: Machine) -> None:
-    """What a measuring that was killed has left. In a child: the file system may be one that does not answer."""
+    """What checks that were killed have left. In a child: the file system may be one that does not answer."""
     from daemon.doctor import measuring
 
     with contextlib.suppress(Exception):
@@ -113,6 +114,6 @@ class _Page:
 
     def _say(self, text: str) -> None:
         if not self._unicode:
-            text = text.encode("ascii", "replace").decode()
+            text = text.translate(_PLAIN).encode("ascii", "replace").decode()
         click.echo(text, color=self._color)
         sys.stdout.flush()

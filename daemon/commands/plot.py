@@ -32,7 +32,7 @@ _PATTERN = "*?["
 
 
 class _Asked(NamedTuple):
-    """What is to be drawn."""
+    """What is to be drawn; no keys: those that are worth it, by then."""
 
     runs: list[Run]
     keys: list[str]
@@ -98,8 +98,6 @@ def command(
 def _ask(
     store: Store, words: Sequence[str], keys: Sequence[str], where: str | None, how: dict[str, Any]
 ) -> _Asked:  # fmt: skip
-    from sdk.query.curves import default_keys
-
     notes: list[str] = []
     patterns = [word for word in words if any(sign in word for sign in _PATTERN)]
     plain = [word for word in words if word not in patterns]
@@ -107,12 +105,7 @@ def _ask(
         runs, named = split_words(store, plain)
     else:
         runs, named = _chosen(store, plain, where, notes)
-    chosen = [*named, *patterns, *keys] or default_keys(runs)
-    limit = _MEMBERS_MAX if how["group"] or how["over"] else max(_LINES_MAX // len(chosen), 1)
-    if len(runs) > limit:
-        notes.append(f"{limit} of {len(runs)} runs are drawn, those that were started last; --where chooses others")
-        runs = runs[:limit]
-    return _Asked(runs, chosen, how, notes)
+    return _Asked(runs, [*named, *patterns, *keys], how, notes)
 
 
 def _chosen(store: Store, words: Sequence[str], where: str | None, notes: list[str]) -> tuple[list[Run], list[str]]:
@@ -140,13 +133,17 @@ def _chosen(store: Store, words: Sequence[str], where: str | None, notes: list[s
 
 
 def _read(asked: _Asked) -> Lines:
-    from sdk.query.curves import read_lines
+    from sdk.query.curves import Lines, default_keys, read_lines
 
-    lines = read_lines(asked.runs, asked.keys, **asked.how)
-    lines.notes.extend(asked.notes)
-    if len(lines.lines) > _LINES_MAX:
-        lines.notes.append(f"{_LINES_MAX} of {len(lines.lines)} lines are drawn")
-    return lines._replace(lines=lines.lines[:_LINES_MAX])
+    runs, notes = asked.runs, list(asked.notes)
+    keys = asked.keys or default_keys(runs)
+    limit = _MEMBERS_MAX if asked.how["group"] or asked.how["over"] else max(_LINES_MAX // len(keys), 1)
+    if len(runs) > limit:
+        notes.append(f"{limit} of {len(runs)} runs are drawn, those that were started last; --where chooses others")
+    lines = read_lines(runs[:limit], keys, lines_max=_LINES_MAX, **asked.how)
+    if len(lines.lines) > _LINES_MAX:  # groups
+        notes.append(f"{_LINES_MAX} of {len(lines.lines)} lines are drawn")
+    return Lines(lines.x_name, lines.lines[:_LINES_MAX], lines.notes + notes)
 
 
 def _told(line: Line, x_name: str) -> dict[str, Any]:
@@ -201,11 +198,22 @@ def _draw_again_and_again(asked: _Asked, shape: _Shape) -> None:
                 run.refresh()
             now = [(run.size_bytes, run.updated, going) for run in asked.runs], shutil.get_terminal_size()
             if now != seen:
-                place.show(shape.drawn(_read(asked), live=True))
+                place.show(_drawn_or_waiting(asked, shape, going))
             seen = now
             if not going:
                 return
             clock.pause(max(_LIVE_SECONDS, (time.process_time() - started) / _LIVE_PART))
+
+
+def _drawn_or_waiting(asked: _Asked, shape: _Shape, going: bool) -> list[str]:
+    """The chart; while nothing is there of runs that go on, what is waited for."""
+    try:
+        return shape.drawn(_read(asked), live=True)
+    except NotFoundError as error:
+        if not going:
+            raise
+        width = shape.width or shutil.get_terminal_size().columns
+        return [clean(f"waiting: {error.message}")[: width - 1]]
 
 
 def _save(lines: Lines, path: str, title: str | None, log: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def command(
     It holds everything it shows, so it opens offline, also where scripts may not run. No RUN means the latest one.
     """
     path = None if output == "-" else _target(output)
-    _tell(f"writing {clean(output)} …")
+    _tell(f"writing {clean(output)}")
     from sdk.reader import Store
 
     runs = _chosen(Store(store_path(ctx, directory)), words, where)
@@ -84,7 +85,9 @@ def _count(number: int, noun: str) -> str:
 def _tell(what: str) -> None:
     """A line on a terminal's stderr that is written over; elsewhere nothing but the first one."""
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{what}", nl=False, err=True)
+        # Not wider than the terminal: of a line that wrapped only the last row could be written over.
+        columns = shutil.get_terminal_size().columns
+        click.echo(f"\r\x1b[K{what[: columns - 1]}", nl=False, err=True)
     elif what.startswith("writing"):
         click.echo(what, err=True)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from sdk import clock
 from sdk.query.expression import parse, parse_list
 from sdk.query.overview import Overview, Spread, lookup_of, overview
 from sdk.reader import Run
+
+if TYPE_CHECKING:
+    from daemon.commands.runs_table import Page
 
 # How long the command goes on after it has said everything, so that the next one is faster.
 _KEEP_SECONDS = 1.0
@@ -76,17 +79,22 @@ def command(
 
 
 def _print_table(shown: Overview, table: Overview) -> None:
-    from daemon.commands.runs_table import Page, table_lines
+    from daemon.commands.runs_table import table_lines
 
-    is_terminal = sys.stdout.isatty()
-    color = is_terminal and not os.environ.get("NO_COLOR")
-    width = shutil.get_terminal_size().columns if is_terminal else None
-    lines = table_lines(shown, Page(width, can_unicode(), color, clock.wall_ns() / 1e9))
+    lines = table_lines(shown, _page())
     if len(shown.groups) < len(table.groups):
         lines += ["", f"{len(shown.groups):,} of {len(table.groups):,} {'groups' if table.by else 'runs'}"]
     if table.unread:
         lines += ["", _unread_line(table)]
     click.echo("\n".join(lines))
+
+
+def _page() -> Page:
+    from daemon.commands.runs_table import Page
+
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else None
+    return Page(width, can_unicode(), is_terminal and not os.environ.get("NO_COLOR"), clock.wall_ns() / 1e9)
 
 
 def _unread_line(table: Overview) -> str:

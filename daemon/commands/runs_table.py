@@ -69,7 +69,8 @@ def table_lines(table: Overview, page: Page) -> list[str]:
     widths = [one.width for one in shown]
     used = sum(widths) + _GAP * (len(widths) - 1)
     bars = _bars(bar.column, page.width - used - _GAP, page) if bar is not None and page.width is not None else []
-    lines = [click.style(_line([one.title for one in shown], shown, widths).rstrip(), bold=True)]
+    head = _line([one.title for one in shown], shown, widths).rstrip()
+    lines = [click.style(head, bold=True) if page.color else head]
     best = {number: one.column.best for number, one in enumerate(shown)}
     for row in range(len(table.groups)):
         parts = [
@@ -151,14 +152,15 @@ def number(value: float) -> str:
 
 def _spread(value: Spread, column: Column, page: Page) -> str:
     """``0.9786 ± 0.0041, 0.9867``: mean, standard deviation and where one end is good that end."""
-    if value.std is None or not math.isfinite(value.mean):
-        text = number(value.mean)
-    else:
+    text = number(value.mean)
+    if value.std == 0:
+        text += f" {_plus(page)} 0"
+    elif value.std is not None and math.isfinite(value.mean) and math.isfinite(value.std):
         # Two digits of the deviation count, and so many of the mean.
-        digits = min(max(1 - math.floor(math.log10(value.std)), 0), 9) if value.std > 0 else 4
-        is_small = value.std > 0 and (abs(value.mean) < 1e-3 or digits > 6)
-        one = f"{value.mean:.2e}" if is_small else f"{value.mean:.{digits}f}"
-        text = f"{one} {_plus(page)} {value.std:.1e}" if is_small else f"{one} {_plus(page)} {value.std:.{digits}f}"
+        digits = max(1 - math.floor(math.log10(value.std)), 0)
+        is_plain = digits <= 6 and 1e-3 <= abs(value.mean) < 1e6
+        form, part = (f".{digits}f", f".{digits}f") if is_plain else (".2e", ".1e")
+        text = f"{value.mean:{form}} {_plus(page)} {value.std:{part}}"
     if column.goal is None or value.runs < 2:
         return text
     return f"{text}, {number(value.low if column.goal == 'min' else value.high)}"
@@ -234,27 +236,23 @@ def _shrunk(shown: Sequence[_Shown], room: int) -> list[_Shown]:
 
 def _heights(column: Column) -> list[float | None]:
     """How far each value is from the smallest to the largest, 0 to 1; [] where there is nothing to compare."""
-    values = [value.mean if isinstance(value, Spread) else value for value in column.values]
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and _is_finite(v)]
-    if len(numbers) < 2 or column.kind == "time":
+    values = [_finite(value.mean if isinstance(value, Spread) else value) for value in column.values]
+    there = [value for value in values if value is not None]
+    if len(there) < 2 or column.kind == "time":
         return []
-    low, high = float(min(numbers)), float(max(numbers))
-    span = high / 2 - low / 2
-    return [
-        None
-        if not isinstance(v, (int, float)) or not _is_finite(v)
-        else (float(v) / 2 - low / 2) / span
-        if span > 0
-        else 1.0
-        for v in values
-    ]
+    low, high = min(there), max(there)
+    span = high / 2 - low / 2  # halves: the difference of two huge floats may be infinite
+    return [None if value is None else (value / 2 - low / 2) / span if span > 0 else 1.0 for value in values]
 
 
-def _is_finite(value: float) -> bool:
+def _finite(value: Any) -> float | None:
+    """A number that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
     try:
-        return math.isfinite(value)
+        return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond every float
-        return False
+        return None
 
 
 def _bars(column: Column, room: int, page: Page) -> list[str]:

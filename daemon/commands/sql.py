@@ -47,9 +47,9 @@ def command(
     ctx: click.Context, query: str | None, file: IO[str] | None, limit: int, form: str | None, output: str | None,
     allow_files: bool, memory: str, directory: str | None,
 ) -> None:  # fmt: skip
-    """Answers QUERY (- reads it from standard input); without one, lists relations and columns.
+    r"""Answers QUERY (- reads it from standard input); without one, lists relations and columns.
 
-    stepd sql "select id, config.lr, summary.\\"val/acc\\" from runs order by 3 desc limit 5"
+    stepd sql "select id, config.lr, summary.\"val/acc\" from runs order by 3 desc limit 5"
     """
     store = open_store_of(ctx, directory)
     text = _query(ctx, query, file)
@@ -108,11 +108,10 @@ def _import_without_pandas() -> None:
 
 
 def _query(ctx: click.Context, query: str | None, file: IO[str] | None) -> str | None:
-    if file is not None:
-        if query is not None:
-            raise click.UsageError("expected a query or -f FILE, got both", ctx)
-        return file.read()
-    return click.get_text_stream("stdin").read() if query == "-" else query
+    if file is not None and query is not None:
+        raise click.UsageError("expected a query or -f FILE, got both", ctx)
+    source = sys.stdin if query == "-" else file
+    return query if source is None else source.read()
 
 
 # -- a table -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from daemon.commands.common import can_unicode, open_store_of
+from daemon.commands.common import can_unicode, open_store_of, print_json
 from daemon.commands.service import directory_option
 from daemon.screen.model import Board, Scene, filter_of
 from daemon.screen.text import Look
@@ -28,29 +28,48 @@ _FRAME_COLUMNS_MAX = 200
 @click.option(
     "--once", is_flag=True, help="Print one frame as text and end; also what comes where nobody looks at a terminal."
 )
+@click.option("--json", "as_json", is_flag=True, help="The list once, as one JSON document.")
 @directory_option
 @click.pass_context
-def command(ctx: click.Context, word: str | None, every: bool, text: str, once: bool, directory: str | None) -> None:
+def command(
+    ctx: click.Context, word: str | None, every: bool, text: str, once: bool, as_json: bool, directory: str | None
+) -> None:  # fmt: skip
     """A live screen of all running trainings, with a page for each: charts, console, rows, media, facts.
 
     Everything is done with keys, ? shows them. Needs no daemon and no server: over ssh it is `ssh -t HOST stepd watch`.
     """
     store = open_store_of(ctx, directory)
     run = None if word is None else store.run(word).id
-    is_looked_at = sys.stdout.isatty() and sys.stdin.isatty()
-    look = Look(can_unicode(), "NO_COLOR" not in os.environ and sys.stdout.isatty())
+    terminal = os.environ.get("TERM", "dumb")
+    is_looked_at = sys.stdout.isatty() and sys.stdin.isatty() and terminal != "dumb"
+    # The console of the Linux kernel has neither braille nor bars in its fonts.
+    look = Look(can_unicode() and terminal != "linux", not os.environ.get("NO_COLOR") and sys.stdout.isatty())
     size = _size()
     view = View(Scene(store.path), size, look, run)
     filter_of(text)  # what is wrong with it is said before there is a screen
     view.every, view.text = every, text
+    if as_json:
+        _print_json(store, view, run)
+        return
     if once or not is_looked_at:
         _print_once(store, view)
         return
+    open_screen(store, view)
+
+
+def open_screen(store: Store, view: View) -> None:
+    """Runs until somebody leaves it.
+
+    Raises:
+        Error: textual is not installed.
+    """
     try:
         from daemon.screen.app import Watch
     except ImportError as error:
-        raise Error(f"watch needs textual, which is not installed: {error}. One frame as text: stepd watch --once",
-                    hint=install_hint("textual")) from error  # fmt: skip
+        raise Error(
+            f"cannot open the live screen: textual is not installed here ({error}). One frame as text: stepd watch --once",
+            hint=install_hint("textual"),
+        ) from error
     app = Watch(Board(store), view)
     app.run()
     if app.trouble is not None:
@@ -71,11 +90,27 @@ def _print_once(store: Store, view: View) -> None:
         else:
             view.take(board.look(view.wanted()))
             view.resize((view.size[0], max(len(view.scene.glances) * 2 + 8, 24)))
-            view.take(board.look(view.wanted()))
+            while board.fill(view.wanted()):
+                view.take(board.scene(view.wanted()))
         for line in _trimmed(view.draw()[:-1]):
             click.echo(line)
     finally:
         board.close()
+
+
+def _print_json(store: Store, view: View, run: str | None) -> None:
+    """The runs that the list shows, or the one that was named, as far as the screen knows them, and the daemon's health."""
+    board = Board(store)
+    try:
+        scene = board.look(view.wanted()._replace(every=view.every or run is not None))
+    finally:
+        board.close()
+    glances = [one for one in scene.glances if run is None or one.id == run]
+    runs = [
+        {**one._asdict(), "load": one.load._asdict(), "sparks": [spark._asdict() for spark in one.sparks]}
+        for one in glances
+    ]
+    print_json({"store": scene.store, "health": scene.health._asdict() if scene.health else None, "runs": runs})
 
 
 def _read_page(store: Store, view: View) -> None:

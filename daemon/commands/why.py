@@ -67,11 +67,10 @@ def command(
 
 
 def _say_that_we_ask(pace: Pace) -> None:
-    """Something to read while processes that do not answer are waited for."""
+    """Something to read while processes that do not answer are waited for; overwritten by what follows."""
     if sys.stderr.isatty():
-        click.echo(
-            f"{pace_text(pace)}; asking its processes …" if can_unicode() else "asking its processes ...", err=True
-        )
+        text = f"{pace_text(pace)}; asking its processes"[: shutil.get_terminal_size().columns - 1]
+        click.echo(f"{text}\r", nl=False, err=True)
 
 
 def _chosen(store: Store, text: str | None) -> Run:
@@ -140,6 +139,8 @@ class _Page:
 
 def _print(found: Postmortem, everything: bool) -> None:
     page = _Page(everything)
+    if found.processes and sys.stderr.isatty():
+        click.echo(" " * (page.columns - 1) + "\r", nl=False, err=True)
     project = f"   project {clean(found.project)}" if found.project else ""
     ended = f", {when_text(found.ended)}" if found.ended else ""
     page.line(f"{clean(found.name)} ({clean(found.id)}){project}   {found.state}{ended}", bold=True)

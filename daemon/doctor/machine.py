@@ -52,7 +52,7 @@ class Machine:
         self.environ = environ
         self.uid = os.getuid() if uid is None else uid
         self._root = root
-        # What a store is called that is measured in.
+        # What the store is called that is measured in, and what the names of drafts begin with.
         self.trial = f"{PREFIX}{os.urandom(6).hex()}"
 
     # -- files of the kernel -------------------------------------------------------------------------------------------
@@ -112,6 +112,10 @@ class Machine:
         while not os.path.isdir(path) and os.path.dirname(path) != path:
             path = os.path.dirname(path)
         return path
+
+    def draft_path(self, directory: str) -> str:
+        """A new name for a file of the doctor's own in `directory`."""
+        return os.path.join(directory, f"{self.trial}-{os.urandom(4).hex()}")
 
     @property
     def shared(self) -> str:

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from daemon.doctor import lines
 from daemon.doctor.finding import Finding, bad, note, ok, warn
 from daemon.doctor.machine import PREFIX, Machine
+from daemon.doctor.probing import remove_drafts
 from daemon.doctor.variables import without_ours
 from sdk import _spawn, clock, platform
 from sdk._greeting import duration
-from sdk.errors import StoreError
+from sdk.errors import NotFoundError, StoreError
 from sdk.location import make_store
 from sdk.transport import lock_path, request
 
@@ -39,19 +41,27 @@ RUN, PROBE = "doctor", "doctor/probe"
 
 
 class Measured(NamedTuple):
-    """What was found; times in seconds, `calls` in order of size, in nanoseconds."""
+    """What was found; times in seconds, `calls` in order of size, in nanoseconds.
+
+    `read_back`: rows of the timed calls that a reader has; `refused`: calls for which ring and spool had no room, which are counted in
+    the data.
+    """
 
     start: float
     calls: list[int]
     image: float
     seen: float
     read_back: int
+    refused: int
     stop: float
 
 
 def check_log(machine: Machine) -> Iterator[Finding]:
     """20 000 calls with five metrics, an image, and one record followed until it is read back."""
     path = trial_path(machine)
+    if not os.access(machine.place, os.W_OK | os.X_OK):
+        yield note(f"not measured: {machine.place} may not be written")
+        return
     for name in set(os.environ) - set(without_ours(os.environ)):
         del os.environ[name]
     os.environ.update({"STEPD_OBSERVE": "0", "STEPD_SILENT": "1"})
@@ -59,7 +69,7 @@ def check_log(machine: Machine) -> Iterator[Finding]:
         found = measure(path, machine.shared)
     finally:
         remove(path, machine.shared)
-    yield from judge(found)
+    yield from judge(machine, found)
 
 
 def trial_path(machine: Machine) -> str:
@@ -89,9 +99,10 @@ def measure(path: str, shared: str) -> Measured:
     image = sorted(_timed(lambda: run.log({"image": sdk.Image(pixels)})) for _ in range(_IMAGES + 1))[_IMAGES // 2]
     seen = _follow(run, path)
     run.finish(quiet=True)
-    read_back = len(sdk.open_store(path).run(RUN).series("metric0"))
-    stop = _timed(lambda: _stop(path))
-    return Measured(start, calls, image, seen, read_back, stop)
+    stored = sdk.open_store(path).run(RUN)
+    refused = sum(gap.count for gap in stored.gaps if gap.first is None)
+    read_back = len(stored.series("metric0"))
+    return Measured(start, calls, image, seen, read_back, refused, _timed(lambda: _stop(path)))
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -116,8 +127,9 @@ def _follow(run: Any, path: str) -> float:
     started = clock.monotonic()
     run.log({PROBE: 1.0})
     while (waited := clock.monotonic() - started) < _SEEN_SECONDS:
-        if PROBE in open_store(path).run(RUN).keys():  # noqa: SIM118  (a method of a run)
-            return waited
+        with contextlib.suppress(NotFoundError):  # nothing of the run is written yet
+            if PROBE in open_store(path).run(RUN).keys():  # noqa: SIM118  (a method of a run)
+                return waited
         clock.pause(0.005)
     return float("inf")
 
@@ -153,7 +165,7 @@ def remove(path: str, shared: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def judge(found: Measured) -> Iterator[Finding]:
+def judge(machine: Machine, found: Measured) -> Iterator[Finding]:
     """What is said of it, in turn: the call, an image, the way to the disk and back."""
     p50, p99, worst = (_at(found.calls, share) / 1e3 for share in (0.5, 0.99, 1.0))
     load = os.getloadavg()[0]
@@ -170,17 +182,26 @@ def judge(found: Measured) -> Iterator[Finding]:
     else:
         yield ok(f"{text}{busy}")
     yield ok(f"an image of 512 × 512 × 3 holds the loop for {duration(found.image)}, the median of {_IMAGES}")
+    yield _judge_way(machine, found)
+
+
+def _judge_way(machine: Machine, found: Measured) -> Finding:
+    """What is said of the way to the disk and back."""
     expected = CALLS + WARM_CALLS
+    if found.refused and found.read_back + found.refused >= expected:
+        return warn(
+            f"{found.refused:,} of {expected:,} calls without a pause were refused and counted: the ring is small for such a loop",
+            *lines.shared_memory(machine),
+        )
     if found.seen == float("inf") or found.read_back != expected:
-        yield bad(
+        return bad(
             f"{found.read_back:,} of {expected:,} rows were read back: what was logged did not come through",
             "stepd start --foreground   # and run it in another terminal: its log says why",
         )
-    else:
-        yield ok(
-            f"a daemon came up in {duration(found.start)}; a row could be read after {duration(found.seen)}, and all "
-            f"{expected:,} in the end; it stopped in {duration(found.stop)}"
-        )
+    return ok(
+        f"a daemon came up in {duration(found.start)}; a row could be read after {duration(found.seen)}, and all "
+        f"{expected:,} in the end; it stopped in {duration(found.stop)}"
+    )
 
 
 def _at(ordered: Sequence[int], share: float) -> float:
@@ -188,6 +209,7 @@ def _at(ordered: Sequence[int], share: float) -> float:
 
 
 def clean(machine: Machine) -> list[Finding]:
-    """Removes the trial of this machine, should its child have been killed; finds nothing."""
+    """Removes the trial and the drafts of this machine, should their child have been killed; finds nothing."""
+    remove_drafts(machine)
     remove(trial_path(machine), machine.shared)
     return []

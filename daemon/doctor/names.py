@@ -65,7 +65,7 @@ def check_python(machine: Machine) -> Iterator[Finding]:
     if sys.maxsize <= 2**32:
         yield bad("a Python of 32 bit: rings and indexes need 64", "python3 -c 'import sys; print(sys.maxsize)'")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        yield note(f"Python {number} without GIL: not tested; records stay in order, as each call takes a lock")
+        yield note(f"Python {number} without GIL: not tested")
     if not OLDEST <= version[:2] <= NEWEST:
         yield note(f"Python {number}: tested are {_dotted(OLDEST)} to {_dotted(NEWEST)}")
     else:

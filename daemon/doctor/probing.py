@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 
 from daemon.doctor.finding import Finding, bad, note, ok, warn
-from daemon.doctor.machine import PREFIX, Machine
+from daemon.doctor.machine import Machine
 from sdk import clock, platform
+from sdk.errors import StoreError
 
 _BLOCK = b"\xa5" * (1 << 20)
 # Limit: 0.3 s together, and 64 MiB, whatever the disk is.
@@ -23,9 +24,9 @@ _SKEW_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def draft(directory: str) -> Iterator[tuple[int, str]]:
+def draft(machine: Machine, directory: str) -> Iterator[tuple[int, str]]:
     """An empty file of ours (descriptor, path), gone afterwards."""
-    path = os.path.join(directory, f"{PREFIX}{os.urandom(6).hex()}")
+    path = machine.draft_path(directory)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor, path
@@ -37,7 +38,7 @@ def draft(directory: str) -> Iterator[tuple[int, str]]:
 def check_locks(machine: Machine) -> Iterator[Finding]:
     """Record locks tell who lives: on the sockets' directory, where it matters most, and on the store's file system."""
     runtime = platform.runtime_directory()
-    trouble = try_lock(runtime)
+    trouble = try_lock(machine, runtime)
     if trouble:
         yield bad(f"{runtime}: {trouble}. Nobody can tell whether a daemon or a trainer lives", f"findmnt -T {runtime}")
     elsewhere = _trouble_of(machine)
@@ -48,19 +49,20 @@ def check_locks(machine: Machine) -> Iterator[Finding]:
             "mount -o remount,flock …   # Lustre; on NFS without nolock and local_lock",
         )
     if not trouble and not elsewhere:
-        yield ok(f"work in {runtime} and in the store")
+        yield ok(f"work in {runtime}{'' if elsewhere is None else ' and in the store'}")
 
 
-def _trouble_of(machine: Machine) -> str:
+def _trouble_of(machine: Machine) -> str | None:
+    """With locks in the store; None where nothing can be written, as `store` and `disk` say."""
     try:
-        return try_lock(machine.place)
-    except OSError as error:
-        return f"cannot be tried: {error.strerror}"
+        return try_lock(machine, machine.place)
+    except OSError:
+        return None
 
 
-def try_lock(directory: str) -> str:
+def try_lock(machine: Machine, directory: str) -> str:
     """Takes a lock, and asks from another process who has it; "" when all is well."""
-    path = os.path.join(directory, f"{PREFIX}{os.urandom(6).hex()}")
+    path = machine.draft_path(directory)
     try:
         lock = platform.hold_lock(path)
     except OSError as error:
@@ -93,10 +95,22 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
+def remove_drafts(machine: Machine) -> None:
+    """Those of checks that were killed."""
+    directories = [machine.place, machine.shared]
+    with contextlib.suppress(OSError, StoreError):
+        directories.append(platform.runtime_directory())
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory):
+                if name.startswith(machine.trial) and name != machine.trial:
+                    _remove(os.path.join(directory, name))
+
+
 def check_disk(machine: Machine) -> Iterator[Finding]:
     """Speed of writing, time of an fsync, and whether the file system's clock is ours."""
     try:
-        with draft(machine.place) as (descriptor, _):
+        with draft(machine, machine.place) as (descriptor, _):
             rate = _write(descriptor)
             times = _force(descriptor)
             skew = os.fstat(descriptor).st_mtime - time.time()

@@ -29,9 +29,13 @@ from sdk.segment.naming import STORE_FILE
 _LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs nilfs2 ufs hfsplus".split())
 _MEMORY = frozenset(("tmpfs", "ramfs", "rootfs"))
 _LAYERS = frozenset(("overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs", "fuse-overlayfs"))
-_PARALLEL = frozenset("lustre gpfs beegfs beegfs_nodev ceph fuse.ceph wekafs panfs pvfs2 orangefs fhgfs".split())
-_NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs afs glusterfs fuse.glusterfs fuse.sshfs 9p ncpfs coda".split())
-_OBJECTS = re.compile(r"fuse\.?(.*(s3fs|goofys|gcsfuse|rclone|mount-s3|blobfuse|juicefs|seaweed|hf-mount).*)")
+_PARALLEL = frozenset(
+    "lustre gpfs beegfs beegfs_nodev ceph fuse.ceph fuse.ceph-fuse wekafs panfs pvfs2 orangefs fhgfs".split()
+)
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb3 smbfs afs glusterfs fuse.glusterfs fuse.sshfs fuse.juicefs 9p virtiofs vboxsf".split()
+)
+_OBJECTS = re.compile(r"fuse\.?(.*(s3fs|goofys|gcsfuse|rclone|mount-s3|blobfuse|hf-mount).*)")
 _FOREIGN = frozenset("vfat exfat ntfs ntfs3 fuseblk msdos drvfs".split())
 _GB = 10**9
 _FREE_WARN = 2 * _GB
@@ -42,47 +46,45 @@ _QUOTA = struct.Struct("=8QI4x")
 _QUOTA_BLOCK = 1024
 _QUOTA_SHARE = 0.9
 _ASK_SECONDS = 3.0
+_ELSEWHERE = "export STEPD_DIR=/a/writable/directory"
 
 
 def check_store(machine: Machine) -> Iterator[Finding]:
     """Which directory, why that one, whose it is."""
     place, why = machine.location, _why(machine)
     if place.note is not None:
-        yield warn(place.note, f"export STEPD_DIR={shlex.quote(_suggestion())}")
-    if not os.path.lexists(os.path.join(place.path, STORE_FILE)):
-        if not os.access(machine.place, os.W_OK | os.X_OK):
-            yield bad(
-                f"{place.path} ({why}) cannot be made: {machine.place} may not be written by {_who(machine.uid)}",
-                f"export STEPD_DIR={shlex.quote(_suggestion())}",
-            )
-        else:
-            yield ok(f"{short_path(place.path)}, {why}; made by the first init()")
-        return
-    try:
-        identity = read_store(place.path)
-    except StoreError as error:
-        yield bad(error.message, *([error.hint] if error.hint else []))
-        return
-    if not os.access(place.path, os.W_OK | os.X_OK):
-        yield bad(f"{place.path} may not be written by {_who(machine.uid)}", f"ls -ld {shlex.quote(place.path)}")
-    elif not identity.writable:
-        uid, mode = DISK.owner(place.path)
-        belongs = f"belongs to {_who(uid)}" if uid != machine.uid else f"is open to others (mode {mode & 0o777:o})"
-        cure = (
-            (f"chmod go-w {shlex.quote(place.path)}",)
-            if uid == machine.uid
-            else (
-                f"export STEPD_DIR={shlex.quote(_suggestion())}",
-                "export STEPD_TRUST_STORE=1   # if you trust everybody who can write there",
-            )
-        )
-        yield bad(f"{place.path} {belongs}; nothing is written there by {_who(machine.uid)}", *cure)
+        yield warn(place.note, _ELSEWHERE)
+    path = short_path(place.path) + (why and f", {why}")
+    if os.path.lexists(os.path.join(place.path, STORE_FILE)):
+        yield _judge_owner(machine, place.path, path)
+    elif os.access(machine.place, os.W_OK | os.X_OK):
+        yield ok(f"{path}; made by the first init()")
     else:
-        yield ok(f"{short_path(place.path)}, {why}")
+        yield bad(f"{path}: cannot be made, as {machine.place} may not be written by {_who(machine.uid)}", _ELSEWHERE)
+
+
+def _judge_owner(machine: Machine, store: str, path: str) -> Finding:
+    """What is said of a store that is there."""
+    try:
+        identity = read_store(store)
+        uid, mode = DISK.owner(store)
+    except StoreError as error:
+        return bad(error.message, *([error.hint] if error.hint else []))
+    us = _who(machine.uid)
+    if not os.access(store, os.W_OK | os.X_OK):
+        return bad(f"{path}: belongs to {_who(uid)}, and may not be written by {us}", _ELSEWHERE)
+    if identity.writable:
+        return ok(path)
+    trust = "export STEPD_TRUST_STORE=1   # if you trust everybody who can write there"
+    if uid != machine.uid:
+        return bad(f"{path}: belongs to {_who(uid)}; {us} writes nothing there", _ELSEWHERE, trust)
+    return bad(f"{path}: others may write there (mode {mode & 0o777:o})", f"chmod go-w {shlex.quote(store)}", trust)
 
 
 def _why(machine: Machine) -> str:
-    """What chose the store."""
+    """What chose the store; "" where its note says so."""
+    if machine.location.note is not None:
+        return ""
     if machine.directory:
         return "from --dir"
     for variable in ("STEPD_DIR", "WANDB_DIR"):
@@ -96,10 +98,6 @@ def _who(uid: int) -> str:
     with contextlib.suppress(KeyError):
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     return f"uid {uid}"
-
-
-def _suggestion() -> str:
-    return "/a/writable/directory"
 
 
 def check_file_system(machine: Machine) -> Iterator[Finding]:
@@ -129,7 +127,7 @@ def judge_mount(machine: Machine, mount: Mount) -> Iterator[Finding]:
         )
     elif kind in _FOREIGN:
         yield warn(f"{where} keeps no owners and modes: the store may look open to others", *lines.volume(machine))
-    elif kind in _PARALLEL or kind in _NETWORK or kind.startswith("fuse"):
+    elif kind in _PARALLEL or kind in _NETWORK:
         yield from _judge_shared(machine, mount, where)
     elif kind in _LOCAL:
         slow = "; mounted sync: every write waits for the disk" if "sync" in mount.options else ""
@@ -142,7 +140,7 @@ def _judge_shared(machine: Machine, mount: Mount, where: str) -> Iterator[Findin
     """A file system that other machines see as well: it works, and each node's own disk works better."""
     many = machine.in_slurm or int(machine.environ.get("WORLD_SIZE") or 1) > 1
     shared = "is seen by other machines: a daemon on each serves it"
-    if mount.kind == "lustre" and not mount.options & {"flock", "localflock"}:
+    if mount.kind == "lustre" and "flock" not in mount.options:
         shared += "; without flock, only one machine at a time should carry a run (stepd sync)"
     if mount.kind in ("nfs", "nfs4") and mount.options & {"nolock", "local_lock=all", "local_lock=posix"}:
         shared += "; its locks count on this machine only, so only one should carry a run (stepd sync)"

@@ -48,9 +48,7 @@ def check_container(machine: Machine) -> Iterator[Finding]:
     if not os.access(home, os.W_OK | os.X_OK) and not machine.environ.get("STEPD_DIR"):
         yield note(f"HOME is {home}, where you may not write", *lines.volume(machine))
     if not _has_name(machine.uid):
-        yield note(
-            f"uid {machine.uid} has no name here; all containers of a store must have the same uid", "export USER=you"
-        )
+        yield note(f"uid {machine.uid} has no name here; all containers of one store need the same uid")
     if not machine.container:
         yield ok("none")
         return
@@ -180,7 +178,7 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
     except (OSError, AttributeError):
         missing.append("memfd_create (the first call of a run then waits for pages)")
     try:
-        with draft(machine.shared) as (descriptor, _):
+        with draft(machine, machine.shared) as (descriptor, _):
             os.posix_fallocate(descriptor, 0, 4096)
     except OSError as error:
         missing.append(f"posix_fallocate in {machine.shared} ({error.strerror})")

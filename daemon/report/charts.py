@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdk.errors import Error
+from sdk.headline import choose_keys
 from sdk.reader import Run
 from sdk.reader.media import kind_of
 from sdk.reader.pictures import number
@@ -86,16 +87,24 @@ class Marks(NamedTuple):
 
 
 def numeric_keys(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
-    """The keys that hold numbers, by what was logged last under them; those that match the patterns, where there are any."""
+    """The keys that hold numbers, by what was logged last under them; those that match the patterns, where there are any.
+
+    Section by section, what is worth most first (`headline`); what was observed of the machine last.
+    """
     found: dict[str, None] = {}
+    defined: dict[str, Any] = {}
     for run in runs:
         shown = run.keys_like(patterns) if patterns else [*run.shown_keys(), *run.keys(kind="system")]
         last = run.summary
+        defined.update(run.metrics)
         for key in shown:
             value = last.get(key, 0)
             if not isinstance(value, (str, list, bytes)) and kind_of(value) is None:
                 found[key] = None
-    return sorted(found, key=lambda key: (key.startswith(SYSTEM_PREFIX), key.rpartition("/")[0], key))
+    rank = {key: place for place, key in enumerate(choose_keys(sorted(found), defined, len(found)))}
+    section = {key: key.rpartition("/")[0] for key in rank}
+    first = {section[key]: place for key, place in sorted(rank.items(), key=lambda item: -item[1])}
+    return sorted(rank, key=lambda key: (key.startswith(SYSTEM_PREFIX), first[section[key]], rank[key]))
 
 
 def read_charts(runs: Sequence[Run], keys: Sequence[str], points: int, budget: Budget, size: int) -> list[Chart]:
@@ -108,12 +117,12 @@ def read_charts(runs: Sequence[Run], keys: Sequence[str], points: int, budget: B
         budget.leave_out(f"Charts of {most} of {len(keys)} keys are here; choose others with --keys.")
         keys = keys[:most]
     chosen = points_for(len(keys) * len(drawn), points, size)
-    if chosen < points and keys:
-        budget.leave_out(f"A line has at most {chosen:,} points instead of {points:,}; extremes are kept.")
     lines: dict[str, list[Line]] = {key: [] for key in keys}
     for place, run in enumerate(drawn):
         for key, line in _lines_of(run, place, keys, chosen):
             lines[key].append(line)
+    if chosen < points and any(line.stands_for > chosen for found in lines.values() for line in found):
+        budget.leave_out(f"A line has at most {chosen:,} points instead of {points:,}; extremes are kept.")
     return [Chart(key, found) for key, found in lines.items() if found]
 
 
@@ -291,11 +300,16 @@ def picture(chart: Chart, marks: Sequence[Marks]) -> Markup:
     for line in chart.lines:
         at = extremes(line.value, _STATIC_POINTS)
         places = " ".join(f"{across(float(line.still[i])):.1f},{up(float(line.value[i])):.1f}" for i in at)
-        parts.append(tag("polyline", points=places, class_=f"c{line.run % COLOURS}"))
+        parts.append(tag("polyline", points=places, class_=line_class(line.run)))
     label = (
         f"{chart.key} over {'seconds' if chart.in_seconds else 'the step'}, from {number(low_y)} to {number(high_y)}"
     )
     return tag("svg", join(parts), viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="still", role="img", aria_label=label)
+
+
+def line_class(run: int) -> str:
+    """How the line of a run looks: colours come again after ten, then dashed."""
+    return f"c{run % COLOURS}" + (" dashed" if run >= COLOURS else "")
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Any:

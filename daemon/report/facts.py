@@ -12,9 +12,8 @@ from sdk._greeting import bytes_text, count
 from sdk.errors import Error
 from sdk.reader import MediaItem, Run
 from sdk.reader.media import items_in
-from sdk.reader.pictures import number
+from sdk.reader.pictures import duration, number
 from sdk.reader.plain import to_json
-from sdk.reader.times import duration
 
 from .charts import COLOURS, Chart, Line
 from .markup import Markup, join, plain, tag

@@ -6,9 +6,13 @@ when that is something else. Only lines that changed are written to the terminal
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import threading
 from functools import lru_cache
 
+import click
 from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
@@ -65,8 +69,7 @@ class Watch(App[None]):
     TITLE = "stepd watch"
     ENABLE_COMMAND_PALETTE = False
     CSS = "Screen { background: ansi_default; color: ansi_default; overflow: hidden; }"
-    # Keys are the view's; of textual's own only what ends a program.
-    BINDINGS = [("ctrl+c", "quit", "quit")]  # noqa: RUF012 - as textual has it
+    BINDINGS = []  # noqa: RUF012 - as textual has it; all keys are the view's
 
     def __init__(self, board: Board, view: View) -> None:
         super().__init__(ansi_color=True)
@@ -78,6 +81,9 @@ class Watch(App[None]):
         self._over = False
         self.trouble: BaseException | None = None
         self._shown = Lines()
+        # The reading thread's: the page that is open, and what was read of it last.
+        self._page: Page | None = None
+        self._read_last: Detail | None = None
 
     def compose(self) -> ComposeResult:
         yield self._shown
@@ -85,12 +91,20 @@ class Watch(App[None]):
     def on_mount(self) -> None:
         self.view.resize((self.size.width, self.size.height))
         self._draw()
+        with contextlib.suppress(
+            NotImplementedError, RuntimeError, ValueError
+        ):  # where it is not the main thread's loop
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
         self._thread = threading.Thread(target=self._read, name="stepd-watch", daemon=True)
         self._thread.start()
 
     def on_unmount(self) -> None:
         self._over = True
         self._wake.set()
+
+    def screen_lines(self) -> list[str]:
+        """What stands on the screen, without colours."""
+        return [click.unstyle(line) for line in self._shown.lines]
 
     # ---- drawing
 
@@ -101,10 +115,12 @@ class Watch(App[None]):
     def on_key(self, event: events.Key) -> None:
         event.stop()
         event.prevent_default()
-        if not self.view.press(event.key, event.character):
+        if event.key == "ctrl+z":
+            self.action_suspend_process()
+        elif not self.view.press(event.key, event.character):
             self.exit()
-            return
-        self._draw()
+        else:
+            self._draw()
 
     def on_paste(self, event: events.Paste) -> None:
         self.view.paste(event.text)
@@ -143,46 +159,54 @@ class Watch(App[None]):
 
     def _read(self) -> None:
         """Looks at what is wanted until the program ends."""
-        page: Page | None = None
-        last: Detail | None = None
         next_look = 0.0
         try:
             while not self._over:
                 self._wake.clear()
-                wanted, detail = self._asked
-                is_due = clock.monotonic() >= next_look
-                began = clock.monotonic()
-                if detail is not None and (is_due or detail != last):  # what the eye is on comes first
-                    page = self._read_page(page, detail)
-                spent = clock.monotonic() - began if detail == last else 0.0
-                last = detail
-                if is_due:
-                    self._hand(self._take, self.board.look(wanted, lambda scene: self._hand(self._take, scene)))
+                wanted, _ = self._asked
+                if clock.monotonic() >= next_look:
+                    spent = self._read_page(is_due=True)
+                    self._hand(self._take, self.board.look(wanted, self._tell))
                     next_look = clock.monotonic() + max(self.board.rest_seconds(), REST * spent)
                 else:
+                    self._read_page()
+                    self._hand(self._take, self.board.scene(wanted))
+                while not self._wake.is_set() and self.board.fill(wanted):
                     self._hand(self._take, self.board.scene(wanted))
                 self._wake.wait(max(next_look - clock.monotonic(), 0.0))
         except BaseException as error:
             self.trouble = error
             self.call_later(self.exit)
         finally:
-            if page is not None:
-                page.close()
+            if self._page is not None:
+                self._page.close()
             self.board.close()
 
-    def _read_page(self, page: Page | None, detail: Detail) -> Page | None:
-        if page is None or page.id != detail.run:
-            if page is not None:
-                page.close()
+    def _tell(self, scene: Scene) -> None:
+        """Hands over what there is during a long look; what the eye is on does not wait for its end."""
+        self._hand(self._take, scene)
+        self._read_page()
+
+    def _read_page(self, *, is_due: bool = False) -> float:
+        """Reads the page that is open, if something else of it is wanted or it `is_due`; the seconds that reading it again took."""
+        detail, last = self._asked[1], self._read_last
+        if detail is None or (detail == last and not is_due):
+            return 0.0
+        self._read_last = detail
+        began = clock.monotonic()
+        if self._page is None or self._page.id != detail.run:
+            if self._page is not None:
+                self._page.close()
+                self._page = None
             try:
-                page = Page(self.board.runs.store, detail.run, self.view.look)
+                self._page = Page(self.board.runs.store, detail.run, self.view.look)
             except Error as error:
                 self._hand(self._take_content, Content(detail, trouble=error.message.split("\n")[0]))
-                return None
-        content = page.read(detail, lambda content: self._hand(self._take_content, content))
+                return 0.0
+        content = self._page.read(detail, lambda content: self._hand(self._take_content, content))
         if content is not None:
             self._hand(self._take_content, content)
-        return page
+        return clock.monotonic() - began if detail == last else 0.0
 
     def _hand(self, take: object, what: Scene | Content) -> None:
         if not self._over and self.is_running:

@@ -27,7 +27,7 @@ REST = 20.0
 # How long a run that is over stays among those that are shown at first.
 RECENT_SECONDS = 3600.0
 _STATUS_SECONDS = 1.0
-# Limit: what one look may spend on the series of runs that are over.
+# Limit: how long series of runs that are over are read until those are shown and somebody is listened to.
 _FILL_SECONDS = 0.1
 _TELL_SECONDS = 0.15
 
@@ -149,9 +149,11 @@ class Board:
         began = clock.monotonic()
         found = self.scene(wanted)
         self._cost_seconds = self.runs.cost_seconds + clock.monotonic() - began
-        if self.runs.fill(wanted.visible, _FILL_SECONDS):
-            found = self.scene(wanted)
         return found._replace(trouble=trouble) if trouble else found
+
+    def fill(self, wanted: Wanted) -> bool:
+        """Reads series of runs that are over and on the screen, some of those that were not read yet; whether there were any."""
+        return self.runs.fill(wanted.visible, _FILL_SECONDS)
 
     def rest_seconds(self) -> float:
         """How long to wait until the next look."""
@@ -261,9 +263,11 @@ def _health_of(told: Mapping[str, Any], free: int | None) -> Health:
     def number(value: Any) -> float:
         return value if type(value) in (int, float) else 0
 
-    runs = [run for run in told.get("runs") or () if isinstance(run, dict)]
-    gaps = told.get("gaps")
-    warnings = [text for text in told.get("warnings") or () if isinstance(text, str)]
+    def listed(name: str, kind: type) -> list[Any]:
+        found = told.get(name)
+        return [one for one in found if isinstance(one, kind)] if isinstance(found, list) else []
+
+    runs, warnings, gaps = listed("runs", dict), listed("warnings", str), told.get("gaps")
     return Health(
         True,
         warnings[0] if warnings else "",

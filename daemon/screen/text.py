@@ -145,7 +145,8 @@ def number(value: float) -> str:
     if value == int(value) and size < 1e5:
         return str(int(value))
     if size >= 1e5 or size < 1e-3:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        digits = 1 if 1e-99 < size < 1e99 else 0
+        return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return f"{value:.4g}"
 
 
@@ -161,7 +162,8 @@ def count(value: float) -> str:
 
 
 def share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}%"
+    """Percent in at most six characters."""
+    return f"{value:.0f}%" if value is not None and 0 <= value < 1e5 else ""
 
 
 def gigabytes(value: float | None) -> str:

@@ -7,7 +7,7 @@ from daemon.screen.model import SORTS, Scene, Wanted
 from daemon.screen.page import Content, Detail
 from daemon.screen.run_view import RunView
 from daemon.screen.table import Place
-from daemon.screen.text import Look, clean, fit
+from daemon.screen.text import Look, clean, cut, fit
 
 HELP = """
   In the list
@@ -92,6 +92,8 @@ class View:
     def press(self, key: str, character: str | None = None) -> bool:
         """Takes a key by textual's name of it, and the character that it types; False: the screen is to be left."""
         name = character if character is not None and character.isprintable() and character != " " else key
+        if key in ("ctrl+c", "ctrl+q"):
+            return False
         if self.typed is not None:
             self._type(key, character)
         elif name == "?":
@@ -172,11 +174,13 @@ class View:
 
     def draw(self) -> list[str]:
         """The screen: exactly as many lines as it has, none wider."""
+        return [cut(line, self.size[0]) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
         width, height = self.size
         if self.is_help:
             lines = [fit(line, width) for line in HELP.split("\n")][: height - 1]
-            lines += [""] * (height - len(lines))
-            return [self.look.plain(line) for line in lines]
+            return [self.look.plain(line) for line in lines] + [""] * (height - len(lines))
         if self.page is not None:
             return self.page.draw(self.size, self.look, self.scene.time)
         asking = None if self.typed is None else f"/{clean(self.typed)}_"

@@ -33,13 +33,13 @@ def remember(store: str, runs: Iterable[Run], files: Files = DISK, *, seconds: f
         for run in runs:
             if run.look is None or not run.look.is_settled:
                 continue
-            card = run.card
+            told = card = run.card
             has_time = clock.monotonic() < until
             if card is None or (card.packed_digest == NOT_YET and has_time):
                 card = run.card_if_over(digest=has_time)
                 if card is None or not is_short(card):
                     continue
-                new += 1
+                new += card != told
             kept[os.path.basename(run.directory)] = (run.look.changed, run.look.signature, card)
         if new and read_store(store, files).writable:
             files.write_whole(os.path.join(store, CACHE_FILE), encode_cards(kept))

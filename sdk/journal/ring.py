@@ -111,9 +111,10 @@ class Ring:
                 ring = cls(mapping, size, path, descriptor)
                 ring._write_static(stream, identity)
                 os.rename(path + DRAFT_SUFFIX, path)
-                note = (
-                    None if size == capacity else f"{base} is small: the ring has {size >> 10} KiB of {capacity >> 10}"
+                told = (
+                    f"{base} is small: the ring has {size >> 10} KiB of {capacity >> 10}; stepd doctor says what helps"
                 )
+                note = None if size == capacity else told
                 return ring, note
             trouble = f"no room for a ring of {CAPACITY_MIN >> 10} KiB in {base}"
         except Exception as error:

@@ -1,13 +1,15 @@
 """W&B's reading names over the reader: ``Api().run("project/id").history(keys=["loss"])``.
 
-Everything is local: `Api` opens the store that `init` would use. An entity (`entity/project/id`) is accepted and ignored.
+Everything is local: `Api` opens the store that `init` would use, and `Run.update` writes there. An entity (`entity/project/id`) is
+accepted and ignored.
 What a server would do (filters in MongoDB's language, reports) raises `UnsupportedError` and names the way here.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import distinct
@@ -15,7 +17,7 @@ from ..artifacts.artifact import Artifact
 from ..artifacts.format import check_name
 from ..artifacts.shelf import Shelf
 from ..artifacts.waiting import settle_name
-from ..errors import NotFoundError, UnsupportedError
+from ..errors import NotFoundError, UnsupportedError, UsageError
 from ..location import read_store
 from ..reader.run import Run as StoredRun
 from ..reader.store import open_store
@@ -30,7 +32,25 @@ _OUR_KEYS = frozenset({_STEP, _TIMESTAMP, _RUNTIME})
 
 
 class Summary(dict[str, Any]):
-    """A run's summary; `_json_dict` is what W&B's own export recipe reads."""
+    """A run's summary; `_json_dict` is what W&B's own export recipe reads. Changes are stored by `update`."""
+
+    def __init__(self, values: Mapping[str, Any], save: Callable[[Summary], None] = lambda summary: None) -> None:
+        super().__init__(values)
+        self._save = save
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Summary, (dict(self),)  # a copy is nobody's summary any more
+
+    def update(self, key_vals: Mapping[str, Any] | None = None, overwrite: bool = True) -> None:  # type: ignore[override]
+        """Takes these values, with `overwrite=False` those that are not there, and stores all that was changed.
+
+        Raises:
+            UsageError, StoreError: As `stored.set`.
+        """
+        for key, value in (key_vals or {}).items():
+            if overwrite or key not in self:
+                self[key] = value
+        self._save(self)
 
     @property
     def _json_dict(self) -> dict[str, Any]:
@@ -135,10 +155,17 @@ class Api:
 
 
 class Run:
-    """A stored run under W&B's names. The run of the reader itself is `stored`."""
+    """A stored run under W&B's names. The run of the reader itself is `stored`.
+
+    name, display_name, notes, tags, group, job_type, config and summary may be changed; `update` stores what was.
+    """
 
     def __init__(self, stored: StoredRun) -> None:
         self.stored = stored
+        self._given: dict[str, Any] = {}
+        self._config: dict[str, Any] | None = None
+        self._summary: Summary | None = None
+        self._summary_before: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<Run {'/'.join(self.path)} ({self.state})>"
@@ -147,9 +174,18 @@ class Run:
     def id(self) -> str:
         return self.stored.id
 
+    def _fact(self, name: str) -> Any:
+        return self._given[name] if name in self._given else getattr(self.stored, name)
+
     @property
     def name(self) -> str:
-        return self.stored.name
+        return str(self._fact("name"))
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._given["name"] = value
+
+    display_name = name
 
     @property
     def project(self) -> str:
@@ -171,19 +207,37 @@ class Run:
 
     @property
     def group(self) -> str:
-        return self.stored.group
+        return str(self._fact("group"))
+
+    @group.setter
+    def group(self, value: str) -> None:
+        self._given["group"] = value
 
     @property
     def job_type(self) -> str:
-        return self.stored.job_type
+        return str(self._fact("job_type"))
+
+    @job_type.setter
+    def job_type(self, value: str) -> None:
+        self._given["job_type"] = value
 
     @property
     def tags(self) -> list[str]:
-        return self.stored.tags
+        """A list that may be changed."""
+        found: list[str] = self._given.setdefault("tags", self.stored.tags)
+        return found
+
+    @tags.setter
+    def tags(self, value: Iterable[str]) -> None:
+        self._given["tags"] = list(value)
 
     @property
     def notes(self) -> str:
-        return self.stored.notes
+        return str(self._fact("notes"))
+
+    @notes.setter
+    def notes(self, value: str) -> None:
+        self._given["notes"] = value
 
     @property
     def state(self) -> str:
@@ -191,12 +245,41 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.stored.config
+        """May get keys that it lacks; one that is there stays as it is."""
+        if self._config is None:
+            self._config = copy.deepcopy(self.stored.config)
+        return self._config
 
     @property
     def summary(self) -> Summary:
-        """Reads all rows; keep it if you need it twice."""
-        return Summary(self.stored.summary)
+        """As it was when it was first asked for, or at the last `load`."""
+        if self._summary is None:
+            self._summary_before = self.stored.summary
+            self._summary = Summary(self._summary_before, self._save_summary)
+        return self._summary
+
+    def _save_summary(self, summary: Summary) -> None:
+        before = self._summary_before
+        changed = {key: value for key, value in summary.items() if key not in before or before[key] is not value}
+        self.stored.set(summary=changed, summary_removed=before.keys() - summary.keys())
+        self._summary_before = dict(summary)
+
+    def update(self) -> None:
+        """Stores what was changed (docs/compare.md#set).
+
+        Raises:
+            UsageError: A value cannot be stored, or a key of the config was changed or taken out.
+            StoreError: The store cannot be written.
+        """
+        config = self._config or {}
+        gone = self.stored.config.keys() - config.keys() if self._config is not None else ()
+        if gone:
+            raise UsageError(f"update() cannot take {min(gone)!r} out of the config: the run was started with it")
+        given = {name: value for name, value in self._given.items() if value != getattr(self.stored, name)}
+        self.stored.set(config=config, **given)
+        self._given.clear()
+        if self._summary is not None:
+            self._save_summary(self._summary)
 
     @property
     def created_at(self) -> str:
@@ -213,7 +296,9 @@ class Run:
         return -1 if last is None else last
 
     def load(self, force: bool = False) -> None:
-        """Reads the facts again."""
+        """Reads the facts again; what was changed and not stored is forgotten."""
+        self._given.clear()
+        self._config = self._summary = None
         self.stored.refresh()
 
     def history(

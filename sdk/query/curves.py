@@ -10,6 +10,7 @@ for a run of any length; of a longer series they are means of as many slices.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -18,8 +19,10 @@ import numpy
 from ..errors import NotFoundError, UsageError
 from ..headline import choose_keys
 from ..reader import Run
+from ..reader.lanes import TRAINING
 from ..reader.points import extremes
-from .members import BANDS, Grouped, groups_of, united
+from ..reader.run import SYSTEM_PREFIX
+from .members import BANDS, groups_of, united
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +35,8 @@ SLICES_MAX = 1_000
 # Limit: what is read whole where points are not enough (means of slices): 10**6 values are 24 MB and some 50 ms.
 _WHOLE_MAX = 1_000_000
 _DEFAULT_KEYS_MAX = 4
+# Limit: marks of one line; nearer ones are joined.
+_MARKS_MAX = 500
 # Limit: whose keys are looked at to choose the default ones; the runs of one command are mostly alike.
 _LOOKED_AT_MAX = 4
 _PATTERN = "*?["
@@ -96,37 +101,57 @@ class _Found(NamedTuple):
 def read_lines(
     runs: Sequence[Run], keys: Sequence[str], *, x: str = "auto", points: int = 2000, smooth: float | None = None,
     group: Sequence[str] = (), over: str | None = None, band: str | None = None, rank: int | None = None,
-    stream: str | None = None,
+    stream: str | None = None, lines_max: int | None = None,
 ) -> Lines:  # fmt: skip
     """The lines of some keys of some runs.
 
     Args:
         keys: Names, or patterns ("train/*"), which mean the keys that hold numbers.
-        x: As in `Run.series`; "auto" is the step where the keys have several axes.
+        x: As in `Run.series`; "auto" is the step where the keys have several axes, and the time since the run was created
+            ("relative") with a key of what was observed ("system/…"), which has steps of its own.
         points: At most so many of each line.
         smooth: From 0 (not at all) to below 1.
         group: Names of what makes a group ("config.method"): runs of the same values are one line, their mean.
         over: What differs within a group ("seed"); without `group` all other config keys that differ make groups.
         band: What is drawn around the mean: "std", "sem", "minmax" or "ci95" (of the mean, by Student's t).
         rank, stream: As in `Run.series`.
+        lines_max: Without groups at most so many lines; further keys are not read, which is noted.
 
     Raises:
         NotFoundError: No run holds a key, or what it holds are no numbers.
         UsageError: `smooth` or `band` is none.
     """
     _check(smooth, band)
+    if x == "auto" and any(key.startswith(SYSTEM_PREFIX) for key in keys):
+        x = "relative"
+    with numpy.errstate(over="ignore", invalid="ignore"):  # distances of the largest floats
+        return _read_lines(
+            runs, keys, x, points, smooth, group, over, band, {"rank": rank, "stream": stream}, lines_max
+        )
+
+
+def _read_lines(
+    runs: Sequence[Run], keys: Sequence[str], x: str, points: int, smooth: float | None, group: Sequence[str],
+    over: str | None, band: str | None, whose: dict[str, Any], lines_max: int | None,
+) -> Lines:  # fmt: skip
     notes: list[str] = []
-    reader = _Reader(x, points, {"rank": rank, "stream": stream}, wants_whole=bool(smooth or group or over))
-    found = reader.read(runs, keys, notes)
+    reader = _Reader(x, points, whose)
+    found = reader.read(runs, keys, notes, None if group or over else lines_max)
     x_name = _common_axis(found)
     if group or over:
-        lines, said = _grouped(found, x_name, points, group, over, band)
+        lines, said = _grouped(found, reader, x_name, points, group, over, band)
         notes += said
     else:
         lines = [_line(one, x_name, points) for one in found]
     if smooth:
-        whole = {} if group or over else {(one.run.id, one.key): one for one in found}
-        lines = [_smoothed(line, whole.get((line.run, line.key)), x_name, smooth) for line in lines]
+        alone = itertools.repeat(None) if group or over else found
+        lines = [
+            _smoothed(line, one and _points_of(reader.whole(one), x_name), smooth) for line, one in zip(lines, alone)
+        ]
+    if (smooth or group or over) and any((one.series.sample_of or 0) > _WHOLE_MAX for one in found):
+        notes.append(
+            f"of more than {_WHOLE_MAX:,} values only those count that were chosen to be drawn, extremes among them"
+        )
     return Lines(x_name, [line for line in lines if line.count], notes)
 
 
@@ -168,19 +193,24 @@ def _check(smooth: float | None, band: str | None) -> None:
 
 
 class _Reader:
-    """Reads the series of a chart."""
+    """Reads the series of a chart, in few points, and one at a time whole."""
 
-    def __init__(self, x: str, points: int, whose: dict[str, Any], *, wants_whole: bool) -> None:
-        self._x, self._points, self._whose, self._wants_whole = x, points, whose, wants_whole
+    def __init__(self, x: str, points: int, whose: dict[str, Any]) -> None:
+        self._x, self._points, self._whose = x, points, whose
 
-    def read(self, runs: Sequence[Run], keys: Sequence[str], notes: list[str]) -> list[_Found]:
+    def read(
+        self, runs: Sequence[Run], keys: Sequence[str], notes: list[str], lines_max: int | None
+    ) -> list[_Found]:  # fmt: skip
         """Those of all keys, key by key."""
         named = list(dict.fromkeys(keys))
         by_pattern = {key for key in named if any(sign in key for sign in _PATTERN)}
         matched = {run.id: run.keys_like(named) if by_pattern else named for run in runs}
         order = list(dict.fromkeys(key for run in runs for key in matched[run.id]))
         found: list[_Found] = []
-        for key in order or named:
+        for place, key in enumerate(order or named):
+            if lines_max is not None and len(found) >= lines_max:
+                notes.append(f"{lines_max} lines are drawn: {place} of {len(order)} keys")
+                break
             holders = [run for run in runs if key in matched[run.id]]
             found += self._of_key(holders or list(runs), key, key not in named, notes)
         if not found:
@@ -188,7 +218,7 @@ class _Reader:
                 f"no key of {', '.join(run.id for run in runs[:3])} that matches {', '.join(map(repr, named))} holds numbers",
                 hint=f"stepd show {runs[0].id}" if runs else "",
             )
-        return found
+        return found[:lines_max]
 
     def _of_key(self, runs: Sequence[Run], key: str, is_matched: bool, notes: list[str]) -> list[_Found]:
         found: list[_Found] = []
@@ -196,29 +226,28 @@ class _Reader:
         without = 0
         for run in runs:
             try:
-                series = self._series(run, key)
+                series = run.series(key, x=self._x, points=self._points, **self._whose)
             except NotFoundError as error:
                 missing, without = error, without + 1
                 continue
-            if series.value.dtype.kind in "fiub":
+            except UsageError:  # more values than points, and they are no numbers
+                series = None
+            if series is not None and series.value.dtype.kind in "fiub":
                 found.append(_Found(run, key, series))
             elif not is_matched:
                 raise NotFoundError(f"{key!r} of {run.id} holds no numbers", hint=f"stepd show {run.id} {key}")
         if missing is not None and not found:
             raise missing
         if without and not is_matched:
-            notes.append(f"{without} of {len(runs)} runs hold no {key!r}")
+            along = "" if self._x in ("auto", "step", "time", "relative") else f" with {self._x!r}"
+            notes.append(f"{without} of {len(runs)} runs hold no {key!r}{along}")
         return found
 
-    def _series(self, run: Run, key: str) -> Series:
-        """The values of a key: all of them where they are few or all are wanted, else those that a chart shows."""
-        try:
-            found = run.series(key, x=self._x, points=self._points, **self._whose)
-        except UsageError:  # more than `points`, and they are no numbers
-            found = run.series(key, x=self._x, **self._whose)
-        if self._wants_whole and found.sample_of is not None and found.sample_of <= _WHOLE_MAX:
-            return run.series(key, x=self._x, **self._whose)
-        return found
+    def whole(self, found: _Found) -> Series:
+        """All values, where they are not too many."""
+        if found.series.sample_of is None or found.series.sample_of > _WHOLE_MAX:
+            return found.series
+        return found.run.series(found.key, x=self._x, **self._whose)
 
 
 def _common_axis(found: Iterable[_Found]) -> str:
@@ -243,7 +272,7 @@ def _points_of(series: Series, x_name: str) -> _Points:
     there = numpy.isfinite(x)
     finite = numpy.isfinite(y)
     kept = numpy.flatnonzero(there & finite)
-    if len(kept) and not (numpy.diff(x[kept]) >= 0).all():
+    if len(kept) and not (x[kept[1:]] >= x[kept[:-1]]).all():
         kept = kept[numpy.argsort(x[kept], kind="stable")]
     return _Points(x[kept], y[kept], int((there & ~finite).sum()))
 
@@ -261,7 +290,7 @@ def _line(found: _Found, x_name: str, points: int) -> Line:
     place = _placing(series, x_name)
     return Line(
         run.id, run.name, run.project, key, x[kept], y[kept], None, None, None, last, best, best_x, goal, count, not_finite,
-        _gaps(run, key, place), _attempts(run, place), 1,
+        _gaps(run, key, place), _attempts(run, key, place), 1,
     )  # fmt: skip
 
 
@@ -297,24 +326,29 @@ def _placing(series: Series, x_name: str) -> Callable[[float], float]:
 
 
 def _gaps(run: Run, key: str, place: Callable[[float], float]) -> list[tuple[float, float]]:
-    """Where records of the run, or values of the key, are missing, joined where they touch."""
-    training = {stream.id for stream in run.streams if stream.kind in ("main", "fork", "spawn", "attach")}
+    """Where records of the run, or values of the key, are missing."""
+    if key.startswith(SYSTEM_PREFIX):  # what was observed counts its own steps
+        return []
+    training = {stream.id for stream in run.streams if stream.kind in TRAINING}
     spans = sorted(
         (gap.step_min, gap.step_max)
         for gap in run.gaps
-        if gap.stream in training and (gap.key in (None, key)) and (gap.count or gap.values)
+        if gap.stream in training and gap.key in (None, key) and (gap.count or gap.values)
     )
-    joined: list[tuple[int, int]] = []
-    for low, high in spans:
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
-        else:
-            joined.append((low, high))
-    return [(place(low), place(high)) for low, high in joined]
+    return [(place(low), place(high)) for low, high in _joined(spans)]
 
 
-def _attempts(run: Run, place: Callable[[float], float]) -> list[float]:
-    return [place(step) for step in run.resumed_at]
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted spans, joined where they touch, and where they are nearest until there are few."""
+    highest = list(itertools.accumulate((high for _, high in spans), max))
+    apart = sorted(((spans[n][0] - highest[n - 1], n) for n in range(1, len(spans))), reverse=True)
+    starts = sorted(n for distance, n in apart[: _MARKS_MAX - 1] if distance > 1)
+    ends = [0, *starts, len(spans)]
+    return [(spans[start][0], highest[end - 1]) for start, end in itertools.pairwise(ends) if start < end]
+
+
+def _attempts(run: Run, key: str, place: Callable[[float], float]) -> list[float]:
+    return [] if key.startswith(SYSTEM_PREFIX) else [place(step) for step in run.resumed_at[-_MARKS_MAX:]]
 
 
 # ---- smoothing
@@ -337,14 +371,15 @@ def slices(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
         return x, y
     starts = numpy.linspace(0, len(x), count + 1)[:-1].astype(numpy.int64)
     sizes = numpy.diff(numpy.append(starts, len(x)))
-    return numpy.add.reduceat(x, starts) / sizes, numpy.add.reduceat(y, starts) / sizes
+    parts = numpy.repeat(sizes, sizes)  # Why before the sum: it would be beyond the largest float
+    return numpy.add.reduceat(x / parts, starts), numpy.add.reduceat(y / parts, starts)
 
 
-def _smoothed(line: Line, found: _Found | None, x_name: str, weight: float) -> Line:
-    """A line with its values smoothed, and what they were behind it. `found`: all values of a line of one run."""
+def _smoothed(line: Line, points: _Points | None, weight: float) -> Line:
+    """A line with its values smoothed, and what they were behind it. `points`: all values of a line of one run."""
     if not len(line.x):
         return line
-    x, y = (line.x, line.y) if found is None else _points_of(found.series, x_name)[:2]
+    x, y = (line.x, line.y) if points is None else points[:2]
     low, high = (None if band is None else _smooth(line.x, line.x, band, weight) for band in (line.low, line.high))
     return line._replace(y=_smooth(line.x, x, y, weight), raw=line.y, low=low, high=high)
 
@@ -364,8 +399,9 @@ def _smooth(at: Floats, x: Floats, y: Floats, weight: float) -> Floats:
 
 
 def _grouped(
-    found: list[_Found], x_name: str, points: int, group: Sequence[str], over: str | None, band: str | None
-) -> tuple[list[Line], list[str]]:
+    found: list[_Found], reader: _Reader, x_name: str, points: int, group: Sequence[str], over: str | None,
+    band: str | None,
+) -> tuple[list[Line], list[str]]:  # fmt: skip
     runs = list({one.run.id: one.run for one in found}.values())
     groups, notes = groups_of(runs, group, over)
     lines = []
@@ -374,27 +410,33 @@ def _grouped(
         for name, members in groups:
             held = [by_run[run.id] for run in members if run.id in by_run]
             if held:
-                line, said = _mean(name, held, x_name, points, band)
+                line, said = _mean(name, held, reader, x_name, points, band)
                 lines.append(line)
                 notes += said
     return lines, notes
 
 
-def _mean(name: str, held: list[_Found], x_name: str, points: int, band: str | None) -> tuple[Line, list[str]]:
+def _mean(
+    name: str, held: list[_Found], reader: _Reader, x_name: str, points: int, band: str | None
+) -> tuple[Line, list[str]]:
     run, key, _ = held[0]
-    all_points = [_points_of(one.series, x_name) for one in held]
-    curves = [slices(one.x, one.y, points) for one in all_points if len(one.x)]
-    grouped: Grouped = united(curves, points, band)
+    curves: list[tuple[Floats, Floats]] = []
+    not_finite = 0
+    for one in held:
+        x, y, left_out = _points_of(reader.whole(one), x_name)
+        not_finite += left_out
+        if len(x):
+            curves.append(slices(x, y, points))
+    grouped = united(curves, points, band)
     goal = _goal(run, key)
     last, best, best_x = _ends(grouped.x, grouped.mean, goal)
     count = sum(one.series.sample_of or len(one.series) for one in held)
     line = Line(
         ",".join(one.run.id for one in held), name, run.project, key, grouped.x, grouped.mean, None, grouped.low, grouped.high,
-        last, best, best_x, goal, count, sum(one.not_finite for one in all_points), [], [], len(held),
+        last, best, best_x, goal, count, not_finite, [], [], len(held),
     )  # fmt: skip
-    notes = []
-    if grouped.shorter:
-        notes.append(
-            f"{grouped.shorter} of {len(held)} runs of {name} end before the others: the mean goes on without them"
-        )
-    return line, notes
+    if not grouped.shorter:
+        return line, []
+    return line, [
+        f"{grouped.shorter} of {len(held)} runs of {name} end before the others: the mean goes on without them"
+    ]

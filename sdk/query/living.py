@@ -280,7 +280,7 @@ class LivingRun:
 
 
 class _Points:
-    """Some values of a series that grows, never more than twice `SPARK_POINTS`: every other one goes when there are more."""
+    """Some values of a series that grows, spread over it; at most twice `SPARK_POINTS`: every other one goes when there are more."""
 
     def __init__(self, steps: Any, values: Any) -> None:
         self.is_numeric = getattr(values, "dtype", None) is not None and values.dtype.kind in "biuf" and len(values) > 0
@@ -293,10 +293,16 @@ class _Points:
         if self._points and step <= self._points[-1][0]:
             return
         self._last = value
-        if math.isfinite(value):
-            self._points.append((step, value))
-        if len(self._points) > 2 * SPARK_POINTS:
-            self._points = self._points[:-1:2] + self._points[-1:]
+        if not math.isfinite(value):
+            return
+        points = self._points
+        # The last point stands in for those after the one before it, until it is as far from that one as the others are from each other.
+        if len(points) > 1 and points[-1][0] - points[-2][0] < (step - points[0][0]) / SPARK_POINTS:
+            points[-1] = (step, value)
+        else:
+            points.append((step, value))
+        if len(points) > 2 * SPARK_POINTS:
+            self._points = points[:-1:2] + points[-1:]
 
     def spark(self, key: str) -> Spark:
         return Spark(key, tuple(s for s, _ in self._points), tuple(v for _, v in self._points), self._last)

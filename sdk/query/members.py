@@ -115,7 +115,7 @@ def united(curves: Sequence[tuple[Floats, Floats]], points: int, band: str | Non
     count = there.sum(axis=0)
     kept = count > 0
     grid, values, there, count = grid[kept], values[:, kept], there[:, kept], count[kept]
-    mean = numpy.where(there, values, 0.0).sum(axis=0) / count
+    mean = numpy.where(there, values / count, 0.0).sum(axis=0)
     low, high = _band(values, there, count, mean, band)
     end = max(x[-1] for x, _ in single)
     return Grouped(grid, mean, low, high, sum(bool(x[-1] < end) for x, _ in single))
@@ -123,7 +123,7 @@ def united(curves: Sequence[tuple[Floats, Floats]], points: int, band: str | Non
 
 def _one_at_each(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """The mean of the values at each place."""
-    if (numpy.diff(x) > 0).all():
+    if (x[1:] > x[:-1]).all():
         return x, y
     places, inverse, counts = numpy.unique(x, return_inverse=True, return_counts=True)
     return places, numpy.bincount(inverse.ravel(), weights=y) / counts

@@ -121,7 +121,7 @@ def _answered(select: Node, ask: Ask) -> int:
             continue
         try:
             runs = ask(_text({"error": False, "statements": [inner]}, ask))
-        except Exception:  # noqa: S112 - whatever DuckDB cannot answer alone stays where it is
+        except Exception:  # Why so broad: whatever cannot be answered alone stays where it is.
             continue
         is_one = one.get("class") == "COMPARISON"
         if len(runs) > _RUNS_MAX or not all(isinstance(run, str) for run in runs) or (is_one and len(runs) != 1):
@@ -167,7 +167,7 @@ def _joined(select: Node, columns: Mapping[str, frozenset[str]], ask: Ask) -> in
     def owner(reference: Node) -> str | None:
         path = [name.lower() for name in reference["column_names"]]
         if len(path) > 1 and path[0] in tables:
-            return path[0]
+            return str(path[0])
         holders = [alias for alias, table in tables.items() if path[0] in columns[table]]
         return holders[0] if len(holders) == 1 else None
 
@@ -176,10 +176,10 @@ def _joined(select: Node, columns: Mapping[str, frozenset[str]], ask: Ask) -> in
     if not of_runs or not joined:
         return 0
     alone = {"error": False, "statements": [{"node": _template(runs, of_runs, ask)}]}
-    found = ask(_text(alone, ask))
-    if len(found) > _RUNS_MAX or not all(isinstance(run, str) for run in found):
+    needed = ask(_text(alone, ask))
+    if len(needed) > _RUNS_MAX or not all(isinstance(run, str) for run in needed):
         return 0
-    made = [_among(reference, sorted(found), ask) for reference in joined]
+    made = [_among(reference, sorted(needed), ask) for reference in joined]
     select["where_clause"] = _all([*_parts(select.get("where_clause")), *made], ask)
     return 1
 

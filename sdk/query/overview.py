@@ -86,6 +86,14 @@ class Overview(NamedTuple):
     chosen: bool
     unread: int = 0
 
+    def _repr_html_(self) -> str:
+        from .. import clock
+        from ..reader.cards import table_card
+
+        what = "group" if self.by else "run"
+        head = f"{len(self.groups):,} {what}{'' if len(self.groups) == 1 else 's'}" + (f" of {self.total:,} runs" if self.by or self.total > len(self.groups) else "")
+        return table_card(self, clock.wall_ns() / 1e9, head, len(self.groups))
+
     @property
     def runs(self) -> list[Run]:
         """The runs, in order of rows."""

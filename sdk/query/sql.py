@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Limit: of what DuckDB keeps in memory; what is more goes into files beside the system's temporary ones.
 MEMORY_BYTES = 2 * GIB
 _SHOWN_ROWS = 20
+_SHOWN_CHARACTERS = 200
+_HINT = "stepd sql   (lists relations and columns)"
 # Quoted names and words, outside of texts and comments, and the signs behind which a relation may stand.
 _TOKENS = re.compile(r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|"((?:[^"]|"")*)"|([^\W\d]\w*|[*,(])""", re.DOTALL)
 _BEFORE_RELATION = frozenset("from join table describe desc summarize pivot unpivot".split())
@@ -147,8 +149,17 @@ class Database:
 
         self._catalog: Catalog = Catalog(store)
         self._views: dict[str, Any] = {}
-        self._spill = tempfile.TemporaryDirectory(prefix="stepd-sql-", ignore_cleanup_errors=True)
+        self._is_old = str(duckdb.__version__).startswith("1.")
         self._connection = duckdb.connect(":memory:")
+        self._spill = tempfile.TemporaryDirectory(prefix="stepd-sql-", ignore_cleanup_errors=True)
+        try:
+            self._lock(duckdb, allow_files, memory_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self, duckdb: Any, allow_files: bool, memory_bytes: int) -> None:
+        """Makes the settings what they are to be, and no query's business."""
         self._set(
             memory_limit=f"{max(memory_bytes // 1024, 1)}KiB",
             temp_directory=self._spill.name,
@@ -159,8 +170,9 @@ class Database:
         # Older releases have no such setting. It keeps the names of Python's variables from being relations.
         with contextlib.suppress(duckdb.Error):
             self._set(python_enable_replacements=False)
-        # Last: from here on nothing can be set, the places of files least of all.
-        self._set(enable_external_access=allow_files, lock_configuration=True)
+        if not allow_files:
+            self._set(enable_external_access=False)
+        self._set(lock_configuration=True)
 
     def _set(self, **settings: str | bool) -> None:
         for name, value in settings.items():
@@ -181,6 +193,8 @@ class Database:
         Raises:
             duckdb.Error: It does not take the query; `told` makes our error of it.
         """
+        if not query.strip():
+            raise UsageError("cannot answer the query: it is empty", hint=_HINT)
         self.bind(query)
         query = self._narrowed(query)
         found = self._connection.sql(query, params=parameters) if parameters else self._connection.sql(query)
@@ -224,7 +238,21 @@ class Database:
     def _bind(self, name: str, relation: Any) -> None:
         # Kept, because DuckDB holds no reference of its own in every release.
         self._views[name.lower()] = relation
-        self._connection.register(name, relation)
+        if not self._is_old:
+            self._connection.register(name, relation)
+            return
+        # Why: to DuckDB NaN is larger than every number, and its releases before 2 leave `value > 1` to Arrow, to which it is not. A
+        # product they do not hand on.
+        import pyarrow
+
+        self._connection.register(f"{name} as stored", relation)
+        columns = [_name(one.name) for one in relation.schema]
+        shown = [
+            f"{column} * 1.0::double as {column}" if one.type == pyarrow.float64() else column
+            for column, one in zip(columns, relation.schema)
+        ]
+        source = _name(f"{name} as stored")
+        self._connection.execute(f"create view {_name(name)} as select {', '.join(shown)} from {source}")
 
     def told(self, error: Exception, query: str) -> Exception:
         """What DuckDB said, in a line or two, with the nearest names; anything else as it is."""
@@ -234,15 +262,15 @@ class Database:
         lines = [line.strip() for line in str(error).split("\n") if line.strip()]
         place = next((at for at, line in enumerate(lines) if line.startswith("LINE ")), len(lines))
         head = " ".join(lines[:place])
-        where = f" in {lines[place].partition(':')[2].strip()!r}" if place < len(lines) else ""
+        where = f" in {lines[place].partition(':')[2].strip()[:_SHOWN_CHARACTERS]!r}" if place < len(lines) else ""
         missing = re.search(r"Table with name (.+?) does not exist", head)
-        hint = "stepd sql   (lists relations and columns)"
+        hint = _HINT if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)) else None
         if missing:
             from .contents import quoted
             from .wide import nearest_names
 
             near = nearest_names(self._catalog, missing[1].strip('"'))
-            head = head[: missing.end()]
+            head, where = head[: missing.end()], ""
             hint = f"from {quoted(near[0])}" if near else hint
         return UsageError(f"cannot answer the query: {head}{where}", hint=hint)
 
@@ -264,6 +292,10 @@ def names_in(query: str) -> tuple[set[str], list[str]]:
             before = low
         is_after_from = is_after_from or low == "from"
     return words, list(candidates)
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _library(name: str) -> Any:

@@ -140,9 +140,9 @@ def _logged(catalog: Catalog, project: str, key: str) -> Relation | None:
     for run in _runs_of(catalog, project):
         for item in last_tables(run, [key]):
             said = item.value.get("types")
-            types = said if isinstance(said, list) else []
+            told = said if isinstance(said, list) else []
             for at, name in enumerate(item.columns):
-                kinds.setdefault(text(str(name)), set()).add(str(types[at]) if at < len(types) else "")
+                kinds.setdefault(text(str(name)), set()).add(str(told[at]) if at < len(told) else "")
     if not kinds:
         return None
     shown = dict(zip(kinds, distinct(kinds, _TABLE_FIRST)))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Limit: of 10 series about 700 bytes; 100,000 runs of that size are what a cache may hold. What is left out is read from the run.
 DIGEST_BYTES_MAX = 8192
+# Limit: of a run with more rows the digest waits for compaction: these take 0.2 s for every four series, and 100 MB of memory.
+ROW_BYTES_MAX = 32 << 20
 _SERIES_MAX = 64
 _SUMMARY_MAX = 64
 _DEFINITIONS_MAX = 64
@@ -163,7 +165,8 @@ def digest_if_told(run: Run) -> Digest | None:
 
 
 def row_bytes(run: Run) -> int:
-    """How many bytes of an opened run are rows of the training, all of which must be read for the extremes of a series."""
+    """How many bytes of a run are rows of the training, all of which must be read for the extremes of a series."""
+    run._open()
     streams = {stream.id for lane in run._lanes for stream in lane.streams}
     blocks = (block for source in run._scan.all_sources() for block in source.blocks)
     return sum(block.end - block.offset for block in blocks if block.kind == KIND_ROWS and block.stream in streams)

@@ -105,7 +105,7 @@ class Newest:
                     found.setdefault(block.stream, []).append((source, block))
         new = [self._new(streams[number], blocks, blocks_max) for number, blocks in found.items()]
         self._counts, self._last, self.step_max = counts, last, step_max
-        return new
+        return [one for one in new if one.parts or one.skipped]
 
     def _new(self, stream: StreamFacts, blocks: list[tuple[Source, Block]], blocks_max: int) -> New:
         blocks.sort(key=lambda item: item[1].first)

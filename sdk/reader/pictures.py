@@ -25,7 +25,7 @@ CHART_POINTS = 400
 _HOVERS_MAX = 60
 _CONFIG_LINES_MAX = 100
 _TEXT_CHARACTERS_MAX = 300
-_RUNS_MAX = 100
+RUNS_MAX = 100
 _COLOURS = ("#3b78c4", "#d1662a", "#3f9142", "#a04fb0", "#b8860b", "#4d8f8f")
 _STATES = {
     "running": "#3b78c4", "finished": "#3f9142", "failed": "#c33c3c", "crashed": "#c33c3c", "interrupted": "#b8860b",
@@ -35,11 +35,17 @@ _GREY = "#8a8a8a"
 
 
 class Curve(NamedTuple):
-    """A series as it is drawn: steps ascending, values of numbers; as many as the caller has chosen."""
+    """A series as it is drawn: steps ascending, values of numbers; as many as the caller has chosen.
+
+    Attributes:
+        low, high: The smallest and the largest of all values; None: only those of the chosen ones are known.
+    """
 
     key: str
     steps: Sequence[float]
     values: Sequence[float]
+    low: float | None = None
+    high: float | None = None
 
     def points(self) -> list[tuple[float, float]]:
         """Those that can be drawn."""
@@ -145,8 +151,12 @@ def _spark_cell(curve: Curve) -> str:
     text = f"<b>{number(points[-1][1])}</b>"
     end = good_end(curve.key)
     if end:
-        best = (min if end == "min" else max)(points, key=lambda point: point[1])
-        text += f' <span style="color:{_GREY}">{end} {number(best[1])} @ {number(best[0])}</span>'
+        step, best = (min if end == "min" else max)(points, key=lambda point: point[1])
+        exact = curve.low if end == "min" else curve.high
+        # The best of all values may not be among the drawn ones: then nobody knows its step.
+        told = number(best if exact is None else exact) + (f" @ {number(step)}" if exact in (None, best) else "")
+        about = "about " if exact is None and len(points) >= SPARK_POINTS else ""
+        text += f' <span style="color:{_GREY}">{about}{end} {told}</span>'
     return (
         '<div style="display:inline-block;margin:4px 14px 4px 0;vertical-align:top">'
         f"<div>{escaped(curve.key)}</div>{sparkline(curve)}<div>{text}</div></div>"
@@ -228,17 +238,39 @@ def card(facts: Facts, curves: Sequence[Curve], collapsed: bool = False) -> str:
     return f'<div class="stepd"><div>{head}</div>{body}</div>'
 
 
-def runs_table(where: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """The runs of a store as a table, in the order given."""
-    titles = ("", "id", "name", "project", "state", "started", "step")
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    rows = []
-    for run in runs[:_RUNS_MAX]:
-        cells = "".join(f"<td>{escaped(run.get(title, ''))}</td>" for title in titles[1:])
-        rows.append(f"<tr><td>{_dot(str(run.get('state')))}</td>{cells}</tr>")
-    more = f"<div>… {len(runs) - _RUNS_MAX:,} more</div>" if len(runs) > _RUNS_MAX else ""
-    count = f"{len(runs):,} run{'' if len(runs) == 1 else 's'}"
-    return f'<div class="stepd"><div>{escaped(where)}: {count}</div><table><tr>{head}</tr>{"".join(rows)}</table>{more}</div>'
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        text: What it says.
+        is_right: Whether its text ends at the right, as numbers do.
+        is_best: Whether it is the best of its column.
+        state: Of a run whose dot stands before it.
+        curve: Drawn in place of the text.
+    """
+
+    text: str
+    is_right: bool = False
+    is_best: bool = False
+    state: str | None = None
+    curve: Curve | None = None
+
+
+def runs_table(head: str, titles: Sequence[str], rows: Sequence[Sequence[Cell]], more: int = 0) -> str:
+    """Runs, or groups of them, in the order given; `more` is how many are not shown."""
+    names = "".join(f"<th>{escaped(title)}</th>" for title in titles)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    left_out = f"<div>… {more:,} more</div>" if more else ""
+    return f'<div class="stepd"><div>{escaped(head)}</div><table><tr>{names}</tr>{body}</table>{left_out}</div>'
+
+
+def _cell(cell: Cell) -> str:
+    shown = escaped(cell.text) if cell.curve is None else sparkline(cell.curve)
+    if cell.is_best:
+        shown = f"<b>{shown}</b>"
+    if cell.state is not None:
+        shown = f"{_dot(cell.state)} {shown}"
+    return f"""<td style="text-align:{"right" if cell.is_right else "left"}">{shown}</td>"""
 
 
 def series_picture(curve: Curve, count: int) -> str:

@@ -68,9 +68,10 @@ class Run(Drawing, ConsoleReading):
         return {**shown, **self._facts.summary}
 
     def _packed_digest(self) -> bytes | None:
-        from .digest import digest_of, pack_digest
+        from .digest import ROW_BYTES_MAX, digest_of, pack_digest, row_bytes
+        from .listing import NOT_YET
 
-        return pack_digest(digest_of(self))
+        return pack_digest(digest_of(self)) if row_bytes(self) <= ROW_BYTES_MAX else NOT_YET
 
     @property
     def last_step(self) -> int | None:

@@ -56,10 +56,19 @@ def test_no_store(tmp_path: Path) -> None:
 def test_runs(store: str) -> None:
     """A table, the latest first; a project narrows it."""
     head, first, second = said(store, "runs").splitlines()
-    assert head.split() == ["ID", "NAME", "PROJECT", "STATE", "STARTED", "STEP", "RECORDS", "SIZE"]
+    assert head.split() == [
+        "ID",
+        "NAME",
+        "STATE",
+        "STARTED",
+        "STEP",
+        "lr",
+        "model.depth",
+        "best:val/acc",
+        "best:train/loss",
+    ]
     assert first.startswith("b7c2  brave-fox")
-    assert "finished" in second
-    assert second.split()[-4:-2] == ["49", "53"]
+    assert second.split()[2:3] + second.split()[4:] == ["finished", "49", "0.1", "3", "0.98", "0.02"]
     assert "holds no run of project 'x'" in said(store, "runs", "--project", "x")
     assert [run["id"] for run in json.loads(said(store, "runs", "--json"))] == ["b7c2", "a41f"]
 

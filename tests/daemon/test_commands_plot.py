@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from daemon.cli import cli
 from daemon.commands import plot
 from tests.builders import START_NS, RunBuilder, make_run, make_store
-from tests.terminal import LARGE, SMALL, Terminal, same_screen, screen_of
+from tests.terminal import LARGE, ROOT, SCREENS, SMALL, Terminal, same_screen, screen_of
 
 
 @pytest.fixture
@@ -158,6 +158,24 @@ def test_live_ends_with_the_run(store: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert text.index("last 1") < text.index("last 2")
 
 
+def test_live_waits_for_the_first_value(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not there yet is waited for while the run goes on; a run that is over without it is an error."""
+    run = RunBuilder(store, "live")
+    main = run.stream(started_ns=START_NS + 10**12)
+    run.flush()
+
+    def pause(seconds: float) -> None:
+        main.log({"loss": 2.0})
+        main.finish()
+        run.flush()
+
+    monkeypatch.setattr("daemon.commands.plot.clock.pause", pause)
+    text = said(store, "--live")
+    assert text.startswith("waiting: live holds no numbers to draw yet\n")
+    assert "last 2" in text
+    assert stepd(store, "live", "--live", "-k", "none").exit_code == 1
+
+
 def test_live_in_a_terminal(store: str) -> None:
     """The chart is written over itself, without clearing anything, and its last state stays; ctrl-c leaves it too."""
     run = RunBuilder(store, "live")
@@ -189,3 +207,23 @@ def test_screen_of_200_by_50(sweep: str) -> None:
     """Groups with their bands, on a logarithmic axis."""
     words = ["--dir", sweep, "plot", "loss", "--group", "config.method", "--over", "seed", "--band", "minmax", "--log"]
     same_screen("plot-200x50", screen_of(words, LARGE, env={"TZ": "UTC"}))
+
+
+def test_the_page_shows_what_is_drawn(sweep: str) -> None:
+    """The charts of docs/plot.md are these."""
+    page = (ROOT / "docs" / "plot.md").read_text(encoding="utf-8")
+    assert (SCREENS / "plot-80x24.txt").read_text(encoding="utf-8") in page
+    words = [
+        "loss",
+        "--group",
+        "config.method",
+        "--over",
+        "seed",
+        "--band",
+        "minmax",
+        "--width",
+        "80",
+        "--height",
+        "16",
+    ]
+    assert said(sweep, *words) in page

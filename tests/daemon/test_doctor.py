@@ -23,7 +23,7 @@ from sdk.location import StoreIdentity
 from sdk.settings import FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
-Status = namedtuple("Status", "f_bavail f_blocks f_frsize f_files f_favail")  # noqa: PYI024
+Status = namedtuple("Status", "f_bavail f_blocks f_frsize f_files f_favail")
 
 
 def made(
@@ -65,7 +65,7 @@ def one(found: Iterable[Finding], level: str) -> Finding:
 
 
 def test_mounts_are_told_by_the_longest_place(tmp_path: Path) -> None:
-    """A later mount of the same place hides the earlier one, a place is no prefix of a word, and blanks come as \\040."""
+    """A later mount of the same place hides the earlier one, a place is no prefix of a word, and blanks are read."""
     machine = made(
         tmp_path,
         mounts(
@@ -194,7 +194,9 @@ def test_the_store_and_what_chose_it(store: StoreIdentity, tmp_path: Path) -> No
     assert "made by the first init()" in one(storage.check_store(made(tmp_path)), OK).text
     os.chmod(store.path, 0o777)
     open_to_all = one(storage.check_store(made(tmp_path, directory=store.path, uid=os.getuid())), BAD)
-    assert open_to_all.mend == (f"chmod go-w {store.path}",)
+    assert open_to_all.mend[0] == f"chmod go-w {store.path}"
+    strange = one(storage.check_store(made(tmp_path, directory=store.path, uid=3_999_999_999)), BAD)
+    assert "writes nothing there" in strange.text
     os.chmod(store.path, 0o700)
     (Path(store.path) / "store.json").write_text("{}")
     assert levels(storage.check_store(made(tmp_path, directory=store.path))) == [BAD]
@@ -215,7 +217,7 @@ def test_the_store_and_what_chose_it(store: StoreIdentity, tmp_path: Path) -> No
         ("fuse.gcsfuse", "rw", WARN, "object storage"),
         ("fuse.sshfs", "rw", NOTE, "other machines"),
         ("exfat", "rw", WARN, "owners and modes"),
-        ("somefs", "rw", NOTE, "not tried"),
+        ("fuse.gocryptfs", "rw", NOTE, "not tried"),
     ],
 )
 def test_what_each_kind_of_file_system_means(tmp_path: Path, kind: str, options: str, level: str, word: str) -> None:
@@ -293,12 +295,13 @@ def test_quotas_as_the_commands_tell_them(tmp_path: Path) -> None:
 
 def test_locks_are_tried_from_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They work here; where nobody sees them, that is bad beside the sockets; nothing stays behind."""
-    assert probing.try_lock(str(tmp_path)) == ""
+    machine = made(tmp_path)
+    assert probing.try_lock(machine, str(tmp_path)) == ""
     monkeypatch.setattr(platform, "lock_owner", lambda path: None)
-    assert "no other process" in probing.try_lock(str(tmp_path))
+    assert "no other process" in probing.try_lock(machine, str(tmp_path))
     assert levels(probing.check_locks(made(tmp_path))) == [BAD, NOTE]
     monkeypatch.setattr(platform, "hold_lock", refuse_lock)
-    assert "not supported" in probing.try_lock(str(tmp_path))
+    assert "not supported" in probing.try_lock(machine, str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
@@ -567,15 +570,18 @@ def test_settings_and_where_they_come_from(tmp_path: Path) -> None:
 # -- measured, and the page ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_said_of_measured_times() -> None:
-    """As quick as it should be, slow, and a row that never came."""
-    good = measuring.Measured(0.2, [1100] * 100, 0.0002, 0.05, measuring.CALLS + measuring.WARM_CALLS, 0.01)
-    assert levels(measuring.judge(good)) == [OK, OK, OK]
-    assert next(iter(measuring.judge(good))).text.startswith("p50 1.10, p99 1.10, max 1 µs: 220 ns a value")
-    assert levels(measuring.judge(good._replace(calls=[9_000] * 100))) == [NOTE, OK, OK]
-    assert levels(measuring.judge(good._replace(calls=[90_000] * 100))) == [WARN, OK, OK]
-    assert levels(measuring.judge(good._replace(read_back=7))) == [OK, OK, BAD]
-    assert levels(measuring.judge(good._replace(seen=float("inf")))) == [OK, OK, BAD]
+def test_what_is_said_of_measured_times(tmp_path: Path) -> None:
+    """As quick as it should be, slow, a ring too small for a tight loop, and a row that never came."""
+    machine = made(tmp_path, {"/.dockerenv": ""})
+    good = measuring.Measured(0.2, [1100] * 100, 0.0002, 0.05, measuring.CALLS + measuring.WARM_CALLS, 0, 0.01)
+    assert levels(measuring.judge(machine, good)) == [OK, OK, OK]
+    assert next(iter(measuring.judge(machine, good))).text.startswith("p50 1.10, p99 1.10, max 1 µs: 220 ns a value")
+    assert levels(measuring.judge(machine, good._replace(calls=[9_000] * 100))) == [NOTE, OK, OK]
+    assert levels(measuring.judge(machine, good._replace(calls=[90_000] * 100))) == [WARN, OK, OK]
+    small = good._replace(read_back=good.read_back - 7, refused=9)
+    assert one(measuring.judge(machine, small), WARN).mend[0].startswith("docker run --shm-size")
+    assert levels(measuring.judge(machine, good._replace(read_back=7))) == [OK, OK, BAD]
+    assert levels(measuring.judge(machine, good._replace(seen=float("inf")))) == [OK, OK, BAD]
 
 
 def test_what_is_expected_is_what_the_page_on_performance_has() -> None:
@@ -587,10 +593,12 @@ def test_what_is_expected_is_what_the_page_on_performance_has() -> None:
 
 
 def test_the_page_lists_every_check() -> None:
-    """docs/doctor.md has a row for each, in order, with the same words."""
+    """docs/doctor.md has a row for each, in order, with the same words, and its example a line for each."""
     text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \| ([^|]+) \|$", text, re.MULTILINE)
     assert rows == [(check.group, check.name, check.about) for check in CHECKS]
+    example = text.partition("```\n$ stepd doctor\n")[2].partition("```")[0]
+    assert re.findall(r"^  [✓·!✗] (\S.{11}) ", example, re.MULTILINE) == [f"{check.name:<12}" for check in CHECKS]
 
 
 def test_a_mount_is_what_it_says() -> None:

@@ -69,6 +69,7 @@ def assert_harmless(text: str) -> None:
         ["runs"], ["runs", "--json"], ["runs", "--project", "none"], ["show"], ["show", "--json"], ["tail"], ["tail", "--json"],
         ["plot"], ["plot", "loss"], ["plot", "-k", EVIL], ["plot", "loss", "--json"], ["export"],
         ["show", "none"], ["plot", "lossy"], ["show", EVIL], ["tail", "none"], ["rm", "latest"], ["rm", "none"],
+        ["report", "-o", "-"],
         ["export", "none"], ["runs", "--project", EVIL],
     ],
     ids=lambda words: ascii(" ".join(words)),

@@ -17,11 +17,14 @@ from daemon.store.listing import remember, remember_all
 from sdk.files import DISK, File
 from sdk.files.failing import FAULTS, FailingFiles
 from sdk.files.over import FilesOver
+from sdk.query.overview import lookup_of
 from sdk.reader import Run, Store
+from sdk.reader.digest import DIGEST_BYTES_MAX
 from sdk.reader.facts import StreamFacts
-from sdk.reader.listing import CACHE_BYTES_MAX, CACHE_FILE, SETTLED_SECONDS, Cards, encode_cards, read_cards
+from sdk.reader.listing import CACHE_BYTES_MAX, CACHE_FILE, NOT_YET, SETTLED_SECONDS, Cards, encode_cards, read_cards
+from sdk.record import encode_map
 from sdk.segment.naming import RUNS, run_path
-from tests.builders import START_NS, RunBuilder, make_run, make_store
+from tests.builders import START_NS, RunBuilder, compact, make_run, make_store
 
 LONG_AGO = START_NS / 1e9
 
@@ -224,7 +227,8 @@ def test_every_flipped_byte_and_every_cut_is_ignored(store: str) -> None:
     [
         {"id": "b52e"}, {"id": "../../etc"}, {"state": "running"}, {"state": "fine"}, {"tags": [1]}, {"tags": "x"}, {"records": -1},
         {"records": True}, {"step_max": 1.5}, {"started": math.nan}, {"updated": -math.inf}, {"name": None}, {"packed_config": "x"},
-        {"id": "x" * 1_000_000}, {"notes": "x" * 1_000_000}, {"tags": [""] * 1000}, {"created": -1.0},
+        {"id": "x" * 1_000_000}, {"notes": "x" * 1_000_000}, {"tags": [""] * 1000}, {"created": -1.0}, {"host": None}, {"exit_code": "0"},
+        {"host": "x" * 1_000_000}, {"packed_digest": 3},
     ],
 )  # fmt: skip
 def test_an_entry_that_cannot_be_true_is_ignored(store: str, lie: dict[str, Any]) -> None:
@@ -252,6 +256,96 @@ def test_a_config_that_is_long_or_a_lie_is_read_from_the_run(tmp_path: Path) -> 
     assert listed(store)["a41f"].config == config
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"\xc1", b"", b"\x80", encode_map({"series": []}), encode_map({"series": {}, "summary": [], "metrics": {}, "whole": True}),
+        encode_map({"series": {"loss": [1.0, 1.0]}, "summary": {}, "metrics": {}}),
+        encode_map({"series": {"loss": ["x", 1, 1, 1, True]}, "summary": {}, "metrics": {}}),
+        encode_map({"series": {"loss": [1, 1, 1, [], True]}, "summary": {}, "metrics": {}}),
+        encode_map({"series": {b"loss": [1, 1, 1, 1, True]}, "summary": {}, "metrics": {}}),
+        encode_map({"series": {}, "summary": {"loss": [[1] * 99]}, "metrics": {}}),
+        encode_map({"series": {}, "summary": {3: 1}, "metrics": {}}), encode_map({"series": {}, "summary": {}, "metrics": 1}),
+        encode_map({"series": {}, "summary": {}, "metrics": {}, "whole": False}),
+        encode_map({"series": {"x" * DIGEST_BYTES_MAX: [1, 1, 1, 1, True]}, "summary": {}, "metrics": {}, "whole": True}),
+    ],
+)  # fmt: skip
+def test_a_digest_that_cannot_be_true_is_not_believed(store: str, lie: bytes) -> None:
+    """What tables show of a run's values is asked of the run where the cache holds no digest of it, half a one or nonsense."""
+    remember_all(store)
+    changed, signature, card = read_cards(DISK, store)["a41f"]
+    Path(store, CACHE_FILE).write_bytes(encode_cards({"a41f": (changed, signature, card._replace(packed_digest=lie))}))
+    found = listed(store)["a41f"]
+    assert found.card is not None
+    assert [lookup_of(found)(name) for name in ("best:loss", "summary.loss", "last:none")] == [0.5, 0.5, None]
+
+
+def test_definitions_in_a_digest_may_be_anything(store: str) -> None:
+    """What a cache says that `define_metric` said is read as carefully as what a run says."""
+    remember_all(store)
+    changed, signature, card = read_cards(DISK, store)["a41f"]
+    said = {
+        "loss": 1,
+        "": {},
+        "*": {"goal": []},
+        "lo*": {"summary": "max", "goal": "up"},
+        "loss*": {"summary": [[], "max"]},
+    }
+    lie = encode_map({"series": {"loss": [1, 2, 0, math.inf, True]}, "summary": {}, "metrics": said, "whole": True})
+    Path(store, CACHE_FILE).write_bytes(encode_cards({"a41f": (changed, signature, card._replace(packed_digest=lie))}))
+    found = lookup_of(listed(store)["a41f"])
+    assert [found("best:loss"), found("summary.loss"), found("first:loss"), found("last:none")] == [
+        math.inf,
+        1,
+        2,
+        None,
+    ]
+
+
+def test_values_may_be_looked_at_later(store: str) -> None:
+    """Who has no time keeps the facts alone; the next one that has adds the values, and a third has nothing to do."""
+    assert remember(store, Store(store).runs(), seconds=0)
+    assert {run.card.packed_digest for run in Store(store).runs() if run.card is not None} == {NOT_YET}
+    assert lookup_of(listed(store)["a41f"])("best:loss") == 0.5
+    assert remember(store, Store(store).runs())
+    assert all(run.card is not None and run.card.packed_digest for run in Store(store).runs())
+    assert not remember(store, Store(store).runs())
+
+
+def test_values_of_many_rows_wait_for_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that is mostly rows only the facts are kept, once; when it is columns, what tables show of its values too."""
+    monkeypatch.setattr("sdk.reader.digest.ROW_BYTES_MAX", 100)
+    store = make_store(tmp_path)
+    made = make_run(store, "a41f", [{"loss": 0.5}] * 100)
+    settle(store)
+    assert remember_all(store)
+    assert not remember_all(store)
+    assert [run.card is not None and run.card.packed_digest for run in Store(store).runs()] == [NOT_YET]
+    monkeypatch.setattr("sdk.reader.digest.ROW_BYTES_MAX", 1000)
+    compact(made)
+    settle(store)
+    assert remember_all(store)
+    assert lookup_of(Store(store, files=NoSegments(DISK)).runs()[0])("best:loss") == 0.5
+
+
+def test_a_run_of_many_keys_is_asked_for_those_that_are_left_out(tmp_path: Path) -> None:
+    """The cache keeps some of a thousand series, the others and a long text in the summary are read from the run: nothing is missing."""
+    store = make_store(tmp_path)
+    rows = [{f"layer/{n}": float(n) for n in range(1000)}, {"text": "x" * 1000, "loss": 0.5}]
+    make_run(store, "a41f", rows)
+    settle(store)
+    remember_all(store)
+    (found,) = Store(store).runs()
+    assert found.card is not None
+    assert found.card.packed_digest is not None
+    assert len(found.card.packed_digest) <= DIGEST_BYTES_MAX
+    assert lookup_of(found)("best:loss") == 0.5
+    assert found.card is not None
+    assert [lookup_of(found)(f"max:layer/{n}") for n in (0, 500, 999)] == [0.0, 500.0, 999.0]
+    assert lookup_of(found)("summary.text") == "x" * 1000
+    assert lookup_of(found)("last:none") is None
+
+
 def test_names_of_a_megabyte_are_not_kept(tmp_path: Path) -> None:
     """What is too long for a list is opened each time; the cache stays small."""
     store = make_store(tmp_path)
@@ -263,7 +357,7 @@ def test_names_of_a_megabyte_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_it_and_says_the_same(store: str) -> None:
-    """`stepd runs` prints the same before and after it has made the cache, and needs neither numpy nor rich for it."""
+    """`stepd runs` prints the same before and after it has made the cache, and then needs neither numpy nor rich for it."""
     code = (
         "import sys; sys.argv = ['stepd', 'runs', '--dir', sys.argv[1]]; import daemon.cli\n"
         "try: daemon.cli.main()\n"
@@ -273,8 +367,9 @@ def test_the_command_writes_it_and_says_the_same(store: str) -> None:
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code, store], capture_output=True, text=True, check=False)
         assert done.returncode == 0
-        assert done.stderr.strip() == "[]"
+        imported = done.stderr.strip()
         outputs.append(done.stdout)
+    assert imported == "[]"
     assert outputs[0] == outputs[1]
     assert told(store) == {"a41f", "b52e"}
 

@@ -23,6 +23,7 @@ from daemon.report.page import RUNS_MAX, Wishes, report
 from sdk.reader import Store
 from tests.builders import RunBuilder, compact, make_run, make_store
 from tests.media_rig import MediaBuilder
+from tests.terminal import screen_of
 
 
 def made(store: str, *runs: str, **wishes: Any) -> Any:
@@ -356,7 +357,7 @@ def test_the_command(tmp_path: Path, two: str) -> None:
     path.write_text("old")
     result = stepd(two, "report", "a41f", "run-1", "-o", str(path), "--title", "Two runs", "--keys", "loss")
     assert result.exit_code == 0, result.output
-    assert result.stderr.startswith(f"writing {path} …")
+    assert result.stderr.startswith(f"writing {path}\n")
     assert re.fullmatch(rf"{re.escape(str(path))}: [0-9.]+ kB, 2 runs, 1 chart, 0 media\n", result.stdout)
     page = path.read_text()
     assert "<title>Two runs</title>" in page
@@ -379,6 +380,13 @@ def test_to_standard_output(two: str) -> None:
     result = stepd(two, "report", "-o", "-")
     assert result.stdout.startswith("<!doctype html>")
     assert result.stdout.rstrip().endswith("</html>")
+
+
+def test_in_a_terminal(tmp_path: Path, two: str) -> None:
+    """What is done is written over by the next thing and gone at the end; a narrow screen shows what came of it."""
+    screen = screen_of(["--dir", two, "report", "a41f", "b41f", "-o", str(tmp_path / "x.html")])
+    said = re.sub(r"[0-9.]+kB", "…kB", "".join(screen.split()))
+    assert said == f"{tmp_path}/x.html:…kB,2runs,2charts,0media"
 
 
 @pytest.mark.parametrize("words", [["-o", "no/where/x.html"], ["-o", "."], ["--max-size", "much"], ["--points", "1"]])

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from sdk.query.overview import overview
 from sdk.reader import Store, cards, pictures
 from sdk.reader.pictures import Curve, Facts, card, chart
-from tests.builders import RunBuilder, make_store
+from tests.builders import START_NS, RunBuilder, make_run, make_store
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&\x1b[1m"
 
@@ -151,3 +152,38 @@ def test_a_long_run_gives_a_small_card() -> None:
     many = {f"k{n}": "v" * 10_000 for n in range(1000)}
     assert len(card(facts(config=many), [])) < 60_000
     assert "… 900 more" in card(facts(config=many), [])
+
+
+def test_the_best_of_a_card_is_the_best_of_all(tmp_path: Path) -> None:
+    """Of values that are not drawn, too; where they are too many to read, what is told is said to be about right."""
+    path = make_store(tmp_path)
+    run = RunBuilder(path)
+    main = run.stream()
+    for step in range(500):
+        main.log({"loss": 2.0 - (step == 77), "few": step})
+    run.seal()
+    stored = Store(path).run("a41f")
+    assert "2 min 1few" in checked(stored._repr_html_()).text
+    few = cards.curves_of(stored, ["loss"], pictures.SPARK_POINTS)
+    assert "about min 2" in checked(card(facts(), few)).text
+    assert "min 1 @ 3" in checked(card(facts(), [Curve("loss", [0, 3], [2.0, 1.0], 1.0, 2.0)])).text
+
+
+def test_a_store_shows_what_differs(tmp_path: Path) -> None:
+    """The newest runs with the config that differs, the best value of each column, and a curve; so does an overview, and one of groups."""
+    path = make_store(tmp_path)
+    for number in range(3):
+        rows = [{"val/acc": step / 10 + number / 100} for step in range(5)]
+        make_run(
+            path, f"a41{number}", rows, config={"lr": 10.0**-number, "same": 1}, started_ns=START_NS + number * 10**9
+        )
+    page = checked(Store(path)._repr_html_())
+    assert "lr" in page.text
+    assert "same" not in page.text
+    assert page.text.index("a412") < page.text.index("a410")
+    assert page.text.count("val/acc: ") == 3, "a curve for each run"
+    assert "<b>0.42</b>" in Store(path)._repr_html_()
+    table = overview(Store(path).runs(), group="config.same")
+    assert "0.41 ± 0.01" in checked(table._repr_html_()).text
+    assert "1 group of 3 runs" in checked(table._repr_html_()).text
+    checked(overview([])._repr_html_())

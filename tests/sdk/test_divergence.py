@@ -248,7 +248,7 @@ class TestStorage:
         assert found is not None
         assert found.first == (750, 750.0, 0.5)
         assert len(decoded) == 4
-        assert set(map(lambda low: low // 100, decoded)) <= {6, 7, 9}
+        assert {low // 100 for low in decoded} <= {6, 7, 9}
 
     def test_pieces_do_not_overlap(self, store: str) -> None:
         """Each step is in one piece, and together they are the series."""

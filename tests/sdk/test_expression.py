@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,8 +24,12 @@ RUN: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
+def utc() -> Iterator[None]:
+    """Days begin where the test says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
     time.tzset()
 
 

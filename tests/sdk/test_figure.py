@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import sdk
+from sdk import _greeting
 from sdk.errors import Error, NotFoundError, UsageError
 from sdk.query.curves import Line, Lines
 from sdk.query.figure import figure
@@ -107,7 +108,7 @@ def test_nothing_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install matplotlib" in str(caught.value)
 
 
-# -- run.plot() and store.plot()
+# -- what a run and a store draw of themselves
 
 
 @pytest.fixture
@@ -151,17 +152,22 @@ def test_a_store_draws_runs(store: Store) -> None:
         store.plot("val/acc", runs=[])
 
 
-def test_a_living_run_draws_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was logged until now; a disabled run says that there is nothing, and goes on."""
-    run = sdk.init(dir=tmp_path / "store", project="p", console="off")
-    for step in range(5):
-        run.log({"loss": 5.0 - step})
-    assert labels(run.plot("loss")) == ["loss   last 1   min 1"]
-    run.finish()
+def test_a_living_run_draws_itself(
+    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored of it until now; one that is disabled, or of which nothing is, says so and goes on."""
+    monkeypatch.setattr(_greeting, "_quiet", False)
+    path = make_store(tmp_path)
+    make_run(path, values=[{"loss": 5.0 - step} for step in range(5)], state=None)
+    run = sdk.init()
+    run._read = lambda store, run_id: Store(path).run("b41f")
+    assert run.plot("loss") is None
+    assert "nothing to draw: nothing is stored yet" in capsys.readouterr().err
+    run._read = lambda store, run_id: Store(path).run("a41f")
     assert labels(run.plot("loss", smooth=0.5)) == ["loss   last 1   min 1"]
-    disabled = sdk.init(mode="disabled")
-    assert disabled.plot("loss") is None
-    disabled.finish()
+    run.finish()
+    assert labels(run.plot()) == ["loss   last 1   min 1"]
+    assert sdk.init(mode="disabled").plot("loss") is None
     assert "nothing to draw: the run is disabled" in capsys.readouterr().err
 
 
@@ -174,4 +180,17 @@ def test_what_accompanies_a_run_is_drawn_over_its_time(tmp_path: Path) -> None:
     for cpu in (1.0, 2.0):
         observed.log({"system/cpu": cpu})
     run.seal()
-    assert Store(path).run("a41f").plot("system/cpu").axes[0].get_xlabel() == "time (UTC)"
+    assert Store(path).run("a41f").plot("system/cpu").axes[0].get_xlabel() == "seconds"
+
+
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/notebooks.md about figures do what it says."""
+    path = make_store(tmp_path)
+    for number in range(4):
+        config = {"lr": 1e-3, "method": "ab"[number % 2], "seed": number // 2}
+        make_run(path, f"a41{number}", [{"train/loss": 1.0, "val/acc": 0.5}] * 3, config=config)
+    monkeypatch.setenv("STEPD_DIR", path)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "notebooks.md").read_text(encoding="utf-8").split("## Figures")[1]
+    exec(compile(page.split("```python\n")[1].split("```")[0], "docs/notebooks.md", "exec"), {})
+    assert (tmp_path / "methods.pdf").read_bytes().startswith(b"%PDF")

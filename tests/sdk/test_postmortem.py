@@ -58,10 +58,11 @@ def seen(stream: StreamBuilder, seconds: float = 10.0, **told: Any) -> dict[str,
 
 
 def age(run: RunBuilder) -> None:
-    """Seals it as of an hour ago: what changed a moment ago may live elsewhere."""
-    before = os.stat(run.seal()).st_mtime - 3600
+    """Makes its files an hour old: what changed a moment ago may live elsewhere."""
     for name in os.listdir(run.directory):
-        os.utime(os.path.join(run.directory, name), (before, before))
+        path = os.path.join(run.directory, name)
+        before = os.stat(path).st_mtime - 3600
+        os.utime(path, (before, before))
 
 
 def why(store: str, *words: str) -> Result:
@@ -248,6 +249,7 @@ def test_a_hostile_store(store: str, ends: Any) -> None:
     )
     observer.meta({"stream": {"ends": ends}})
     main.log({"loss\x1b]0;x": "\x1b[31m", "_timestamp": "x"})
+    run.seal()
     age(run)
     result = why(store, "dead", "--all")
     assert result.exit_code == 0

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from sdk.errors import Error, NotFoundError, StoreError, UnsupportedError
+from sdk.errors import Error, NotFoundError, StoreError, UnsupportedError, UsageError
 from sdk.query.api import Api
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 
@@ -142,3 +143,42 @@ def test_artifacts_that_are_not_there(api: Api) -> None:
     assert not api.artifact_exists("a")
     assert api.artifacts("dataset", "a") == []
     assert api.run("a41f").logged_artifacts() == api.run("a41f").used_artifacts() == []
+
+
+def test_update(api: Api) -> None:
+    """What was changed is stored, under W&B's names; what a run was started with stays."""
+    run = api.run("a41f")
+    run.name, run.notes, run.group = "best", "hm", "g"
+    run.tags.append("kept")
+    run.config["method"] = "sgd"
+    run.summary["test"] = 0.9
+    assert (run.name, run.display_name, api.run("a41f").notes) == ("best", "best", "")
+    run.update()
+    found = api.run("a41f")
+    assert (found.name, found.notes, found.group, found.tags[-1]) == ("best", "hm", "g", "kept")
+    assert (found.config["method"], found.summary["test"]) == ("sgd", 0.9)
+    files = os.listdir(found.stored.directory)
+    found.update()
+    assert os.listdir(found.stored.directory) == files
+    found.config["method"] = "adam"
+    with pytest.raises(UsageError, match="the run was started with 'sgd'"):
+        found.update()
+    found.load()
+    del found.config["method"]
+    with pytest.raises(UsageError, match="out of the config"):
+        found.update()
+
+
+def test_update_of_the_summary(api: Api) -> None:
+    """`summary.update()` stores it at once: values that came, that changed, that went."""
+    run = api.run("a41f")
+    run.summary.update({"test": 1, "other": 2})
+    run.summary.update({"test": 3}, overwrite=False)
+    assert api.run("a41f").summary["test"] == 1
+    del run.summary["other"]
+    run.summary["test"] = 4
+    run.summary.update()
+    found = api.run("a41f").summary
+    assert (found["test"], "other" in found) == (4, False)
+    run.load()
+    assert run.summary == found

@@ -79,6 +79,14 @@ def test_patterns(store: str) -> None:
         read_lines(runs(store, "a"), ["train/t*"])
 
 
+def test_no_more_lines_than_asked_for(store: str) -> None:
+    """Keys beyond so many lines are not read, and that is noted."""
+    make_run(store, "a", [{f"k{n}": 1.0 for n in range(9)}])
+    found = read_lines(runs(store, "a"), ["k*"], lines_max=3)
+    assert [line.key for line in found.lines] == ["k0", "k1", "k2"]
+    assert found.notes == ["3 lines are drawn: 3 of 9 keys"]
+
+
 def test_what_cannot_be_drawn(store: str) -> None:
     """Texts and keys that no run holds are errors with a cure; runs that lack a key are counted."""
     make_run(store, "a", [{"loss": 1.0, "text": "x"}])
@@ -294,6 +302,41 @@ def test_gaps_and_resumes(store: str) -> None:
     (line,) = read_lines(runs(store, "a"), ["loss"], x="half").lines
     assert line.attempts == [5]
     assert 6 <= line.gaps[0][0] <= 6.5
+
+
+def test_many_gaps_are_joined_where_they_are_nearest() -> None:
+    """A line has few marks, whatever a store says."""
+    assert curves._joined([]) == []
+    assert curves._joined([(1, 5), (2, 3), (6, 7), (9, 9)]) == [(1, 7), (9, 9)]
+    many = [(2 * n + 1000 * (n // 10), 2 * n + 1000 * (n // 10)) for n in range(20_000)]
+    found = curves._joined(many)
+    assert len(found) == curves._MARKS_MAX
+    assert (found[0][0], found[-1][1]) == (many[0][0], many[-1][1])
+
+
+def test_the_largest_floats(store: str) -> None:
+    """Values whose sums and distances are no floats any more are grouped, smoothed and placed; nothing warns."""
+    for name in ("a", "b"):
+        values = [{"loss": sign * 1.7e308, "at": sign * 1.6e308} for sign in (-1, 1, -1, 1)] * 400
+        make_run(store, name, values)
+    for how in (
+        {"group": ["project"], "band": "minmax"},
+        {"x": "at"},
+        {"group": ["project"], "band": "std", "x": "at"},
+    ):
+        for line in read_lines(runs(store, "a", "b"), ["loss"], smooth=0.5, points=50, **how).lines:  # type: ignore[arg-type]
+            assert numpy.isfinite(line.y).all()
+
+
+def test_what_was_observed_is_over_the_time(store: str) -> None:
+    """Its steps are no steps of the training, so that without an axis the time since the run was created is taken."""
+    run = RunBuilder(store, "a")
+    run.stream().log({"loss": 1.0})
+    run.stream("system").log({"system/cpu": 0.5})
+    run.seal()
+    assert read_lines(runs(store, "a"), ["system/cpu"]).x_name == "relative"
+    assert read_lines(runs(store, "a"), ["loss", "system/cpu"]).x_name == "relative"
+    assert read_lines(runs(store, "a"), ["system/cpu"], x="step").x_name == "step"
 
 
 def test_a_compacted_run_gives_the_same_line(store: str) -> None:

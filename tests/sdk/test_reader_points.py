@@ -284,7 +284,7 @@ def test_all_streams(store: str) -> None:
     assert len(few.stream) == len(few) <= 50
 
 
-def test_what_cannot_be_points(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_points(store: str) -> None:
     """Texts, an unknown key, a number that is none, a library that is not there: each says what it is, and what to do."""
     make_run(store, "a41f", [{"s": "x", "v": 1.0}] * 30)
     run = opened(store)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk.reader import listing
+from sdk.reader import digest, listing
 from tests.builders import compact, make_run, make_store
 
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
@@ -43,3 +43,7 @@ def test_the_numbers_of_the_cache() -> None:
     assert listing._HEAD.size == struct.calcsize("<8sII") == 16
     assert f"more than {listing.SETTLED_SECONDS:.0f} s old" in text
     assert f"longer than {listing._CONFIG_BYTES_MAX // 1024} KiB" in text
+    assert f"longer than {digest.DIGEST_BYTES_MAX // 1024} KiB" in text
+    assert f"at most {digest._SERIES_MAX} series" in text
+    assert f"more than {digest.ROW_BYTES_MAX >> 20} MiB of the run" in text
+    assert f"at most {digest._TEXT_CHARACTERS_MAX} characters" in text

@@ -57,6 +57,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "sdk/journal/": ("*", "rings, likewise"),
     "sdk/_aside.py": ("os.pread", "rings, likewise"),
     "sdk/_spool.py": ("os.unlink", "rings, likewise"),
+    "sdk/query/stacks.py": ("os.fstat shutil.which", "the user's own source files, which stacks name; where py-spy is"),
     "sdk/reader/state.py": ("os.path.exists", "rings, likewise"),
     "daemon/ingest/dead.py": ("os.path.exists os.unlink", "rings"),
     "daemon/ingest/rings.py": ("os.fstat os.lstat", "rings, likewise"),
@@ -68,6 +69,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "daemon/commands/export.py": (
         "open os.path.exists os.path.isfile os.path.realpath os.replace os.unlink",
         "writes where its user says",
+    ),
+    "daemon/commands/report.py": (
+        "open os.path.exists os.path.isdir os.path.isfile os.path.realpath os.replace os.unlink",
+        "likewise",
     ),
     "daemon/commands/media_files.py": (
         "os.makedirs os.path.lexists os.path.realpath os.rename shutil.rmtree",
@@ -85,6 +90,7 @@ TOUCHES: dict[str, tuple[str, str]] = {
     ),
     "daemon/doctor/": ("*", "looks at the machine itself; what it writes to measure is its own, and gone afterwards"),
     "daemon/observe/gpu.py": ("os.path.exists", "/dev, to see whose accelerators there are"),
+    "daemon/observe/ends.py": ("open", "/proc"),
     "daemon/observe/machine.py": ("open os.path.exists os.stat", "/proc and /sys"),
     "daemon/observe/processes.py": ("open os.listdir", "/proc"),
     "daemon/server.py": ("logging.handlers.RotatingFileHandler", "its log is logging's own file"),

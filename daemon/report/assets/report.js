@@ -128,7 +128,7 @@
       axes: [Object.assign(axisLook(time ? undefined : many), { size: time ? 44 : 30 }), Object.assign(axisLook(many), { size: 62 })],
       series: [{}].concat(lines.map(function (one) {
         var ink = colour(one.run);
-        return { stroke: one.faint ? hexAlpha(ink, 0.25) : ink, width: one.faint ? 1 : 1.6, spanGaps: true, points: { show: one.table[0].length < 2 } };
+        return { stroke: one.faint ? hexAlpha(ink, 0.25) : ink, width: one.faint ? 1 : 1.6, dash: one.run >= COLOURS ? [5, 3] : undefined, spanGaps: true, points: { show: one.table[0].length < 2 } };
       })),
       hooks: {
         drawClear: [marks(lines, mode)],
