@@ -698,7 +698,7 @@ def test_an_error_of_a_signal_handler_is_not_taken_for_a_value_that_cannot_be_pa
 
     def log_until_interrupted() -> None:
         nonlocal calls
-        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.1)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 1.0)
         while True:
             calls += 1
             log({"call": calls})
@@ -1072,7 +1072,7 @@ def test_ten_thousand_interrupts(alarm: Callable[[Any], None]) -> None:
         # A function of its own: CPython 3.13.0 takes a signal at the jump back of a loop for one outside of the `try`.
         nonlocal made, returned
         # Again after a while: an exception out of a gc callback (hypothesis has one) goes nowhere.
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.00006), 0.1)
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.00006), 1.0)
         while made < last:
             made += 1
             log_in_some_way(log_journal, {"m": made}, made % 7)

@@ -399,7 +399,7 @@ def test_interrupts_while_records_wait(fake: Fake, alarm: Callable[[Any], None])
 
     def log_until_interrupted(last: int) -> None:
         nonlocal made, returned
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00002, 0.0004), 0.1)
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00002, 0.0004), 1.0)
         while made < last:
             made += 1
             log_journal.log({"m": made if made % 3 else fake.on_device(made)})
