@@ -6,8 +6,7 @@ million is seen. Cells have one colour: what is faint (values behind a smoothed 
 
 Why no library: a command has 0.5 s for its first chart, of which Python, click, numpy and reading take most. To import and to draw 7
 lines of 2,000 points costs plotext 6.1 (a C++ kernel through ctypes) 0.13 + 0.17 s, plotext 5.3 0.09 + 0.15 s, plotille 6.0 0.03 + 0.1 s,
-this 0.01 + 0.01 s (docs/plot.md#why-no-library). None of them leaves a line faint behind another, marks what is missing, draws several
-lines without colours, or has room for a legend but on top of the data.
+this 0.01 + 0.01 s. What else we missed in what they drew is in docs/plot.md#why-no-library.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ _SIZES = ("memory", "gpu memory")
 _COMMIT_CHARACTERS = 12
 # Of a section so many lines are printed without --all: two environments may have nothing in common.
 _LINES_MAX = 30
+_SERIES_MAX = 60
 
 
 _PARTS = (*SECTIONS, "results", "series")
@@ -82,7 +83,7 @@ def command(
         if code:
             _print_code(compared)
         if "results" in only:
-            _print_results(compared, patterns)
+            _print_results(compared, patterns, everything)
     if not patterns and "series" in only:
         keys = compared.shared_keys()
     if as_json:
@@ -233,18 +234,23 @@ def _text(name: str, value: Any) -> str:
 
 def _print_code(compared: Comparison) -> None:
     titles = titles_of(compared.runs)
+    is_same = True
     for name, place, lines in compared.code_diffs(_DIFF_LINES_MAX):
+        is_same = False
         click.echo("\n" + click.style(f"{clean(name)}: {titles[0]} and {titles[place]}", bold=True))
         for line in lines:
             color = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             click.echo("  " + click.style(clean(line.replace("\t", "    ")), fg=color))
+    if is_same:
+        click.echo("\nNo patch or script that was kept differs.")
 
 
 # Results.
 
 
-def _print_results(compared: Comparison, patterns: Sequence[str]) -> None:
-    results = compared.results(patterns)
+def _print_results(compared: Comparison, patterns: Sequence[str], everything: bool) -> None:
+    found = compared.results(patterns)
+    results = found if everything else found[:_LINES_MAX]
     measures = compared.measures()
     rows: list[tuple[str, list[str]]] = [
         (fact.name, [_measure_text(fact.name, value) for value in fact.values]) for fact in measures
@@ -255,6 +261,8 @@ def _print_results(compared: Comparison, patterns: Sequence[str]) -> None:
         if not is_plain:
             rows.append((f"{result.key} {result.goal}", _marked(result.best, result.best_run)))
     _print_rows("results", compared.runs, rows)
+    if len(results) < len(found):
+        click.echo(f"  ({len(found) - len(results):,} more: --all, or --keys PATTERN)")
     if any(result.best_run is not None or result.best_last is not None for result in results):
         click.echo(f"  * the {'better' if len(compared.runs) == 2 else 'best'} one")
 
@@ -296,10 +304,13 @@ def _print_series(
         if everything or not all(one is None or one.is_same for one in row):
             if not shown:
                 click.echo("\n" + click.style(table.head(), bold=True))
-            click.echo(table.row(key, row))
+            if everything or shown < _SERIES_MAX:
+                click.echo(table.row(key, row))
             shown += 1
         else:
             same += 1
+    if shown > _SERIES_MAX and not everything:
+        click.echo(f"  ({shown - _SERIES_MAX:,} more differ: --all, or --keys PATTERN)")
     until = "" if fail_before is None else f" before step {fail_before:,}"
     if shown and same:
         click.echo(f"  ({same:,} more the same{until}, bit by bit)")

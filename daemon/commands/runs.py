@@ -98,9 +98,11 @@ def _page() -> Page:
 
 
 def _unread_line(table: Overview) -> str:
-    names = ",".join(column.name for column in table.columns if column.name.startswith("best:"))
+    from daemon.commands.runs_table import pasted
+
+    names = pasted([column.name for column in table.columns if column.name.startswith("best:")])
     runs = f"{table.unread:,} run{'s' if table.unread > 1 else ''}"
-    return f"the series of {runs} were not read, which takes long; to read them: --columns {clean(names)}"
+    return f"the series of {runs} were not read, which takes long; to read them: --columns {names}"
 
 
 def _nothing(where: str, runs: Sequence[Run], project: str | None, condition: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -87,8 +88,13 @@ def table_lines(table: Overview, page: Page) -> list[str]:
 
 
 def _left_out(names: Sequence[str], page: Page) -> str:
-    text = f"+ {len(names)} more column{'s' if len(names) > 1 else ''}: --columns {','.join(map(clean, names))}"
+    text = f"+ {len(names)} more column{'s' if len(names) > 1 else ''}: --columns {pasted(names)}"
     return _cut(text, page.width, page) if page.width is not None else text
+
+
+def pasted(names: Sequence[str]) -> str:
+    """Columns as they can be pasted into a shell, whatever a store calls them."""
+    return shlex.quote(clean(",".join(names)))
 
 
 # Values.

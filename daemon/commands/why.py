@@ -14,6 +14,7 @@ import click
 
 from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, value_text, when_text
 from daemon.commands.service import clean, directory_option
+from sdk._greeting import count
 from sdk.errors import NotFoundError
 from sdk.query.hanging import OUTCOMES, Pace, is_library, pace_text, who_text
 from sdk.query.postmortem import Postmortem, choose, postmortem
@@ -210,12 +211,12 @@ def _print_stacks(page: _Page, processes: Sequence[Process]) -> None:
             page.part(_group_title(group, len(processes)), list(_frame_lines(group, page)))
     others = [group for group in groups if not group.is_main]
     if not page.everything:
-        page.part("other threads", [_one_line(group, len(processes)) for group in others])
+        page.part("other threads", [_one_line(group) for group in others])
     quiet = [process for process in processes if process.outcome != ANSWERED]
     page.part("not answered", list(_quiet_lines(quiet, page.everything)))
 
 
-def _group_title(group: Group, count: int) -> str:
+def _group_title(group: Group, processes: int) -> str:
     names = sorted({clean(thread.name) for _, thread in group.members})
     name = (
         names[0]
@@ -223,7 +224,7 @@ def _group_title(group: Group, count: int) -> str:
         else f"{len(group.members)} threads ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
     )
     process, thread = group.members[0]
-    who = f" of {who_text([process for process, _ in group.members])}" if count > 1 else f", process {process.pid}"
+    who = f" of {who_text([process for process, _ in group.members])}" if processes > 1 else f", process {process.pid}"
     source = f", by {process.source}" if process.source != "process" else ""
     return f"{name}{who}{source}{', holds the GIL' if thread.has_gil else ''} (innermost call first)"
 
@@ -241,11 +242,11 @@ def _frame_lines(group: Group, page: _Page) -> Iterator[str]:
             folded += 1
             continue
         if folded:
-            yield f"({folded} calls in libraries)"
+            yield f"({count(folded, 'call')} in libraries)"
         folded, shown = 0, shown + 1
         yield _frame_text(frame, page.everything)
     if folded:
-        yield f"({folded} more calls)"
+        yield f"({folded} more {'call' if folded == 1 else 'calls'})"
 
 
 def _frame_text(frame: Frame, whole: bool) -> str:
@@ -254,7 +255,7 @@ def _frame_text(frame: Frame, whole: bool) -> str:
     return clean(f"{path}:{frame.line}  {frame.function}{text}")
 
 
-def _one_line(group: Group, count: int) -> str:
+def _one_line(group: Group) -> str:
     thread = group.members[0][1]
     who = f" ×{len(group.members)}" if len(group.members) > 1 else ""
     frame = next((frame for frame in group.frames if not is_library(frame.file)), None)
@@ -272,7 +273,9 @@ def _quiet_lines(quiet: Sequence[Process], everything: bool) -> Iterator[str]:
         some = [process for process in quiet if process.outcome == outcome]
         yield f"{who_text(some)}: {OUTCOMES[outcome]}"
     for process in quiet if everything else quiet[:1]:
-        for task in process.tasks[: None if everything else 4]:
+        for task in process.tasks:
+            if not (everything or task.state in "RD" or task.id in (process.pid, process.busy)):
+                continue
             waits = f", in {clean(task.call or task.waits_in)}" if task.call or task.waits_in else ""
             yield f"  thread {task.id} {clean(task.name)}: {_STATES.get(task.state, task.state)}{waits}, {task.cpu_seconds:.1f} s of CPU"
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sdk._greeting import bytes_text, count
 from sdk.errors import Error
 from sdk.reader import MediaItem, Run
+from sdk.reader.logs import LogLine
 from sdk.reader.media import items_in
 from sdk.reader.pictures import duration, number
 from sdk.reader.plain import to_json
@@ -20,9 +21,10 @@ from .markup import Markup, join, plain, tag
 
 # Limits: of what one run may fill.
 _CELL_CHARACTERS_MAX = 300
+_CELLS_MAX = 20_000
 _ROWS_MAX = 400
-_LINES_CHARACTERS_MAX = 40_000
-_PACKAGES_BYTES_MAX = 20_000
+LINES_CHARACTERS_MAX = 40_000
+PACKAGES_BYTES_MAX = 20_000
 _GAPS_MAX = 20
 _NESTING_MAX = 8
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -141,17 +143,18 @@ def matrix(
         first: Names that come first among those that differ.
         what: What the names are names of.
     """
+    rows_max = min(_ROWS_MAX, _CELLS_MAX // max(len(runs), 1))
     names = list(dict.fromkeys([*first, *sorted({name for one in maps for name in one})]))
     rows = {name: [shown(one[name]) if name in one else "" for one in maps] for name in names}
     rows = {name: cells for name, cells in rows.items() if any(cell not in ("", None) for cell in cells)}
     if len(runs) == 1:
-        return _columns(["", ""], dict(list(rows.items())[:_ROWS_MAX]), len(rows))
+        return _columns(["", ""], dict(list(rows.items())[:rows_max]), len(rows))
     differing = {name: cells for name, cells in rows.items() if len(set(map(_key, cells))) > 1}
     same = {name: cells[:1] for name, cells in rows.items() if name not in differing}
     heads = [join([swatch(place), " ", run.name or run.id]) for place, run in enumerate(runs)]
-    parts = [_columns(["", *heads], dict(list(differing.items())[:_ROWS_MAX]), len(differing))] if differing else []
+    parts = [_columns(["", *heads], dict(list(differing.items())[:rows_max]), len(differing))] if differing else []
     if same:
-        folded = _columns(["", "all"], dict(list(same.items())[:_ROWS_MAX]), len(same))
+        folded = _columns(["", "all"], dict(list(same.items())[:rows_max]), len(same))
         title = f"{count(len(same), what.rstrip('s'))}, the same in all runs"
         parts.append(tag("details", tag("summary", title), folded))
     return join(parts)
@@ -198,8 +201,12 @@ def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Calla
 # -- where it came from ----------------------------------------------------------------------------------------------------
 
 
-def environment_section(runs: Sequence[Run]) -> Markup:
-    """Command, code, machine and packages, what differs first."""
+def environment_section(runs: Sequence[Run], room: int = PACKAGES_BYTES_MAX) -> Markup:
+    """Command, code, machine and packages, what differs first.
+
+    Args:
+        room: For each list of packages, in bytes.
+    """
     maps = []
     for run in runs:
         told = {name: value for name, value in run.context.items() if name not in _CONTEXT_OMITTED}
@@ -210,7 +217,7 @@ def environment_section(runs: Sequence[Run]) -> Markup:
     parts = [matrix(runs, maps, what="facts")]
     packages: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
-        listed = _packages(run)
+        listed = _packages(run, room)
         if listed:
             packages.setdefault(listed, []).append(place)
     for listed, places in packages.items():
@@ -220,26 +227,30 @@ def environment_section(runs: Sequence[Run]) -> Markup:
     return join(parts)
 
 
-def _packages(run: Run) -> str:
+def _packages(run: Run, room: int) -> str:
     """The list of packages that the run kept, "" without one."""
     told = run.context.get("packages")
     name = told.get("file") if isinstance(told, dict) else None
     if not isinstance(name, str):
         return ""
     with contextlib.suppress(Error, OSError), run.file(name).open() as file:
-        return file.read(_PACKAGES_BYTES_MAX).decode("utf-8", "replace")
+        return file.read(room).decode("utf-8", "replace")
     return ""
 
 
 # -- what it printed ---------------------------------------------------------------------------------------------------------
 
 
-def console_of(run: Run, lines: int) -> Markup | None:
-    """The last lines of a run's console, log records marked by their level."""
+def console_of(run: Run, lines: int, room: int = LINES_CHARACTERS_MAX) -> Markup | None:
+    """The last lines of a run's console, log records marked by their level.
+
+    Args:
+        room: In characters; earlier lines are left out for it.
+    """
     if not lines or not run.has_console:
         return None
-    room, parts = _LINES_CHARACTERS_MAX, []
-    for line in run.logs(last=lines):
+    parts = []
+    for line in reversed(list(run.logs(last=lines))):
         text = f"… {count(line.missed, 'line')} missing: {line.why}" if line.missed else _ESCAPES.sub("", line.text)
         if line.level is not None:
             text = f"{line.level_name} {line.logger or ''}: {text}"
@@ -248,25 +259,28 @@ def console_of(run: Run, lines: int) -> Markup | None:
         room -= len(text)
         if room < 0:
             break
-        level = line.level or 0
-        kind = (
-            "error"
-            if level >= 40
-            else "warning"
-            if level >= 30 or line.missed
-            else "err"
-            if line.source == "stderr"
-            else ""
-        )
-        parts.append(tag("span", text, "\n", class_=kind or None))
+        parts.append(tag("span", text, "\n", class_=_look(line) or None))
+    parts.reverse()
     return tag("pre", parts, tabindex="0") if parts else None
+
+
+def _look(line: LogLine) -> str:
+    """How a line stands out: by its level, or by where it was printed."""
+    level = line.level or 0
+    if level >= 40:
+        return "error"
+    return "warning" if level >= 30 or line.missed else "err" if line.source == "stderr" else ""
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------------------
 
 
-def health_of(run: Run) -> Markup:
-    """How it ended, and what is not in the data: nothing is hidden."""
+def health_of(run: Run, room: int = LINES_CHARACTERS_MAX) -> Markup:
+    """How it ended, and what is not in the data: nothing is hidden.
+
+    Args:
+        room: For the traceback, in characters; its end stays.
+    """
     gaps, damage = run.gaps, run.damage
     dropped = sum(gap.count for gap in gaps)
     attempts = max((stream.attempt for stream in run.streams), default=1)
@@ -283,5 +297,5 @@ def health_of(run: Run) -> Markup:
     error = run.error
     ended = [tag("p", f"ended by {error.type}: {_cut(error.message)}")] if error is not None else []
     if error is not None and error.traceback:
-        ended.append(tag("pre", plain(error.traceback)[:_LINES_CHARACTERS_MAX], tabindex="0"))
+        ended.append(tag("pre", plain(error.traceback)[-room:], tabindex="0"))
     return join([tag("ul", [tag("li", line) for line in lines]), ended])

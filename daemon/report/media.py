@@ -28,6 +28,8 @@ _CELLS_MAX = 30
 _PICTURE_BYTES_MIN = 12_000
 # Limit: what is larger is not read for a report; a film of this size would not fit anyway.
 _READ_BYTES_MAX = 256 << 20
+# Limit: a table is read whole for its first rows; as Python's objects it takes about ten times as much.
+_TABLE_BYTES_MAX = 32 << 20
 _BASE64 = 4 / 3
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"), (8, b"WEBP", "image/webp"),
@@ -96,13 +98,13 @@ def _newest(runs: Sequence[Run], patterns: Sequence[str], newest: int) -> list[_
             if key not in chosen or run.metric(key).hidden:
                 continue
             items = run.media(key)
-            wanted = items[-(1 if kind in ("table", "histogram", "chart") else newest) :]
+            # Of a list the first ones, of the newest step first.
+            wanted = sorted(items, key=lambda item: (-item.step, item.index))
+            wanted = wanted[: 1 if kind in ("table", "histogram", "chart") else newest]
             whose = facts.label(run) if len(runs) > 1 else ""
             entries.setdefault(key, []).extend(
-                _Entry(place, key, len(wanted) - 1 - at, item, whose) for at, item in enumerate(wanted)
+                _Entry(place, key, rank, item, whose) for rank, item in enumerate(wanted)
             )
-    for found in entries.values():
-        found.sort(key=lambda entry: (entry.run, -entry.item.step, entry.item.index))
     return [entry for key in sorted(entries) for entry in entries[key]]
 
 
@@ -243,13 +245,15 @@ def _histogram(item: MediaItem, room: int) -> Markup | None:
 
 
 def _table(item: MediaItem, room: int) -> Markup | None:
+    if item.size > _TABLE_BYTES_MAX:
+        return _named(item, room)
     return _rows(item, item.columns, item.rows, room)
 
 
 def _chart(item: MediaItem, room: int) -> Markup | None:
     """The table of a chart, which is all that was logged of it but a name."""
     table = item.value.get("table")
-    if not isinstance(table, MediaItem) or table.kind != "table":
+    if not isinstance(table, MediaItem) or table.kind != "table" or table.size > _TABLE_BYTES_MAX:
         return _named(item, room)
     return _rows(table, table.columns, table.rows, room)
 

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from sdk import __version__, clock
 from sdk._greeting import count
+from sdk.errors import NotFoundError
 from sdk.query.overview import differing_config, goal_of
 from sdk.reader import Run
+from sdk.reader.names import list_names, nearest
 
 from . import facts
 from .budget import CHARTS_SHARE, SIZE_MIN, Budget
@@ -27,6 +29,9 @@ RUNS_MAX = 50
 _CONSOLE_LINES = 100
 _CONSOLE_LINES_OF_MANY = 20
 _MANY = 10
+# Of the size: what each of the console, the packages and the tracebacks of all runs may fill.
+_WORDS_SHARE = 0.1
+_ROOM_MIN = 1000
 
 
 class Wishes(NamedTuple):
@@ -74,7 +79,8 @@ def report(runs: Sequence[Run], wishes: Wishes, tell: Callable[[str], None] = la
     tell("facts")
     scripts, style = [asset("uplot.js"), asset("report.js")], join([asset("uplot.css"), asset("report.css")])
     budget.take(sum(map(len, scripts)) + len(style) + 4000)
-    words = _words(runs)
+    _check_keys(runs, wishes.keys)
+    words = _words(runs, int(budget.size_max * _WORDS_SHARE / max(len(runs), 1)))
     budget.take(sum(len(part) for _, _, part in words))
     tell("charts")
     charts = read_charts(runs, numeric_keys(runs, wishes.keys), wishes.points, budget, int(budget.left * CHARTS_SHARE))
@@ -106,10 +112,25 @@ def _title(runs: Sequence[Run]) -> str:
     return f"{count(len(runs), 'run')} of {', '.join(projects[:3]) or 'a store'}"
 
 
-def _words(runs: Sequence[Run]) -> list[tuple[str, str, Markup]]:
-    """The sections whose size does not depend on what is left: id, title, content."""
+def _check_keys(runs: Sequence[Run], patterns: Sequence[str]) -> None:
+    """Raises NotFoundError where no run has anything of a name or pattern."""
+    for pattern in patterns:
+        if not any(_known(run).intersection(run.keys_like([pattern])) for run in runs):
+            near = nearest(pattern, set().union(*map(_known, runs)))
+            told = f" Nearest: {list_names(near)}." if near else ""
+            raise NotFoundError(f"no run of the report has a key {pattern!r}.{told}", hint=f"stepd show {runs[0].id}")
+
+
+def _known(run: Run) -> set[str]:
+    return {*run.all_keys(), *run.keys(kind="system")}
+
+
+def _words(runs: Sequence[Run], room: int) -> list[tuple[str, str, Markup]]:
+    """The sections whose size does not depend on what is left: id, title, content. `room` is what each part of a run may fill."""
+    room = max(room, _ROOM_MIN)
+    text, packages = min(room, facts.LINES_CHARACTERS_MAX), min(room, facts.PACKAGES_BYTES_MAX)
     lines = _CONSOLE_LINES if len(runs) <= _MANY else _CONSOLE_LINES_OF_MANY
-    console = [(run, found) for run in runs if (found := facts.console_of(run, lines)) is not None]
+    console = [(run, found) for run in runs if (found := facts.console_of(run, lines, text)) is not None]
     return [
         (
             "config",
@@ -117,8 +138,12 @@ def _words(runs: Sequence[Run]) -> list[tuple[str, str, Markup]]:
             facts.matrix(runs, [facts.flat(run.config) for run in runs], first=differing_config(runs)),
         ),
         ("console", "Console", join(_of_run(runs, run, found, open_=len(runs) == 1) for run, found in console)),
-        ("environment", "Environment", facts.environment_section(runs)),
-        ("health", "Health", join(_of_run(runs, run, facts.health_of(run), open_=len(runs) <= _MANY) for run in runs)),
+        ("environment", "Environment", facts.environment_section(runs, packages)),
+        (
+            "health",
+            "Health",
+            join(_of_run(runs, run, facts.health_of(run, text), open_=len(runs) <= _MANY) for run in runs),
+        ),
     ]
 
 
@@ -170,7 +195,8 @@ def _media_section(shown: Shown) -> Markup:
 
 
 def _tables_section(shown: Shown) -> Markup:
-    return join(tag("section", tag("h3", title), found, class_="key") for title, found in shown.tables)
+    found = [tag("section", tag("h3", title), one, class_="key") for title, one in shown.tables]
+    return tag("div", found, class_="gallery") if found else Markup()
 
 
 def _page(

@@ -112,7 +112,10 @@ class Comparison(NamedTuple):
         """The ends of all series of numbers that some run has; those of `patterns` where there are any."""
         found = [Values(run) for run in self.runs]
         names = dict.fromkeys(key for values in found for key in values.series_names())
-        return [result for key in chosen(names, patterns) if (result := _result(key, found)) is not None]
+        keys = chosen(names, patterns)
+        for values in found:
+            values.wanted = keys
+        return [result for key in keys if (result := _result(key, found)) is not None]
 
     def shared_keys(self, patterns: Sequence[str] = ()) -> list[str]:
         """The series that all runs have, media left out; those of `patterns` where there are any.
@@ -139,14 +142,10 @@ class Comparison(NamedTuple):
         Args:
             tolerance, before, moved: As in `first_difference`.
         """
-        from .divergence import first_difference
+        from .divergence import differences
 
         reference, *others = self.runs
-        for key in keys:
-            yield [
-                first_difference(reference, other, key, tolerance=tolerance, before=before, moved=moved)
-                for other in others
-            ]
+        return differences(reference, others, keys, tolerance=tolerance, before=before, moved=moved)
 
     def code_diffs(self, lines_max: int) -> Iterator[tuple[str, int, list[str]]]:
         """(name of the file, place of the other run, unified diff of the first run's to that one's) of what was kept of the code and

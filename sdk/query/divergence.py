@@ -9,7 +9,7 @@ exactly its value, and `Divergence.kinds` tells. Beside that a tolerance may be 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
@@ -91,14 +91,34 @@ def first_difference(
     Raises:
         StoreError: Segments keep disappearing.
     """
-    for _ in range(TRIES_MAX):
-        try:
-            with looked_at(one, other):
+    found = differences(one, [other], [key], tolerance=tolerance, before=before, moved=moved)
+    return next(found)[0]
+
+
+def differences(
+    one: Run, others: Sequence[Run], keys: Iterable[str], *, tolerance: float | None = None, before: int | None = None,
+    moved: Callable[[int], None] = lambda count: None,
+) -> Iterator[list[Divergence | None]]:  # fmt: skip
+    """For each key how it differs between the first run and each other one, as it is found out. All are looked at once, in the beginning:
+    of runs that go on nothing later counts.
+
+    Args:
+        tolerance, before, moved: As in `first_difference`.
+    """  # fmt: skip
+
+    def difference(key: str, other: Run) -> Divergence | None:
+        for _ in range(TRIES_MAX):
+            try:
                 sides = _Side(pieces_of(one, key), before), _Side(pieces_of(other, key), before)
                 return _Walk(key, sides, tolerance, moved).run() if all(side.holds for side in sides) else None
-        except Gone:
-            continue
-    raise StoreError(f"segments of run {one.id!r} or {other.id!r} keep disappearing")
+            except Gone:
+                one.refresh()
+                other.refresh()
+        raise StoreError(f"segments of run {one.id!r} or {other.id!r} keep disappearing")
+
+    with looked_at(one, *others):
+        for key in keys:
+            yield [difference(key, other) for other in others]
 
 
 class _Side:

@@ -152,9 +152,12 @@ def signal_name(number: int) -> str:
 
 
 def kernel_lines(found: Findings) -> list[KernelLine]:
-    """All lines of the kernel's log that are known, each once, in order."""
-    told = [line for end in found.ends for line in end.lines or ()]
-    return sorted({(line.kind, line.pid, line.text): line for line in [*told, *(found.lines or ())]}.values())
+    """What is known of the kernel's log, each line once, in order."""
+    told = [*(line for end in found.ends for line in end.lines or ()), *(found.lines or ())]
+    killed = {line.pid for line in told if line.kind == "oom" and not line.text.startswith("oom-kill:")}
+    # Of the two lines that the OOM killer writes about a process the second one has the numbers.
+    chosen = [line for line in told if not (line.text.startswith("oom-kill:") and line.pid in killed)]
+    return sorted({(line.kind, line.pid, line.text): line for line in chosen}.values())
 
 
 def gib(count: float) -> str:
@@ -215,7 +218,9 @@ def _oom(found: Findings) -> Iterator[Verdict]:
         "fewer DataLoader workers, a smaller batch, or more memory for the job; stepd plot RUN system/memory_rss shows how it grew",
     )
     held = next((int(match[1]) << 10 for line in named if (match := _RSS.search(line.text)) is not None), None)
-    how = f" (it held {gib(held)})" if held and not found.memory.limit else _memory_text(found.memory)
+    how = _memory_text(found.memory)
+    if held:
+        how = f" (it held {gib(held)}{f' of the {gib(limit)} that its cgroup may have' if (limit := found.memory.limit) else ''})"
     if any(line.pid in pids for line in named):
         yield Verdict("oom-killer", f"The kernel's OOM killer killed it{how}: its log says so.", CERTAIN, advice)
     elif end is not None and end.oom_kills:

@@ -107,7 +107,9 @@ class Values:
 
     def range(self, key: str) -> Range | None:
         """What is known of the numbers under a key."""
-        if self.digest is not None and (key in self.digest.series or (self.digest.is_whole and not _is_apart(key))):
+        if self.digest is not None and (
+            key in self.digest.series or (self.digest.has_all_series and not _is_apart(key))
+        ):
             return self.digest.series.get(key)
         if self.is_quick:
             return self._ranges.get(key)
@@ -187,8 +189,8 @@ def _goal(definitions: Definitions, key: str) -> Goal:
 
 
 def _is_apart(key: str) -> bool:
-    """Whether a key is of what was observed beside the training, of which a digest tells nothing."""
-    return key.startswith("system/")
+    """Whether a digest tells nothing of a key: one that was observed beside the training, or begins with an underscore."""
+    return key.startswith(("system/", "_"))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

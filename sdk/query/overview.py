@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -91,7 +92,9 @@ class Overview(NamedTuple):
         from ..reader.cards import table_card
 
         what = "group" if self.by else "run"
-        head = f"{len(self.groups):,} {what}{'' if len(self.groups) == 1 else 's'}" + (f" of {self.total:,} runs" if self.by or self.total > len(self.groups) else "")
+        head = f"{len(self.groups):,} {what}{'' if len(self.groups) == 1 else 's'}" + (
+            f" of {self.total:,} runs" if self.by or self.total > len(self.groups) else ""
+        )
         return table_card(self, clock.wall_ns() / 1e9, head, len(self.groups))
 
     @property
@@ -135,6 +138,7 @@ def select(runs: Iterable[Run], where: str | None = None, sort: str | None = Non
 def _selected(found: list[Values], where: str | None, sort: str | None) -> list[Values]:
     condition = parse(where) if where is not None else None
     order = parse_list(sort, signed=True) if sort is not None else []
+    _want(found, order if condition is None else [condition, *order])
     if condition is not None:
         check_names([condition], found)
         found = [one for one in found if condition.matches(one)]
@@ -164,7 +168,9 @@ def _no_name(name: str, found: Sequence[Values]) -> NotFoundError:
     near = [known[each][0] for each in nearest(key, sorted(known, key=lambda each: _parts(known[each][0])[0] != kind))]
     names = near or [each[0] for each in known.values() if each[0] not in FACTS][:5] or sorted(FACTS)
     count = f"none of {len(found):,} runs has" if len(found) > 1 else "the run does not have"
-    return NotFoundError(f"{count} {name!r}. Nearest: {list_names(names)}", hint=f"stepd runs --columns {names[0]}")
+    # Why quoted: a key may come from a hostile store, and a hint is meant to be pasted into a shell.
+    hint = f"stepd runs --columns {shlex.quote(names[0])}"
+    return NotFoundError(f"{count} {name!r}. Nearest: {list_names(names)}", hint=hint)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import platform
+from ..limits import FREE_BYTES_MIN
 from ..platform.kernel_log import KernelLine, classified, read_kernel_log
 from ..reader import state
 from ..reader.facts import StreamFacts
@@ -255,7 +256,7 @@ def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
         if memory.available is not None:
             told.append(f"the machine had {gib(memory.available)} left")
         yield Evidence("memory", f"{_before(found.ended, seen.sample)} {', '.join(told)}", seen.sample)
-    if found.disk_free is not None and found.disk_free < 1 << 30:
+    if found.disk_free is not None and found.disk_free < FREE_BYTES_MIN:
         yield Evidence("disk", f"its disk had {gib(found.disk_free)} left", seen.sample)
     if found.is_other_boot:
         yield Evidence("host", "its host was booted again since", found.rebooted)

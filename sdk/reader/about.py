@@ -39,7 +39,7 @@ class StreamInfo(NamedTuple):
 
     Attributes:
         id: 16 hex digits.
-        kind: "main", "fork", "spawn" or "attach".
+        kind: "main", "fork", "spawn" or "attach"; of what accompanies the training "system", "console", "edit".
         rank, host, pid: Whose it is, None where it did not say.
         started: Unix seconds.
         state: "running", "finished", "failed", "interrupted", "preempted", "crashed"; "ended" for a child that did not say goodbye.

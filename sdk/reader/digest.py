@@ -54,12 +54,14 @@ class Digest(NamedTuple):
         summary: What is not the last value of such a series.
         metrics: What `define_metric` said, as far as it matters here.
         is_whole: Whether a key that is in neither is not there at all.
+        has_all_series: Whether a key that is not in `series` holds no numbers.
     """
 
     series: dict[str, Range]
     summary: dict[str, Any]
     metrics: dict[str, Any]
     is_whole: bool
+    has_all_series: bool
 
     def summary_value(self, key: str) -> Any:
         """What the summary says under a key, None: nothing."""
@@ -79,22 +81,25 @@ def digest_of(run: Run) -> Digest:
     chosen = choose_keys(keys, metrics, _SERIES_MAX)
     found = {key: _range(numbers) for key, numbers in run.numbers(chosen).items()}
     series = {key: one for key, one in found.items() if one is not None}
+    has_all_series = len(chosen) == len(every) and len(series) == len(found) and len(metrics) <= _DEFINITIONS_MAX
     summary = run.summary
     others: dict[str, Any] = {}
-    is_whole = len(chosen) == len(keys) == len(every) and len(metrics) <= _DEFINITIONS_MAX
+    left_out = set(every) - series.keys()
     for key, value in summary.items():
         if key in series and _is_same(series[key].last, value):
             continue
         if len(key) <= _KEY_CHARACTERS_MAX and _is_short(value) and len(others) < _SUMMARY_MAX:
             others[key] = value
+            left_out.discard(key)
         else:
-            is_whole = False
-            series.pop(key, None)
+            left_out.add(key)
     series = {
         key: one if key in summary and key not in others else one._replace(is_summary=False)
         for key, one in series.items()
     }
-    return Digest(series, others, dict(list(metrics.items())[:_DEFINITIONS_MAX]), is_whole)
+    return Digest(
+        series, others, dict(list(metrics.items())[:_DEFINITIONS_MAX]), has_all_series and not left_out, has_all_series
+    )
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -124,7 +129,7 @@ def pack_digest(digest: Digest) -> bytes | None:
     try:
         packed = encode_map({
             "series": {key: list(one) for key, one in digest.series.items()},
-            "summary": digest.summary, "metrics": digest.metrics, "whole": digest.is_whole,
+            "summary": digest.summary, "metrics": digest.metrics, "whole": digest.is_whole, "all": digest.has_all_series,
         })  # fmt: skip
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
@@ -148,7 +153,7 @@ def unpack_digest(packed: bytes) -> Digest | None:
     if not all(isinstance(key, str) and _is_short(value) for key, value in summary.items()):
         return None
     ranges = {key: Range(one[0], one[1], one[2], one[3], one[4] is True) for key, one in series.items()}
-    return Digest(ranges, summary, metrics, told.get("whole") is True)
+    return Digest(ranges, summary, metrics, told.get("whole") is True, told.get("all") is True)
 
 
 def _is_number(value: Any) -> bool:

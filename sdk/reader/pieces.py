@@ -73,7 +73,7 @@ def looked_at(*runs: Run) -> Iterator[None]:
     """Runs that were just looked at, whose descriptors are closed in the end."""
     try:
         for run in runs:
-            run._look()
+            run.refresh()
         yield
     finally:
         for run in runs:

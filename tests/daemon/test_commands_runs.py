@@ -269,6 +269,17 @@ def test_control_characters_and_endless_texts(tmp_path: Path) -> None:
         assert max(map(len, text.splitlines())) < 20_000
 
 
+def test_what_is_meant_to_be_pasted_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of a hostile store stand in quotes where a line is meant for a shell."""
+    made = make_store(tmp_path)
+    for n in range(2):
+        make_run(made, f"a{n}", [{"$(touch x)": 1.0}], config={"`id`" * 30: n, "; id": n})
+    monkeypatch.setattr(runs, "_page", lambda: PLAIN._replace(width=60))
+    assert "--columns 'config.\"" in stepd(made)
+    result = CliRunner().invoke(cli, ["--dir", made, "runs", "--sort", "best:touch"])
+    assert "Try: stepd runs --columns 'best:\"$(touch x)\"'" in result.stderr
+
+
 def test_the_page_shows_what_is_printed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command in docs/runs.md prints what stands below it there, in 100 columns."""
     monkeypatch.setattr(runs, "_page", lambda: PLAIN._replace(width=100, now=START_NS / 1e9 + 30 * DAY))

@@ -291,7 +291,9 @@ def test_definitions_in_a_digest_may_be_anything(store: str) -> None:
         "lo*": {"summary": "max", "goal": "up"},
         "loss*": {"summary": [[], "max"]},
     }
-    lie = encode_map({"series": {"loss": [1, 2, 0, math.inf, True]}, "summary": {}, "metrics": said, "whole": True})
+    lie = encode_map(
+        {"series": {"loss": [1, 2, 0, math.inf, True]}, "summary": {}, "metrics": said, "whole": True, "all": True}
+    )
     Path(store, CACHE_FILE).write_bytes(encode_cards({"a41f": (changed, signature, card._replace(packed_digest=lie))}))
     found = lookup_of(listed(store)["a41f"])
     assert [found("best:loss"), found("summary.loss"), found("first:loss"), found("last:none")] == [
@@ -344,6 +346,22 @@ def test_a_run_of_many_keys_is_asked_for_those_that_are_left_out(tmp_path: Path)
     assert [lookup_of(found)(f"max:layer/{n}") for n in (0, 500, 999)] == [0.0, 500.0, 999.0]
     assert lookup_of(found)("summary.text") == "x" * 1000
     assert lookup_of(found)("last:none") is None
+
+
+def test_what_a_run_lacks_is_known_beside_its_texts(tmp_path: Path) -> None:
+    """A long text in the summary does not make the run be opened for a series that it has not got."""
+    store = make_store(tmp_path)
+    make_run(store, "a41f", [{"text": "x" * 1000, "loss": 0.5}])
+    settle(store)
+    remember_all(store)
+    (found,) = Store(store, files=NoSegments(DISK)).runs()
+    assert [lookup_of(found)(name) for name in ("best:loss", "summary.loss", "best:none", "best:text")] == [
+        0.5,
+        0.5,
+        None,
+        None,
+    ]
+    assert lookup_of(Store(store).runs()[0])("summary.text") == "x" * 1000
 
 
 def test_names_of_a_megabyte_are_not_kept(tmp_path: Path) -> None:

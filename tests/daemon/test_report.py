@@ -247,6 +247,28 @@ def test_points_for() -> None:
     assert points_for(10**4, 2000, 10**6) == POINTS_MIN
 
 
+def test_long_words_are_cut(tmp_path: Path) -> None:
+    """Of a console and a traceback the end stays, of a config the first names; how many more there are is said."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    main = run.stream()
+    main.meta({"config": {f"name_{i:04d}": "x" * 2000 for i in range(500)}})
+    main.meta({"error": {"type": "E", "message": "m" * 2000, "traceback": "start" + "x" * 50_000 + "end"}})
+    main.log({"loss": 1.0})
+    main.finish("failed", 1)
+    console = run.stream("console")
+    for number in range(90):
+        console.log({"text": f"line {number} " + "x" * 2000, "source": "stdout"})
+    run.seal()
+    words = words_of(made(store, size_max=SIZE_MIN).html)
+    assert "line 89 " in words
+    assert "line 79 " not in words
+    assert "xend" in words
+    assert "startx" not in words
+    assert "… 100 more" in words
+    assert "(2,000 characters)" in words
+
+
 def test_more_runs_than_anybody_compares(tmp_path: Path) -> None:
     """The first ones are there, and how many there were is said."""
     store = make_store(tmp_path)
@@ -324,6 +346,17 @@ def test_a_smaller_picture() -> None:
     assert media.smaller_image(out.getvalue(), 10, (1024, 320)) is None
 
 
+def test_films(tmp_path: Path) -> None:
+    """They play in the page where they fit."""
+    pytest.importorskip("av")
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    found = MediaBuilder(run, run.stream())
+    found.log({"film": sdk.Video(numpy.zeros((4, 3, 32, 32), "uint8"), fps=4, format="mp4")})
+    found.seal()
+    assert '<video src="data:video/mp4;base64,' in made(store).html
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -387,6 +420,14 @@ def test_in_a_terminal(tmp_path: Path, two: str) -> None:
     screen = screen_of(["--dir", two, "report", "a41f", "b41f", "-o", str(tmp_path / "x.html")])
     said = re.sub(r"[0-9.]+kB", "…kB", "".join(screen.split()))
     assert said == f"{tmp_path}/x.html:…kB,2runs,2charts,0media"
+
+
+def test_a_key_that_nobody_has(tmp_path: Path, two: str) -> None:
+    """The nearest are named, and nothing is written."""
+    result = stepd(two, "report", "-o", str(tmp_path / "x.html"), "-k", "los")
+    assert result.exit_code == 1
+    assert "no run of the report has a key 'los'. Nearest: 'loss'." in result.stderr
+    assert not (tmp_path / "x.html").exists()
 
 
 @pytest.mark.parametrize("words", [["-o", "no/where/x.html"], ["-o", "."], ["--max-size", "much"], ["--points", "1"]])

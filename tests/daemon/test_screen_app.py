@@ -131,7 +131,9 @@ def test_a_training_in_a_real_terminal() -> None:
 
     with temporary_store() as store:
         words = [sys.executable, "-c", _TRAINING, store.path]
-        training = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        training = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         try:
             assert training.stdout is not None and training.stdin is not None
             training.stdout.readline()

@@ -12,10 +12,12 @@ from typing import Any
 import numpy
 import pytest
 
+from sdk.errors import StoreError
 from sdk.query import divergence
 from sdk.query.divergence import Divergence, alike, first_difference, same
 from sdk.reader import Run
 from sdk.reader.pieces import looked_at, pieces_of
+from sdk.reader.scan import Gone
 from sdk.segment.naming import run_path
 from tests.builders import RunBuilder, compact, make_store
 
@@ -249,6 +251,37 @@ class TestStorage:
         assert found.first == (750, 750.0, 0.5)
         assert len(decoded) == 4
         assert {low // 100 for low in decoded} <= {6, 7, 9}
+
+    def test_a_run_that_is_compacted_meanwhile(self, store: str) -> None:
+        """Segments that were replaced since they were looked at are looked for again; the answer is the same."""
+        values = [float(step) for step in range(100)]
+        other = made(store, "b", [*values[:70], 0.5, *values[71:]])
+        builder = RunBuilder(store, "a")
+        main = builder.stream()
+        for value in values:
+            main.log({"loss": value, "lr": 0.1})
+            builder.flush()
+        main.finish()
+        builder.seal()
+        one = Run(run_path(store, "a"))
+        found = divergence.differences(one, [other], ["lr", "loss"])
+        assert next(found) == [None]
+        one._scan.close()  # descriptors would keep the removed files alive
+        compact(builder, window=30)
+        (difference,) = next(found)
+        assert difference is not None
+        assert difference.first == (70, 70.0, 0.5)
+
+    def test_a_run_that_never_stands_still(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After some tries it is an error that says so."""
+        runs = made(store, "a", [1.0]), made(store, "b", [1.0])
+
+        def gone(run: Run, key: str) -> list[Any]:
+            raise Gone(key)
+
+        monkeypatch.setattr(divergence, "pieces_of", gone)
+        with pytest.raises(StoreError, match="keep disappearing"):
+            first_difference(*runs, "loss")
 
     def test_pieces_do_not_overlap(self, store: str) -> None:
         """Each step is in one piece, and together they are the series."""

@@ -23,7 +23,7 @@ from sdk.reader.verify import verify_run
 from sdk.segment.naming import RUNS, run_path
 from tests.builders import START_NS, RunBuilder, compact, make_run, make_store
 from tests.crash import Fate, build, by_chance, bytes_only, names_only, nothing, safe_from, torn, write_tree, zeros
-from tests.store_rig import Road, compact_all
+from tests.store_rig import Road, compact_all, store_at
 
 SEED = 20261121
 SECOND = 10**9
@@ -169,6 +169,24 @@ class TestBesideTheTraining:
         road.carry("a41f")
         assert Run(road.there("a41f")).name == "new"
         assert verify_run(DISK, road.there("a41f")).findings == []
+
+    def test_a_copy_may_be_edited_too(self, tmp_path: Path) -> None:
+        """What was set in the store that a run was carried to stays there when more of the run comes, and does not come back."""
+        source = store_at(tmp_path / "here")
+        builder = RunBuilder(source, "a41f", name="here")
+        main = builder.stream()
+        main.log({"loss": 1.0})
+        builder.seal()
+        road = Road(source, str(tmp_path / "there"))
+        road.carry("a41f")
+        Run(road.there("a41f")).set(name="there")
+        main.log({"loss": 2.0})
+        main.finish()
+        builder.seal()
+        road.carry("a41f")
+        copy = Run(road.there("a41f"))
+        assert (copy.name, copy.last_step, run_of(source).name) == ("there", 1, "here")
+        assert verify_run(DISK, copy.directory).findings == []
 
     def test_json_lines_say_it(self, store: str, tmp_path: Path) -> None:
         """A sync to JSON lines writes the facts of a run that was edited after it was carried."""

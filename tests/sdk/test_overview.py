@@ -265,6 +265,7 @@ def answers(store: Store) -> list[Any]:
         "state", "host", "exit_code", "duration", "config.lr", "lr", "summary.val/acc", "summary.text", "summary.set", "summary.top.max",
         "val/acc",
         "best:val/acc", "min:loss", "max:loss", "first:loss", "last:loss", "best:top", "last:text", "best:none", "last:flag", "max:many",
+        "max:big", "max:_own", "summary.big",
         "summary.gone", "last:gone", "best:loss_epoch", "system/cpu", "last:system/cpu",
     ]  # fmt: skip
     return [[(name, repr(lookup_of(run)(name))) for name in names] for run in store.runs()] + [

@@ -170,6 +170,16 @@ def test_a_long_line_is_smoothed_by_means_of_slices(store: str) -> None:
     assert (x.tolist(), y.tolist()) == ([0.5, 2.5, 4.5, 6.5, 8.5], [0.5, 2.5, 4.5, 6.5, 8.5])
 
 
+def test_of_very_many_values_the_chosen_ones_are_smoothed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not read whole, and that is noted."""
+    make_run(store, "a", rows([1.0] * 400))
+    assert read_lines(runs(store, "a"), ["loss"], smooth=0.5, points=20).notes == []
+    monkeypatch.setattr(curves, "_WHOLE_MAX", 300)
+    found = read_lines(runs(store, "a"), ["loss"], smooth=0.5, points=20)
+    assert numpy.allclose(found.lines[0].y, 1.0)
+    assert found.notes == ["of more than 300 values only those count that were chosen to be drawn, extremes among them"]
+
+
 # ---- groups
 
 

@@ -174,9 +174,9 @@ def test_a_project_is_a_relation(both: str) -> None:
     quoted = ODD.replace('"', '""')
     assert tuples(sql(f'select sum(loss), count(*) from "{quoted}"', dir=both)) == [(35.0, 5)]
     assert tuples(sql(f'select sum("{quoted}") from digits', dir=both)) == [(7.0,)]
-    assert tuples(sql(f"select sum(value) from metrics where key = '{ODD.replace(chr(39), chr(39) * 2)}'", dir=both)) == [
-        (7.0,)
-    ]
+    assert tuples(
+        sql(f"select sum(value) from metrics where key = '{ODD.replace(chr(39), chr(39) * 2)}'", dir=both)
+    ) == [(7.0,)]
 
 
 def test_names_that_sql_does_not_tell_apart(tmp_path: Path) -> None:
@@ -198,12 +198,14 @@ def test_logged_tables(tmp_path: Path) -> None:
         main = run.stream()
         media = MediaBuilder(run, main)
         for count in (1, 2):
-            media.log({"val/predictions": sdk.Table(["id", "word", "run"], [[n, name * n, True] for n in range(count)])})
+            media.log(
+                {"val/predictions": sdk.Table(["id", "word", "run"], [[n, name * n, True] for n in range(count)])}
+            )
         main.finish()
         media.seal()
     names = sql("select relation, rows, columns from tables where run = 'a41f'", dir=store)
     assert tuples(names) == [('"digits/val/predictions"', 2, ["id", "word", "run"])]
-    found = sql('select * from "digits/val/predictions" where run = \'b52e\' order by id', dir=store)
+    found = sql("select * from \"digits/val/predictions\" where run = 'b52e' order by id", dir=store)
     assert found.columns == ["run", "step", "id", "word", "run_2"]
     assert tuples(found) == [("b52e", 1, 0.0, "", True), ("b52e", 1, 1.0, "b52e", True)]
     media_rows = sql("select key, step, kind from media where run = 'a41f' and key = 'val/predictions'", dir=store)
@@ -223,7 +225,9 @@ def test_what_accompanies_a_run(tmp_path: Path) -> None:
     system.log({"system/cpu": 50.0})
     main.finish()
     run.seal()
-    assert tuples(sql("select run, text, source from logs where missed = 0", dir=store)) == [("a41f", "hello", "stdout")]
+    assert tuples(sql("select run, text, source from logs where missed = 0", dir=store)) == [
+        ("a41f", "hello", "stdout")
+    ]
     assert tuples(sql("select key, value from system", dir=store)) == [("system/cpu", 50.0)]
     assert tuples(sql("select count, reason from gaps", dir=store)) == [(7, "disk full")]
     answer = sql("select key, value from metrics", dir=store)
