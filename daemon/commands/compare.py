@@ -52,7 +52,7 @@ def _parts(_: click.Context, __: click.Parameter, value: str | None) -> frozense
 @click.option("--fail-before", type=click.IntRange(min=0), metavar="STEP", help="Exit 1 if a series differs before it.")
 @click.option("--code", is_flag=True, help="Print how patches and scripts differ.")
 @click.option("--all", "everything", is_flag=True, help="What is the same too.")
-@click.option("--only", callback=_parts, metavar="PART,…", help=f"Only these parts: {', '.join(_PARTS)}.")
+@click.option("--only", callback=_parts, metavar="PART,...", help=f"Only these parts: {', '.join(_PARTS)}.")
 @json_option
 @directory_option
 @click.pass_context
@@ -347,9 +347,11 @@ class _Pair:
         if found is None:
             return f"  {clean(key):<{self._key}}  {_NO_VALUE}"
         middle = "" if self._tolerance is None else f"  {_step(found.beyond) or 'nowhere':<14}"
-        return (
-            f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}  {self._values(found)}"
-        ).rstrip()
+        line = f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}"
+        values = self._values(found)
+        if len(line) + 2 + len(values) <= shutil.get_terminal_size().columns:
+            return f"{line}  {values}"
+        return f"{line.rstrip()}\n    {values}"
 
     def _values(self, found: Divergence) -> str:
         if found.first is not None:

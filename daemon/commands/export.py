@@ -128,7 +128,7 @@ def _write_csv(run: Run, rows: Iterable[dict[str, Any]], file: Any) -> int:
     keys = run.all_keys()
     columns = [STEP, TIMESTAMP, *(LOGGED.get(key, key) for key in keys)]
     write = (
-        csv.writer(file, lineterminator="\n").writerow if _CSV_TAKES_NUL else lambda cells: file.write(_csv_line(cells))
+        csv.writer(file, lineterminator="\n").writerow if _CSV_TAKES_NUL else lambda cells: file.write(csv_line(cells))
     )
     write(columns)
     count = 0
@@ -138,7 +138,7 @@ def _write_csv(run: Run, rows: Iterable[dict[str, Any]], file: Any) -> int:
     return count
 
 
-def _csv_line(cells: Iterable[Any]) -> str:
+def csv_line(cells: Iterable[Any]) -> str:
     """One line as csv writes it from Python 3.11 on; the csv of 3.10 refuses NUL."""
     texts = ("" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in cells)
     return ",".join(['"' + t.replace('"', '""') + '"' if _QUOTED.search(t) else t for t in texts]) + "\n"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.commands.common import can_unicode, json_option, open_store_of, print_json
-from daemon.commands.service import clean, directory_option
+from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, to_json
+from daemon.commands.service import clean, clean_lines, directory_option
 from daemon.store.listing import remember
 from sdk import clock
 from sdk.query.expression import parse, parse_list
+from sdk.query.lookup import text_of
 from sdk.query.overview import Overview, Spread, lookup_of, overview
 from sdk.reader import Run
 
@@ -92,9 +93,12 @@ def _print_table(shown: Overview, table: Overview) -> None:
 def _page() -> Page:
     from daemon.commands.runs_table import Page
 
-    is_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else None
-    return Page(width, can_unicode(), is_terminal and not os.environ.get("NO_COLOR"), clock.wall_ns() / 1e9)
+    width = shutil.get_terminal_size().columns if _is_terminal() else None
+    return Page(width, can_unicode(), _is_terminal() and not os.environ.get("NO_COLOR"), clock.wall_ns() / 1e9)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _unread_line(table: Overview) -> str:
@@ -125,7 +129,8 @@ def _values_of(name: str, runs: Sequence[Run]) -> str:
         return f"{number(min(numbers))} to {number(max(numbers))} in {len(values):,} runs"
     counts: dict[str, int] = {}
     for value in values:
-        counts[str(value)] = counts.get(str(value), 0) + 1
+        text = value if isinstance(value, str) else text_of(value)
+        counts[text] = counts.get(text, 0) + 1
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     told = ", ".join(f"{clean(text[:60])} ({count:,})" for text, count in most[:_SAID_VALUES_MAX])
     return told + (f" and {len(most) - _SAID_VALUES_MAX:,} others" if len(most) > _SAID_VALUES_MAX else "")
@@ -141,11 +146,8 @@ def table_rows(table: Overview) -> list[dict[str, Any]]:
 
 def _print_csv(table: Overview) -> None:
     """One column for each; of spreads mean, deviation, smallest and largest in columns of their own."""
-    import csv
+    from daemon.commands.export import csv_line
 
-    from daemon.commands.common import to_json
-
-    out = csv.writer(sys.stdout, lineterminator="\n")
     head: list[str] = []
     columns: list[list[Any]] = []
     for column in table.columns:
@@ -156,10 +158,16 @@ def _print_csv(table: Overview) -> None:
         else:
             head.append(column.name)
             columns.append(column.values)
-    out.writerow(head)
-    plain = (str, int, float, bool, type(None))
-    for row in zip(*columns):
-        out.writerow(["" if value is None else value if isinstance(value, plain) else to_json(value) for value in row])
+    text = "".join(csv_line(map(_csv_cell, row)) for row in [head, *zip(*columns)])
+    with click.open_file("-", "w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(clean_lines(text) if _is_terminal() else text)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Texts and numbers as they are, lists as JSON."""
+    if value is None or isinstance(value, (str, bool, float)):
+        return value
+    return to_json(value) if not isinstance(value, int) else text_of(value)
 
 
 def _part(value: Any, part: str) -> Any:

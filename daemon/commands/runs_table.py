@@ -12,6 +12,7 @@ import click
 
 from daemon.commands.service import clean, duration, size
 from sdk.query.expression import CONFIG, FACTS, OPERATIONS
+from sdk.query.lookup import text_of
 from sdk.query.overview import BASE_COLUMNS, COUNT, Column, Overview, Spread
 from sdk.reader.times import ago
 
@@ -146,7 +147,7 @@ def value_cell(value: Any, page: Page) -> str:
         return number(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return clean(",".join(value))
-    return clean(str(value))
+    return clean(text_of(value))
 
 
 def number(value: float) -> str:

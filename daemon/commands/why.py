@@ -274,7 +274,7 @@ def _quiet_lines(quiet: Sequence[Process], everything: bool) -> Iterator[str]:
         yield f"{who_text(some)}: {OUTCOMES[outcome]}"
     for process in quiet if everything else quiet[:1]:
         for task in process.tasks:
-            if not (everything or task.state in "RD" or task.id in (process.pid, process.busy)):
+            if not (everything or task.state == "D" or task.id in (process.pid, process.busy)):
                 continue
             waits = f", in {clean(task.call or task.waits_in)}" if task.call or task.waits_in else ""
             yield f"  thread {task.id} {clean(task.name)}: {_STATES.get(task.state, task.state)}{waits}, {task.cpu_seconds:.1f} s of CPU"

@@ -9,7 +9,7 @@ from daemon.screen.model import Scene
 from daemon.screen.text import Look, clean, count, fit, gigabytes, joined, number, rate, share, span, spark, width_of
 from sdk._greeting import short_path
 from sdk.query.living import Glance, Load, Spark
-from sdk.reader.state import RUNNING
+from sdk.reader.state import CRASHED, FAILED, RUNNING
 
 # From here on all of a run stands in one line.
 WIDE_COLUMNS = 130
@@ -171,11 +171,13 @@ def pace_words(glance: Glance) -> list[str]:
     """Step, rate, time left and what it uses, in words."""
     words = [f"step {_step(glance)}"]
     if glance.quiet_seconds:
-        words.append(f"quiet for {span(glance.quiet_seconds)}")
+        words.append(f"quiet for {span(glance.quiet_seconds)}: stepd why {clean(glance.id)}")
     elif glance.rate:
         words.append(rate(glance.rate))
     if glance.eta_seconds is not None:
         words.append(f"{span(glance.eta_seconds)} left")
+    if glance.state in (CRASHED, FAILED):
+        words.append(f"stepd why {clean(glance.id)}")
     return [*words, *filter(None, [_used(glance.load)])]
 
 

@@ -124,7 +124,7 @@ class Verdict(NamedTuple):
     Attributes:
         cause: A word for programs: "exception", "oom-killer", "killed", "terminated", "native-crash", "gpu", "disk-full", "reboot",
             "preempted", "interrupted", "exit-code", "finished", "unknown"; of errors that are known also "gpu-memory", "worker",
-            "descriptors", "cuda", "collective", "memory"; of the living "running", "hanging", "stopped", "gil", "device".
+            "descriptors", "cuda", "collective", "memory"; of the living "running", "hanging", "stopped", "gil", "device", "unstored".
     """
 
     cause: str

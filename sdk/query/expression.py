@@ -471,10 +471,13 @@ def _is_equal(one: Any, other: Any) -> bool:
     if isinstance(other, _Day):
         return isinstance(one, _NUMBERS) and other[0] <= one < other[1]
     if isinstance(one, list) and not isinstance(other, list):
-        return any(_is_equal(item, other) for item in one)
+        return any(not isinstance(item, list) and _is_equal(item, other) for item in one)
     if isinstance(one, (str, *_NUMBERS)) and isinstance(other, (str, *_NUMBERS)):
         return bool(one == other)
-    return isinstance(one, list) and isinstance(other, list) and repr(one) == repr(other)
+    try:
+        return isinstance(one, list) and isinstance(other, list) and bool(one == other)
+    except RecursionError:  # lists inside of a thousand lists
+        return False
 
 
 def _equal(left: _Node, right: _Node, *, negative: bool) -> _Node:
@@ -502,7 +505,10 @@ def _like(left: _Node, right: _Node) -> _Node:
         if not isinstance(pattern, (str, *_NUMBERS)) or one is None:
             return False
         items = one if isinstance(one, list) else [one]
-        return any(_is_like(str(item), str(pattern)) for item in items if isinstance(item, (str, *_NUMBERS)))
+        try:
+            return any(_is_like(str(item), str(pattern)) for item in items if isinstance(item, (str, *_NUMBERS)))
+        except ValueError:  # an integer of more digits than Python writes
+            return False
 
     return compare
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..limits import FREE_BYTES_MIN
 from ..reader.times import duration
-from .endings import CERTAIN, LIKELY, Verdict
+from .endings import CERTAIN, LIKELY, Verdict, gib
 from .stacks import ANSWERED, ASLEEP, ELSEWHERE, FOREIGN, GONE, REFUSED, SILENT, STOPPED, Frame, Group, Process, grouped
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def pace_text(pace: Pace) -> str:
     return told if pace.step_seconds is None else f"{told}, a step takes {span(pace.step_seconds)}"
 
 
-def verdict_of_living(pace: Pace, processes: Sequence[Process]) -> Verdict:
-    """What is the matter with a run that lives, or that nothing is."""
+def verdict_of_living(pace: Pace, processes: Sequence[Process], disk_free: int = 1 << 62) -> Verdict:
+    """What is the matter with a run that lives, or that nothing is. `disk_free`: bytes on its store's disk."""
+    if processes and all(process.outcome == GONE for process in processes):
+        return _not_stored(disk_free)
     silent = f"It hangs: {pace_text(pace)}"
     stopped = [process for process in processes if process.outcome == STOPPED]
     if stopped:
@@ -91,6 +94,15 @@ def verdict_of_living(pace: Pace, processes: Sequence[Process]) -> Verdict:
     if not any(process.threads for process in processes):
         return Verdict("hanging", f"{silent}; what it is doing could not be learned.", LIKELY, _unasked(processes))
     return Verdict("hanging", f"{silent}. {_capital(_places(processes))}.", LIKELY, _advice(processes))
+
+
+def _not_stored(disk_free: int) -> Verdict:
+    """Its processes are dead, and what they logged last still waits in shared memory."""
+    text = "Its processes have ended, and what they logged last waits in shared memory to be stored"
+    if disk_free < FREE_BYTES_MIN:
+        advice = ("make room on the disk of the store (stepd du); how it ended can be told when the rest is stored",)
+        return Verdict("disk-full", f"{text}: its disk has {gib(disk_free)} left.", CERTAIN, advice)
+    return Verdict("unstored", f"{text}.", LIKELY, ("stepd start, which stores it; then ask again",))
 
 
 def _without_interpreter(silent: str, stuck: Sequence[Process], processes: Sequence[Process]) -> Verdict:

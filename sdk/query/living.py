@@ -6,6 +6,7 @@ of the run is a `Glance`, made new only when something changed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ _RATE_LOOKS_MAX = 64
 _QUIET_SECONDS_MIN = 30.0
 SPARKS_MAX = 4
 SPARK_POINTS = 64
-# Limit: keys that are looked at when the main ones are chosen.
+# Limit: keys that are kept, of the training and of what is observed: a run may log under another one at every step.
 _KEYS_MAX = 2_000
 _STEP_TOTALS = (
     "max_steps",
@@ -132,10 +133,13 @@ class LivingRun:
         self._keep_open = keep_open
         self._newest: Newest | None = None
         self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_LOOKS_MAX)
-        self._values: dict[str, float] = {}
+        self._epoch: float | None = None
         self._sparks: dict[str, _Points] = {}
         self._system: dict[int, dict[str, float]] = {}
-        self._known_keys: set[str] = set()
+        self._keys: set[str] = set()
+        # Keys of which the run holds no numbers, and those that its main lane logs: what others log under them is not shown.
+        self._deaf: set[str] = set()
+        self._main_keys: set[str] = set()
         self.glance = glance_of(run)
 
     @property
@@ -149,13 +153,17 @@ class LivingRun:
         Raises:
             StoreError: The run's segments keep disappearing.
         """
-        old = self.glance
-        if self._newest is None:
-            self._begin()
-        elif self._newest.has_changed():
-            self._take(self._newest.look(_BLOCKS_MAX))
-        assert self._newest is not None
-        self.glance = self._seen(self._newest)
+        old, newest = self.glance, self._newest
+        if newest is None:
+            newest = self._newest = Newest(self.run, self._keep_open)
+            first = newest.look(2)
+            # Race: what comes between this look and the sample is in the sample, and comes again with the next look.
+            self._keys = set(sorted(self.run.all_keys(quick=True))[:_KEYS_MAX])
+            self._choose()
+            self._take(newest, first)
+        elif newest.has_changed():
+            self._take(newest, newest.look(_BLOCKS_MAX))
+        self.glance = self._seen(newest)
         return self.glance != old
 
     def close(self) -> None:
@@ -164,55 +172,45 @@ class LivingRun:
             self._newest.close()
             self._newest = None
 
-    def _begin(self) -> None:
-        self._newest = Newest(self.run, self._keep_open)
-        first = self._newest.look(2)
-        # Race: what comes between this look and the sample is in the sample, and comes again with the next look.
-        self._known_keys = set(self.run.all_keys(quick=True))
-        self._choose()
-        self._take(first)
-
     def _choose(self) -> None:
         """The series that are worth a spark, with what the run holds of them."""
-        known = sorted(self._known_keys)[:_KEYS_MAX]
-        hidden = {key for key in known if self.run.metric(key).hidden}
-        chosen = choose_keys((key for key in known if key not in hidden), self.run.metrics, 3 * SPARKS_MAX)
+        shown = (key for key in sorted(self._keys - self._deaf) if not self.run.metric(key).hidden)
+        chosen = choose_keys(shown, self.run.metrics, 3 * SPARKS_MAX)
         missing = [key for key in chosen if key not in self._sparks]
         found = self.run.sample(missing, SPARK_POINTS) if missing else {}
-        sparks = {
-            key: self._sparks.get(key) or _Points(*found[key]) for key in chosen if key in self._sparks or key in found
-        }
+        sparks = {key: self._sparks.get(key) or _Points(*found[key]) for key in chosen}
         self._sparks = {key: points for key, points in sparks.items() if points.is_numeric}
+        self._deaf |= sparks.keys() - self._sparks.keys()
 
-    def _take(self, found: Iterable[New]) -> None:
-        training = {stream.id for lane in self._newest_of.lanes() for stream in lane.streams}
-        first_lane = {stream.id for lane in self._newest_of.lanes()[:1] for stream in lane.streams}
+    def _take(self, newest: Newest, found: Iterable[New]) -> None:
+        lanes = newest.lanes()
+        training = {stream.id for lane in lanes for stream in lane.streams}
+        main = {stream.id for lane in lanes[:1] for stream in lane.streams}
         fresh: set[str] = set()
         for stream, parts, _ in found:
             if stream.kind == "system":
                 told = self._system.setdefault(stream.id, {})
-                for part in parts[-2:]:
-                    told.update({key: value for key, _, value in _last_numbers(part)})
+                for key, _, value in itertools.chain.from_iterable(map(_last_numbers, parts[-2:])):
+                    if key in told or len(told) < _KEYS_MAX:
+                        told[key] = value
             elif stream.id in training:
                 for part in parts:
-                    self._take_part(part, stream.id in first_lane, fresh)
-        if not fresh <= self._known_keys:
-            self._known_keys |= fresh
+                    self._take_part(part, stream.id in main, fresh)
+        if len(self._keys) < _KEYS_MAX and not fresh <= self._keys:
+            self._keys |= fresh
             self._choose()
 
-    @property
-    def _newest_of(self) -> Newest:
-        assert self._newest is not None
-        return self._newest
-
     def _take_part(self, part: Part, is_main: bool, fresh: set[str]) -> None:
-        ends = _ends(part)
-        if is_main:
-            for time, step in ends:
-                if not self._times or (step > self._times[-1][1] and time >= self._times[-1][0]):
-                    self._times.append((time, step))
+        for time, step in _ends(part) if is_main else ():
+            if not self._times or (step > self._times[-1][1] and time >= self._times[-1][0]):
+                self._times.append((time, step))
         for key, step, value in _last_numbers(part):
-            self._values[key] = value
+            if is_main and len(self._main_keys) < _KEYS_MAX:
+                self._main_keys.add(key)
+            elif key in self._main_keys and not is_main:
+                continue
+            if key.rpartition("/")[2].lower() == "epoch":
+                self._epoch = value
             if key[:1] != "_":
                 fresh.add(key)
             if key in self._sparks:
@@ -226,7 +224,7 @@ class LivingRun:
         steps = _total(config, _STEP_TOTALS)
         rate = self._rate()
         quiet = self._quiet(now) if state == RUNNING else 0.0
-        epochs, epoch = _total(config, _EPOCH_TOTALS), self._epoch()
+        epochs, epoch = _total(config, _EPOCH_TOTALS), self._epoch
         eta = None
         if state == RUNNING and rate and not quiet and step is not None:
             eta = _left(step, steps, rate) if steps is not None else _left_of_epochs(step, epochs, epoch, rate)
@@ -255,9 +253,6 @@ class LivingRun:
         rate = self._rate()
         usual = 1 / rate if rate else 0.0
         return silent if silent > max(_QUIET_SECONDS_MIN, 20 * usual) else 0.0
-
-    def _epoch(self) -> float | None:
-        return next((value for key, value in self._values.items() if key.rpartition("/")[2].lower() == "epoch"), None)
 
     def _load(self, newest: Newest) -> Load:
         told = [self._system.get(lane.last.id, {}) for lane in newest.lanes("system")]

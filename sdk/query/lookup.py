@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Goal = Literal["min", "max"]
 _ATTRIBUTES = {"step": "step_max", "size": "size_bytes"}
+# Limit: msgpack nests a thousand maps, more than Python wants to descend.
+_LEVELS_MAX = 20
 _HIGH_WORDS = frozenset(
     "map mrr iou dice recall precision psnr ssim ndcg hits win wins return returns rouge meteor mcc kappa".split()
 )
@@ -154,16 +156,15 @@ def lookup_of(run: Run) -> Values:
     return Values(run)
 
 
-def inside(values: Mapping[str, Any], name: str) -> Any:
+def inside(values: Mapping[str, Any], name: str, levels: int = _LEVELS_MAX) -> Any:
     """The value under a name in nested maps: under the whole name, else under a beginning of it that ends at a dot; None."""
     if name in values:
-        found = values[name]
-        return None if isinstance(found, Mapping) else found
-    at = name.find(".")
+        return values[name]
+    at = name.find(".") if levels > 1 else -1
     while at >= 0:
         inner = values.get(name[:at])
         if isinstance(inner, Mapping):
-            found = inside(inner, name[at + 1 :])
+            found = inside(inner, name[at + 1 :], levels - 1)
             if found is not None:
                 return found
         at = name.find(".", at + 1)
@@ -193,16 +194,27 @@ def _is_apart(key: str) -> bool:
     return key.startswith(("system/", "_"))
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested maps as one, names joined with dots."""
+def flat(config: Mapping[str, Any], prefix: str = "", levels: int = _LEVELS_MAX) -> dict[str, Any]:
+    """Nested maps as one, names joined with dots; what is nested deeper than `levels` is a value."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            found.update(flat(value, f"{name}."))
+        if isinstance(value, Mapping) and value and levels > 1:
+            found.update(flat(value, f"{name}.", levels - 1))
         else:
             found[name] = value
     return found
+
+
+def text_of(value: Any) -> str:
+    """Any value as a text that says what it is: equal ones have the same."""
+    try:
+        return repr(value)
+    except (
+        RecursionError,
+        ValueError,
+    ):  # lists inside of a thousand lists; an integer of more digits than Python writes
+        return f"<{type(value).__name__}>"
 
 
 def quoted(prefix: str, key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ from ..headline import choose_keys, good_end
 from ..reader.digest import row_bytes
 from ..reader.names import list_names, nearest
 from .expression import CONFIG, FACTS, OPERATIONS, SUMMARY, TIMES, Expression, parse, parse_list
-from .lookup import Goal, Values, flat, goal_of, lookup_of, quoted
+from .lookup import Goal, Values, flat, goal_of, lookup_of, quoted, text_of
 
 if TYPE_CHECKING:
     from ..reader.run import Run
@@ -35,6 +36,7 @@ _READ_RUNS_MAX = 100
 _READ_BYTES_MAX = 16 << 20
 _RESULT_WORDS = frozenset({"val", "valid", "validation", "eval", "test", "dev"})
 _NUMBERS = (int, float)
+_FLOAT_MAX = sys.float_info.max
 _Item = TypeVar("_Item")
 
 
@@ -202,7 +204,7 @@ def sort_key(value: Any) -> tuple[int, Any] | None:
         return 1, value
     if value is None or value == []:
         return None
-    return 2, str(value)
+    return 2, text_of(value)
 
 
 # Columns.
@@ -223,7 +225,7 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     for config in configs:
         for key, value in config.items():
             said = counts.setdefault(key, {})
-            text = value if type(value) is str else repr(value)
+            text = value if type(value) is str else text_of(value)
             said[text] = said.get(text, 0) + 1
     total = len(configs)
     scored = []
@@ -342,7 +344,7 @@ def default_columns(
 
 
 def _are_alike(values: Iterable[Any]) -> bool:
-    return len(set(map(repr, values))) < 2
+    return len(set(map(text_of, values))) < 2
 
 
 def main_series(found: Sequence[Values]) -> list[str]:
@@ -371,7 +373,7 @@ def main_series(found: Sequence[Values]) -> list[str]:
 
 def _place(by: Sequence[Expression], one: Values) -> tuple[str, ...]:
     """What says to which group a run belongs."""
-    return tuple(repr(expression.value(one)) for expression in by)
+    return tuple(text_of(expression.value(one)) for expression in by)
 
 
 def _grouped(items: Iterable[_Item], place: Callable[[_Item], tuple[str, ...]]) -> list[list[_Item]]:
@@ -424,11 +426,7 @@ def _common(expression: Expression, row: Sequence[Values]) -> Any:
         return None
     if expression.name in TIMES:
         return max(values)
-    if (
-        len(values) == len(row)
-        and all(repr(value) == repr(values[0]) for value in values)
-        and not _is_measured(expression)
-    ):
+    if len(values) == len(row) and _are_alike(values) and not _is_measured(expression):
         return values[0]
     if all(isinstance(value, _NUMBERS) and not isinstance(value, bool) for value in values):
         return spread_of(values)
@@ -441,17 +439,21 @@ def _is_measured(expression: Expression) -> bool:
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:
-    """The spread of some numbers; NaN are left out."""
-    there = [float(value) for value in values if value == value]
+    """The spread of some numbers; NaN, and integers beyond every float, are left out."""
+    there = [
+        float(value) for value in values if (value == value and abs(value) <= _FLOAT_MAX) or abs(value) == math.inf
+    ]
     if not there:
         return None
-    mean = math.fsum(there) / len(there) if all(map(math.isfinite, there)) else sum(there) / len(there)
-    std = (
-        math.sqrt(math.fsum((value - mean) ** 2 for value in there) / (len(there) - 1))
-        if len(there) > 1 and math.isfinite(mean)
-        else None
-    )
-    return Spread(len(there), mean, std, min(there), max(there))
+    low, high = min(there), max(there)
+    if not math.isfinite(low) or not math.isfinite(high):
+        return Spread(len(there), sum(there) / len(there), None, low, high)
+    # In parts of the largest, whose squares and sums are floats too.
+    scale = max(abs(low), abs(high)) or 1.0
+    parts = [value / scale for value in there]
+    mean = math.fsum(parts) / len(parts)
+    std = math.sqrt(math.fsum((part - mean) ** 2 for part in parts) / (len(parts) - 1)) if len(parts) > 1 else None
+    return Spread(len(there), mean * scale, None if std is None else std * scale, low, high)
 
 
 __all__ = [

@@ -140,8 +140,9 @@ def postmortem(
         if now or pace.is_silent:
             on_ask(pace)
             processes = tuple(ask_stacks(run, seconds, debugger=debugger))
-        verdict = verdict_of_living(pace, processes)
-        evidence = [*_living_evidence(pace, processes), *common]
+        free = _free_bytes(run)
+        verdict = verdict_of_living(pace, processes, free)
+        evidence = [*_living_evidence(pace, processes, free), *common]
     else:
         found, seen = _findings(run, rows, gaps, [line.text for line in lines])
         verdict, ended, ends = verdict_of(found), found.ended, tuple(found.ends)
@@ -300,8 +301,17 @@ def _xids(samples: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, str, in
 # -- of both
 
 
-def _living_evidence(pace: Pace, processes: Sequence[Process]) -> Iterator[Evidence]:
+def _free_bytes(run: Run) -> int:
+    try:
+        return run._files.free_bytes(run.directory)
+    except OSError:
+        return 1 << 62
+
+
+def _living_evidence(pace: Pace, processes: Sequence[Process], disk_free: int) -> Iterator[Evidence]:
     yield Evidence("pace", pace_text(pace), pace.last)
+    if disk_free < FREE_BYTES_MIN:
+        yield Evidence("disk", f"its disk has {gib(disk_free)} left")
     for process in processes:
         if process.note:
             yield Evidence("process", f"process {process.pid}: {process.note.partition(' Try: ')[0]}")

@@ -136,7 +136,7 @@ class Catalog:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.notes: list[str] = []
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._all: list[Run] | None = None
 
     def runs(self) -> list[Run]:
@@ -152,12 +152,11 @@ class Catalog:
         Args:
             name: What the relation calls a run's id.
         """
-        with self._lock:
-            named = self._named(wanted, name)
-            found = self.runs() if named is None else named
-            run_field, project = pyarrow.dataset.field(name), pyarrow.dataset.field("project")
-            facts = [(run_field == text(run.id)) & (project == text(run.project)) for run in found]
-            found = [found[place] for place in wanted.admitted(facts)]
+        named = self._named(wanted, name)
+        found = self.runs() if named is None else named
+        run_field, project = pyarrow.dataset.field(name), pyarrow.dataset.field("project")
+        facts = [(run_field == text(run.id)) & (project == text(run.project)) for run in found]
+        found = [found[place] for place in wanted.admitted(facts)]
         for run in found:
             if named is not None:
                 yield run

@@ -34,8 +34,8 @@ _PYSPY_SECONDS_MAX = 10.0
 _ASKED_MAX, _PYSPY_MAX = 1024, 4
 _THREADS_MAX, _FRAMES_MAX, _CHARACTERS_MAX = 200, 100, 500
 _SOURCE_BYTES_MAX = 4 << 20
-# A thread that had the processor for so much of the time has been computing.
-_BUSY_SHARE = 0.5
+# A thread that had a processor for so much of the time, on a machine that may be busy otherwise, has been computing.
+_BUSY_SHARE = 0.1
 
 ANSWERED, SILENT, STOPPED, ASLEEP, REFUSED, ELSEWHERE, FOREIGN, GONE = (
     "answered", "silent", "stopped", "asleep", "refused", "elsewhere", "foreign", "gone",
@@ -76,6 +76,7 @@ class Process(NamedTuple):
             yet, so nobody listens in it; "refused" (STEPD_STACKS=0); "elsewhere": on another host, or in another container; "foreign":
             another user's, or cannot be asked; "gone": it ended meanwhile.
         threads: From the process ("answered") or py-spy. `source` says which: "process", "py-spy" or "".
+        pid: As it is known here where `tasks` are there, else as the process said itself.
         tasks: The kernel's view, where the process can be seen from here.
         busy: The kernel's number of the thread that computed while we waited; 0: none did.
         note: Why py-spy told nothing, and what would help.
@@ -138,7 +139,7 @@ def ask_stacks(run: Run, seconds: float = ASK_SECONDS, *, debugger: bool = True)
             each.close()
     left = _PYSPY_MAX if debugger else 0
     for index, process in enumerate(found):
-        if left and process.outcome in (SILENT, ASLEEP, STOPPED) and process.pid:
+        if left and process.outcome in (SILENT, ASLEEP, STOPPED) and process.tasks:
             found[index], left = _with_debugger(process, run.created), left - 1
     return found
 
@@ -167,7 +168,9 @@ class _Asked:
         if stream.text("host") != platform.host_name() or stream.text("boot_id") != platform.boot_id():
             return
         owner = platform.lock_owner(ring)
-        if owner is None:
+        # The ring of a dead process that is to be drained, or is being drained by a daemon, who holds its lock then.
+        if owner is None or (owner != stream.number("pid") and owner == _daemon_of(ring)):
+            self._outcome = GONE
             return
         self.pid = self.pid or owner
         try:
@@ -199,7 +202,7 @@ class _Asked:
         elif _are_stopped(tasks):
             outcome = STOPPED
         return Process(
-            stream.hex, stream.kind, stream.number("rank"), stream.text("host"), self.pid, outcome, threads,
+            stream.hex, stream.kind, stream.number("rank"), stream.text("host"), self.pid or stream.number("pid") or 0, outcome, threads,
             "process" if threads else "", tuple(tasks), self._busy(tasks),
         )  # fmt: skip
 
@@ -212,6 +215,14 @@ class _Asked:
     def close(self) -> None:
         if self._question is not None:
             self._question.close()
+
+
+def _daemon_of(ring: str) -> int | None:
+    digest = os.path.basename(ring).partition("-")[0]
+    try:
+        return platform.lock_owner(os.path.join(platform.runtime_directory(), f"{digest}.lock"))
+    except (OSError, Error):
+        return None
 
 
 def _are_stopped(tasks: Sequence[Task]) -> bool:

@@ -269,6 +269,37 @@ def test_control_characters_and_endless_texts(tmp_path: Path) -> None:
         assert max(map(len, text.splitlines())) < 20_000
 
 
+def test_values_of_a_thousand_levels(tmp_path: Path) -> None:
+    """Maps and lists as deep as msgpack reads them, numbers beyond every float and lone surrogates are values like others."""
+    made = make_store(tmp_path)
+    for n in range(2):
+        deep: Any = {"list": n}
+        lists: Any = n
+        for _ in range(950):
+            deep, lists = {"m": deep}, [lists]
+        config = {"deep": deep, "lists": lists, "huge": (1.7e308, -1.7e308)[n], "text": "\ud800\0", "g": 1}
+        make_run(made, f"a{n}", [{"loss": 1.7e308}, {"loss": -1.7e308}], config=config)
+    deepest = "config.deep" + ".m" * 950 + ".list"
+    for words in (
+        [], ["--columns", "lists,huge"], ["--group", "lists"], ["--sort", "lists,-huge"],
+        ["--group", "g", "--columns", "huge,max:loss,lists"], ["--columns", "config.deep" + ".m" * 19],
+        ["--where", "lists = 1 or lists = lists or lists ~ 1"],
+        ["--where", f"{deepest} is null"], ["--where", "config.deep is not null"], ["--sort", "config.deep"], ["--csv"], ["--json"],
+        ["--csv", "--columns", "lists,huge,text", "--group", "g"], ["--json", "--columns", "lists", "--group", "g"],
+    ):  # fmt: skip
+        stepd(made, *words)
+
+
+def test_csv_to_a_terminal_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CSV that is looked at in a terminal has its control characters replaced; in a pipe it is exact."""
+    made = make_store(tmp_path)
+    make_run(made, "a41f", [], name="\x1b[2Jx\0,y")
+    (exact,) = list(csv.reader(io.StringIO(stepd(made, "--csv", "--columns", "name").replace("\0", "<nul>"))))[1:]
+    assert exact == ["\x1b[2Jx<nul>,y"]
+    monkeypatch.setattr(runs, "_is_terminal", lambda: True)
+    assert stepd(made, "--csv", "--columns", "name") == 'name\n"?[2Jx?,y"\n'
+
+
 def test_what_is_meant_to_be_pasted_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of a hostile store stand in quotes where a line is meant for a shell."""
     made = make_store(tmp_path)

@@ -137,4 +137,4 @@ def test_lines_of_an_old_python_are_those_of_a_new_one(cells: list[Any]) -> None
     """The csv of Python 3.10 refuses NUL, so lines are made here; for everything else they are its own."""
     made = io.StringIO()
     csv.writer(made, lineterminator="\n").writerow(cells)
-    assert export._csv_line(cells) == made.getvalue()
+    assert export.csv_line(cells) == made.getvalue()

@@ -144,6 +144,25 @@ def test_facts_of_one_run(tmp_path: Path) -> None:
     assert 'class="gap"' in found.html
 
 
+def test_where_an_attempt_began(tmp_path: Path) -> None:
+    """A resumed run is marked at the first step behind its resume, over steps and over seconds."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    first = run.stream()
+    for step in range(10):
+        first.log({"loss": float(step)})
+    again = run.stream(continues=first.hex, attempt=2, first_step=10, started_ns=first.time_ns + 10**9)
+    for step in range(10, 20):
+        again.log({"loss": float(step)})
+    run.seal()
+    page = made(store).html
+    ((step, seconds),) = data_of(page)["runs"][0]["attempts"]
+    assert step == 10
+    assert seconds == pytest.approx(1, abs=0.1)
+    assert page.count('class="attempt"') == 1
+    assert "2 attempts" in words_of(page)
+
+
 def test_what_was_observed_stands_over_seconds(tmp_path: Path) -> None:
     """The machine has no steps: its charts come last, folded, over the time since the run was created."""
     store = make_store(tmp_path)

@@ -193,6 +193,36 @@ def test_a_key_that_comes_later_gets_a_spark(store: str) -> None:
     living.close()
 
 
+def test_a_key_for_every_step_does_not_grow_without_end(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of keys so many are kept and no more, and texts are not looked for again."""
+    monkeypatch.setattr("sdk.query.living._KEYS_MAX", 50)
+    trainer = Trainer(store)
+    trainer.steps(1, loss=1.0)
+    living = trainer.living()
+    for number in range(100):
+        trainer.main.log({"loss": 0.5, f"at/{number}": "a text"})
+        trainer.run.flush()
+        living.look()
+    assert len(living._keys) <= 51
+    assert [spark.key for spark in living.glance.sparks] == ["loss"]
+    living.close()
+
+
+def test_the_main_process_speaks_for_a_series(store: str) -> None:
+    """What another rank logs under the same key is not mixed in; what only it logs is shown."""
+    trainer = Trainer(store)
+    other = trainer.run.stream("attach", rank=1)
+    trainer.steps(3, loss=1.0)
+    living = trainer.living()
+    living.look()
+    for _ in range(5):
+        other.log({"loss": 9.0, "rank1/loss": 3.0})
+    trainer.steps(1, loss=0.5)
+    living.look()
+    assert {spark.key: spark.last for spark in living.glance.sparks} == {"loss": 0.5, "rank1/loss": 3.0}
+    living.close()
+
+
 def test_load_of_all_hosts_and_devices(store: str) -> None:
     """GPUs' use is a mean, everything else a sum; what is not sampled is not known."""
     trainer = Trainer(store)

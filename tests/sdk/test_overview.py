@@ -227,7 +227,7 @@ def test_differing_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "name", "expected"),
     [
-        ({"a": {"b": 1}}, "a.b", 1), ({"a.b": 2, "a": {"b": 1}}, "a.b", 2), ({"a": {"b": 1}}, "a", None),
+        ({"a": {"b": 1}}, "a.b", 1), ({"a.b": 2, "a": {"b": 1}}, "a.b", 2), ({"a": {"b": 1}}, "a", {"b": 1}),
         ({"a": {"b.c": {"d": 3}}}, "a.b.c.d", 3),
         ({"a": 1}, "a.b", None), ({}, "", None), ({"a": {"": 4}}, "a.", 4), ({"a": None}, "a", None),
     ],
