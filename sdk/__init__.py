@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .plot import plot_table as plot_table
     from .plot import visualize as visualize
     from .query.api import Api as Api
+    from .query.sql import sql as sql
     from .reader import open_store as open_store
     from .settings import Settings as Settings
     from .values.annotations import Classes as Classes

@@ -23,6 +23,8 @@ from sdk.settings import parse_bytes
 # What `daemon.cli.main` calls the program; a command that is called from Python has another name.
 PROGRAM = "stepd"
 _LIMIT = 40
+# So that the first rows are there before others are read.
+_TABLE_BATCH_ROWS = 2048
 # A column may be cut to so many characters before others are left out.
 _COLUMN_CHARACTERS_MIN = 10
 # Limit: rows behind the last one that is shown are counted for so long.
@@ -64,11 +66,11 @@ def command(
         raise click.BadParameter(str(error), param_hint="--memory") from error
     if ctx.find_root().info_name == PROGRAM:
         _import_without_pandas()
-    from sdk.query.sql import Database
+    from sdk.query.sql import BATCH_ROWS, Database
 
     database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
     try:
-        reader = database.reader(text)
+        reader = database.reader(text, batch_rows=BATCH_ROWS if form or output else _TABLE_BATCH_ROWS)
         if output is not None:
             _write_file(reader, output)
         elif form is not None:

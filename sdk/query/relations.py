@@ -154,9 +154,10 @@ class Catalog:
         """
         named = self._named(wanted, name)
         found = self.runs() if named is None else named
-        run_field, project = pyarrow.dataset.field(name), pyarrow.dataset.field("project")
-        facts = [(run_field == text(run.id)) & (project == text(run.project)) for run in found]
-        found = [found[place] for place in wanted.admitted(facts)]
+        if wanted.expression is not None:
+            run_field, project = pyarrow.dataset.field(name), pyarrow.dataset.field("project")
+            facts = [(run_field == text(run.id)) & (project == text(run.project)) for run in found]
+            found = [found[place] for place in wanted.admitted(facts)]
         for run in found:
             if named is not None:
                 yield run

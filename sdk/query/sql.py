@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Limit: of what DuckDB keeps in memory; what is more goes into files beside the system's temporary ones.
 MEMORY_BYTES = 2 * GIB
+# Limit: rows of a batch of an answer, and of a row group of a file.
+BATCH_ROWS = 1 << 17
 _SHOWN_ROWS = 20
 _SHOWN_CHARACTERS = 200
 _HINT = "stepd sql   (lists relations and columns)"
@@ -65,7 +67,7 @@ def sql(
     database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
     try:
         table = database.reader(query, parameters).read_all()
-        return Answer(table, database.notes)
+        return Answer(_with_integers(table), database.notes)
     except Exception as error:
         raise database.told(error, query) from None
     finally:
@@ -187,8 +189,13 @@ class Database:
         self._connection.close()
         self._spill.cleanup()
 
-    def reader(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+    def reader(
+        self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Any:
         """The rows as a pyarrow.RecordBatchReader, which makes them as they are read; no column of what has no rows to give.
+
+        Args:
+            batch_rows: How many at a time.
 
         Raises:
             duckdb.Error: It does not take the query; `told` makes our error of it.
@@ -202,7 +209,8 @@ class Database:
             import pyarrow
 
             return pyarrow.RecordBatchReader.from_batches(pyarrow.schema([]), iter(()))
-        return found.to_arrow_reader() if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader()
+        give = found.to_arrow_reader if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader
+        return give(batch_rows)
 
     def _narrowed(self, query: str) -> str:
         """The query with the runs that it needs in it, where other relations are read by way of `runs`."""
@@ -273,6 +281,17 @@ class Database:
             head, where = head[: missing.end()], ""
             hint = f"from {quoted(near[0])}" if near else hint
         return UsageError(f"cannot answer the query: {head}{where}", hint=hint)
+
+
+def _with_integers(table: Any) -> Any:
+    """The table with what DuckDB sums as a HUGEINT, to Arrow a decimal, as int64 where that holds it."""
+    import pyarrow
+
+    for place, field in enumerate(table.schema):
+        if pyarrow.types.is_decimal(field.type) and field.type.scale == 0:
+            with contextlib.suppress(pyarrow.ArrowInvalid):
+                table = table.set_column(place, field.name, table.column(place).cast(pyarrow.int64()))
+    return table
 
 
 def names_in(query: str) -> tuple[set[str], list[str]]:

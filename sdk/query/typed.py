@@ -11,20 +11,29 @@ import pyarrow
 from ..reader.plain import as_json
 from .pruning import text
 
-# Limit: of the maps that become structs. A config of more keys, or deeper, is a text of JSON from there on; a struct of 10,000 fields
-# takes DuckDB a second to bind.
-FIELDS_MAX = 1000
+# Limit: of the maps that become structs, with all that is in them. What has more fields, or is deeper, is a text of JSON from there
+# on; a struct of 10,000 fields takes DuckDB a second to bind.
+FIELDS_MAX = 2000
 DEPTH_MAX = 6
 _INT64 = range(-(2**63), 2**63)
 
 
-def column(values: Sequence[Any], depth: int = 0) -> Any:
+def column(values: Sequence[Any]) -> Any:
     """A column of plain values: BOOLEAN, BIGINT, DOUBLE (also of integers and floats), VARCHAR or a list of one of these where all
     are, a STRUCT of maps, and else the JSON of each as a text. None is null.
     """
+    return _column(values, 0, [FIELDS_MAX])
+
+
+def _column(values: Sequence[Any], depth: int, left: list[int]) -> Any:
+    """As `column`.
+
+    Args:
+        left: How many fields there may be besides; those of this column are taken off.
+    """
     kinds = {type(value) for value in values if value is not None}
     if kinds == {dict} and depth < DEPTH_MAX:
-        found = _struct(values, depth)
+        found = _struct(values, depth, left)
         if found is not None:
             return found
     if kinds == {list}:
@@ -74,7 +83,7 @@ def _scalar(value: Any, kind: Any) -> Any:
     return float(value) if kind == pyarrow.float64() and value is not None else value
 
 
-def _struct(values: Sequence[Any], depth: int) -> Any:
+def _struct(values: Sequence[Any], depth: int, left: list[int]) -> Any:
     """Maps as a STRUCT with a field for each key; None where they are too many, or there is none."""
     names: dict[str, None] = {}
     for value in values:
@@ -82,11 +91,12 @@ def _struct(values: Sequence[Any], depth: int) -> Any:
             if not all(isinstance(name, str) for name in value):
                 return None
             names.update(dict.fromkeys(value))
-        if len(names) > FIELDS_MAX:
+        if len(names) > left[0]:
             return None
     if not names:
         return None
-    fields = [column([None if value is None else value.get(name) for value in values], depth + 1) for name in names]
+    left[0] -= len(names)
+    fields = [_column([value and value.get(name) for value in values], depth + 1, left) for name in names]
     mask = pyarrow.array([value is None for value in values], pyarrow.bool_())
     return pyarrow.StructArray.from_arrays(fields, names=distinct(names), mask=mask)
 

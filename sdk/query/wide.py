@@ -25,6 +25,8 @@ from .streaming import TIME, Wanted, tables_of
 from .typed import distinct, number_of, text_of
 
 WIDE = "wide/"
+# Limit: columns of a project, a second of DuckDB's binding; `metrics` has all keys.
+_KEYS_MAX = 5000
 _ROWS_FIRST = {"run": pyarrow.string(), "step": pyarrow.int64(), "time": TIME}
 _TABLE_FIRST = {"run": pyarrow.string(), "step": pyarrow.int64()}
 # What a table's own column types become; every other one is a text, of what is none its JSON.
@@ -59,6 +61,9 @@ def _runs_of(catalog: Catalog, project: str) -> list[Run]:
 
 def _wide(catalog: Catalog, project: str) -> Relation:
     kinds = _kinds(_runs_of(catalog, project))
+    if len(kinds) > _KEYS_MAX:
+        catalog.note(f"project {project} has {len(kinds):,} keys, and its relation the first {_KEYS_MAX:,} of them")
+        kinds = dict(list(kinds.items())[:_KEYS_MAX])
     # Upper and lower case are the same to SQL, and `run`, `step` and `time` are taken.
     shown = dict(zip(kinds, distinct(kinds, _ROWS_FIRST)))
     fields = {**_ROWS_FIRST, **{shown[key]: kind for key, kind in kinds.items()}}
