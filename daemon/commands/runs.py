@@ -34,9 +34,9 @@ _SAID_VALUES_MAX = 6
 @click.option(
     "--where", metavar="EXPR", help="Only runs for which this holds: 'config.lr < 1e-3 and state = finished'."
 )
-@click.option("--sort", metavar="[-]EXPR,…", help="By what; a minus: the largest first. -best:val/acc,name")
-@click.option("--columns", metavar="EXPR,…", help="What to show: id,config.lr,best:val/acc,duration.")
-@click.option("--group", metavar="EXPR,…", help="One row for the runs that have this in common: config.method.")
+@click.option("--sort", metavar="[-]EXPR[,EXPR]", help="By what; a minus: the largest first. -best:val/acc,name")
+@click.option("--columns", metavar="EXPR[,EXPR]", help="What to show: id,config.lr,best:val/acc,duration.")
+@click.option("--group", metavar="EXPR[,EXPR]", help="One row for the runs that have this in common: config.method.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N rows.")
 @click.option("--csv", "as_csv", is_flag=True, help="The table as CSV.")
 @json_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import decimal
+import itertools
 import os
 import shutil
 import sys
@@ -251,11 +252,19 @@ class _Counted:
 def _write_parquet(reader: Any, file: Any) -> int:
     import pyarrow.parquet
 
+    from sdk.query.sql import BATCH_ROWS
+
     count = 0
+    held: list[Any] = []
     with pyarrow.parquet.ParquetWriter(file.buffer, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-            count += batch.num_rows
+        # Each write is a row group, and DuckDB's batches may be short.
+        for batch in itertools.chain(reader, [None]):
+            rows = sum(one.num_rows for one in held)
+            if held and (batch is None or rows >= BATCH_ROWS):
+                writer.write_table(pyarrow.Table.from_batches(held))
+                count += rows
+                held = []
+            held.append(batch)
     return count
 
 

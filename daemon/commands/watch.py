@@ -11,7 +11,7 @@ import click
 from daemon.commands.common import can_unicode, open_store_of, print_json
 from daemon.commands.service import directory_option
 from daemon.screen.model import Board, Scene, filter_of
-from daemon.screen.text import Look
+from daemon.screen.text import Ink
 from daemon.screen.view import View
 from sdk.errors import Error, install_hint
 from sdk.reader import Store
@@ -43,9 +43,9 @@ def command(
     terminal = os.environ.get("TERM", "dumb")
     is_looked_at = sys.stdout.isatty() and sys.stdin.isatty() and terminal != "dumb"
     # The console of the Linux kernel has neither braille nor bars in its fonts.
-    look = Look(can_unicode() and terminal != "linux", not os.environ.get("NO_COLOR") and sys.stdout.isatty())
+    ink = Ink(can_unicode() and terminal != "linux", not os.environ.get("NO_COLOR") and sys.stdout.isatty())
     size = _size()
-    view = View(Scene(store.path), size, look, run)
+    view = View(Scene(store.path), size, ink, run)
     filter_of(text)  # what is wrong with it is said before there is a screen
     view.every, view.text = every, text
     if as_json:
@@ -121,7 +121,7 @@ def _read_page(store: Store, view: View) -> None:
         for _ in range(2):  # the first time tells which charts there are
             detail = view.detail()
             assert detail is not None
-            page = page or Page(store, detail.run, view.look)
+            page = page or Page(store, detail.run, view.ink)
             content = page.read(detail)
             if content is not None:
                 view.take_content(content)

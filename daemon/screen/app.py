@@ -199,7 +199,7 @@ class Watch(App[None]):
                 self._page.close()
                 self._page = None
             try:
-                self._page = Page(self.board.runs.store, detail.run, self.view.look)
+                self._page = Page(self.board.runs.store, detail.run, self.view.ink)
             except Error as error:
                 self._hand(self._take_content, Content(detail, trouble=error.message.split("\n")[0]))
                 return 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daemon.commands.common import value_text
 from daemon.commands.service import clean, size
-from daemon.screen.text import Look, fit, number, width_of
+from daemon.screen.text import Ink, fit, number, width_of
 from sdk import clock
 from sdk.errors import Error, NotFoundError
 from sdk.headline import good_end
@@ -84,10 +84,10 @@ class Content(NamedTuple):
 class Page:
     """Reads one run for the screen; what it gives is never changed after. `close` when another one is opened."""
 
-    def __init__(self, store: Store, run: str, look: Look, now_ns: Callable[[], int] = clock.wall_ns) -> None:
+    def __init__(self, store: Store, run: str, ink: Ink, now_ns: Callable[[], int] = clock.wall_ns) -> None:
         """Raises: NotFoundError, when there is no such run (any more)."""
         self.id = run
-        self._look = look
+        self._ink = ink
         self._run = store.run(run)
         self._living = LivingRun(store.run(run), now_ns)
         self._seen: Any = None
@@ -119,7 +119,7 @@ class Page:
             if detail.tab == "charts":
                 content = self._with_charts(content, seen, told)
             elif seen != self._seen or detail != self._detail:
-                title, lines = _READERS[detail.tab](self._run, detail.width, self._look)
+                title, lines = _READERS[detail.tab](self._run, detail.width, self._ink)
                 content = content._replace(title=title, lines=tuple(lines))
                 self._lines = (title, tuple(lines))
             else:
@@ -163,7 +163,7 @@ class Page:
             found = read_lines([self._run], [key], x=chart.x, points=points, smooth=chart.smooth or None)
         except NotFoundError as error:
             return [fit(error.message.split("\n")[0], chart.width)]
-        style = Style(self._look.unicode, self._look.color)
+        style = Style(self._ink.unicode, self._ink.color)
         title = key
         for line in found.lines[:1]:
             best = "" if line.best is None else f"{line.goal} {number(line.best)}"
@@ -178,13 +178,13 @@ def _place(section: str, keys: Iterable[str]) -> tuple[bool, bool, int, str]:
     return (section == SYSTEM, not tells, first.get(section.lower(), 4), section)
 
 
-def _console(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
+def _console(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
     from daemon.commands.logs import text_of
 
     lines: list[str] = []
     for line in run.logs(last=_LINES_MAX):
         if line.missed:
-            lines.append(look.style(f"--- {line.missed:,} lines missing: {clean(line.why)} ---", fg="yellow"))
+            lines.append(ink.style(f"--- {line.missed:,} lines missing: {clean(line.why)} ---", fg="yellow"))
         else:
             lines += text_of(line)
     return "", lines or [
@@ -192,7 +192,7 @@ def _console(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
     ]
 
 
-def _rows(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
+def _rows(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
     rows = run.tail(_ROWS_MAX)
     if not rows:
         return "", ["no row yet"]
@@ -222,7 +222,7 @@ def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float) else value_text(value)
 
 
-def _media(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
+def _media(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
     kinds = run.media_keys()
     if not kinds:
         return "", ["no images, tables or other media"]
@@ -240,11 +240,11 @@ def _media(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
     return title, lines
 
 
-def _facts(run: Run, width: int, look: Look) -> tuple[str, list[str]]:
-    return "", list(_fact_lines(run, look))
+def _facts(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
+    return "", list(_fact_lines(run, ink))
 
 
-def _fact_lines(run: Run, look: Look) -> Iterator[str]:
+def _fact_lines(run: Run, ink: Ink) -> Iterator[str]:
     yield f"{'where':<12} {clean(run.directory)}"
     yield f"{'stored':<12} {run.records:,} records, {size(run.size_bytes)}"
     for name, value in (
@@ -257,27 +257,27 @@ def _fact_lines(run: Run, look: Look) -> Iterator[str]:
             yield f"{name:<12} {value_text(value)}"
     error = run.error
     if error is not None:
-        yield look.style(f"ended by {clean(error.type)}: {clean(error.message)}", fg="red")
+        yield ink.style(f"ended by {clean(error.type)}: {clean(error.message)}", fg="red")
         yield from (f"  {clean(line)}" for line in error.traceback.splitlines()[-30:])
     gaps, damage = run.gaps, run.damage
     if gaps or damage:
         yield ""
-        yield look.style("missing", bold=True)
+        yield ink.style("missing", bold=True)
     for gap in gaps[:_VALUES_MAX]:
-        yield look.style(
+        yield ink.style(
             f"  {gap.count:,} records, steps {gap.step_min:,}-{gap.step_max:,}: {clean(gap.reason)}", fg="red"
         )
     for one in damage[:_VALUES_MAX]:
-        yield look.style(f"  {clean(one.reason)} in {clean(one.path)}", fg="red")
+        yield ink.style(f"  {clean(one.reason)} in {clean(one.path)}", fg="red")
     for title, values in (("config", run.config), ("summary", run.summary), ("context", run.context)):
-        yield from _map(title, values, look)
+        yield from _map(title, values, ink)
 
 
-def _map(title: str, values: Mapping[str, Any], look: Look) -> Iterator[str]:
+def _map(title: str, values: Mapping[str, Any], ink: Ink) -> Iterator[str]:
     if not values:
         return
     yield ""
-    yield look.style(title, bold=True)
+    yield ink.style(title, bold=True)
     names = sorted(values, key=str)
     width = min(max(width_of(clean(str(name))) for name in names[:_VALUES_MAX]), 32)
     for name in names[:_VALUES_MAX]:
@@ -288,6 +288,6 @@ def _map(title: str, values: Mapping[str, Any], look: Look) -> Iterator[str]:
         yield f"  and {len(names) - _VALUES_MAX:,} more"
 
 
-_READERS: Mapping[str, Callable[[Run, int, Look], tuple[str, list[str]]]] = {
+_READERS: Mapping[str, Callable[[Run, int, Ink], tuple[str, list[str]]]] = {
     "console": _console, "rows": _rows, "media": _media, "facts": _facts,
 }  # fmt: skip

@@ -9,7 +9,7 @@ import click
 
 from daemon.screen.page import SYSTEM, TABS, Chart, Content, Detail
 from daemon.screen.table import pace_words
-from daemon.screen.text import Look, clean, cut, fit, joined, number, padded, width_of
+from daemon.screen.text import Ink, clean, cut, fit, joined, number, padded, width_of
 from sdk.query.living import Glance
 
 HEAD_LINES, FOOT_LINES = 3, 1
@@ -198,36 +198,36 @@ class RunView:
 
     # ---- lines
 
-    def draw(self, size: tuple[int, int], look: Look, now: float) -> list[str]:
+    def draw(self, size: tuple[int, int], ink: Ink, now: float) -> list[str]:
         """The page, exactly so many lines."""
         width, height = self._size = size
-        lines = [self._head(width, look, now), self._second(width, look), self._tabs(width, look)]
-        lines += self._charts(width, look) if self.tab == "charts" else self._text(width, look)
+        lines = [self._head(width, ink, now), self._second(width, ink), self._tabs(width, ink)]
+        lines += self._charts(width, ink) if self.tab == "charts" else self._text(width, ink)
         lines = lines[: height - FOOT_LINES]
         lines += [""] * (height - FOOT_LINES - len(lines))
         keys = _KEYS.get(self.tab, _KEYS[""])
-        lines.append(look.style(fit(joined(keys.split(" · "), width - 1), width), dim=True))
-        return [look.plain(line) for line in lines]
+        lines.append(ink.style(fit(joined(keys.split(" · "), width - 1), width), dim=True))
+        return [ink.plain(line) for line in lines]
 
-    def _head(self, width: int, look: Look, now: float) -> str:
+    def _head(self, width: int, ink: Ink, now: float) -> str:
         right = time.strftime("%H:%M:%S", time.localtime(now)) if now else ""
         glance = self.glance
         if glance is None:
             return fit(f"  {self.run}", width - width_of(right)) + right
         name = f"{clean(glance.name)} ({clean(glance.id)})  {clean(glance.project)}  {glance.state}"
-        return f"{look.dot(glance.state)} {look.style(fit(name, width - 3 - width_of(right)), bold=True)} {right}"
+        return f"{ink.dot(glance.state)} {ink.style(fit(name, width - 3 - width_of(right)), bold=True)} {right}"
 
-    def _second(self, width: int, look: Look) -> str:
+    def _second(self, width: int, ink: Ink) -> str:
         if self.content is not None and self.content.trouble:
-            return look.style(fit(f"! {self.content.trouble}", width), fg="red")
+            return ink.style(fit(f"! {self.content.trouble}", width), fg="red")
         if self.glance is None:
             return fit("  reading …", width)
         lost = f"{self.glance.refused:,} dropped" if self.glance.refused else ""
         return fit("  " + joined(filter(None, [*pace_words(self.glance), lost]), width - 2), width)
 
-    def _tabs(self, width: int, look: Look) -> str:
+    def _tabs(self, width: int, ink: Ink) -> str:
         names = [f"{n} {name}" for n, name in enumerate(TABS, 1)]
-        line = "  ".join(look.style(text, reverse=name == self.tab) for text, name in zip(names, TABS))
+        line = "  ".join(ink.style(text, reverse=name == self.tab) for text, name in zip(names, TABS))
         plain = "  ".join(names)
         if self.tab != "charts":
             return f"  {line}"
@@ -236,9 +236,9 @@ class RunView:
             + (["log"] if self.is_log else [])
             + ([f"smooth {number(self.smooth)}"] if self.smooth else [])
         )
-        return f"  {line}{look.style(fit(' · '.join(said), width - 2 - len(plain), right=True), dim=True)}"
+        return f"  {line}{ink.style(fit(' · '.join(said), width - 2 - len(plain), right=True), dim=True)}"
 
-    def _charts(self, width: int, look: Look) -> list[str]:
+    def _charts(self, width: int, ink: Ink) -> list[str]:
         content = self.content
         if content is None:
             return ["", "  reading …"]
@@ -253,27 +253,27 @@ class RunView:
                 sign = "▸" if row.section in self.folded else "▾"
                 many = len(next(keys for section, keys in content.sections if section == row.section))
                 title = f"{sign} {clean(row.section) or 'charts'} ({many})"
-                lines.append(look.style(fit(title, width), bold=True, reverse=row == cursor))
+                lines.append(ink.style(fit(title, width), bold=True, reverse=row == cursor))
                 continue
-            columns = [_panel(content, key, chart, look) for key in row.keys]
+            columns = [_panel(content, key, chart, ink) for key in row.keys]
             if cursor is not None and row == cursor and not self.is_zoomed:
-                columns[self.column][0] = look.style(
+                columns[self.column][0] = ink.style(
                     fit(click.unstyle(columns[self.column][0]), chart.width), reverse=True
                 )
             lines += ["  ".join(cells).rstrip() for cells in zip(*columns)]
         return lines
 
-    def _text(self, width: int, look: Look) -> list[str]:
+    def _text(self, width: int, ink: Ink) -> list[str]:
         content = self.content
         if content is None or (content.is_reading and not content.lines):
             return ["reading …"]
         body = self._body_lines()
         end = len(content.lines) - self.above_end[self.tab]
         shown = [cut(line, width) for line in content.lines[max(end - body, 0) : max(end, body)]]
-        return [look.style(fit(content.title, width), dim=True), *shown] if content.title else shown
+        return [ink.style(fit(content.title, width), dim=True), *shown] if content.title else shown
 
 
-def _panel(content: Content, key: str, chart: Chart, look: Look) -> list[str]:
+def _panel(content: Content, key: str, chart: Chart, ink: Ink) -> list[str]:
     """A chart in exactly its columns and lines."""
     held = content.charts.get(key) if content.drawn_as == chart else None
     lines = list(held) if held is not None else [clean(key), "reading …"]

@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from daemon.screen.model import Scene
-from daemon.screen.text import Look, clean, count, fit, gigabytes, joined, number, rate, share, span, spark, width_of
+from daemon.screen.text import Ink, clean, count, fit, gigabytes, joined, number, rate, share, span, spark, width_of
 from sdk._greeting import short_path
 from sdk.query.living import Glance, Load, Spark
 from sdk.reader.state import CRASHED, FAILED, RUNNING
@@ -58,36 +58,36 @@ def visible(scene: Scene, place: Place, width: int, height: int) -> list[int]:
     return found
 
 
-def draw(scene: Scene, place: Place, width: int, height: int, look: Look) -> list[str]:
+def draw(scene: Scene, place: Place, width: int, height: int, ink: Ink) -> list[str]:
     """The page, exactly so many lines, none wider than the screen."""
-    lines = [_head(scene, width, look), _health(scene, width, look), _titles(scene, place, width, look)]
+    lines = [_head(scene, width, ink), _health(scene, width, ink), _titles(scene, place, width, ink)]
     for index in visible(scene, place, width, height):
-        lines += _run(scene, scene.glances[index], index == place.selected, width, look)
+        lines += _run(scene, scene.glances[index], index == place.selected, width, ink)
     if not scene.glances:
         lines += [f"  {text}" for text in _nothing(scene, place)]
     lines = lines[: height - 1]
     lines += [""] * (height - 1 - len(lines))
-    lines.append(look.style(fit(joined(_KEYS, width - 1), width), dim=True))
-    return [look.plain(line) for line in lines]
+    lines.append(ink.style(fit(joined(_KEYS, width - 1), width), dim=True))
+    return [ink.plain(line) for line in lines]
 
 
-def _head(scene: Scene, width: int, look: Look) -> str:
+def _head(scene: Scene, width: int, ink: Ink) -> str:
     when = time.strftime("%H:%M:%S", time.localtime(scene.time)) if scene.time else ""
     told = "reading …" if scene.is_reading else f"{scene.running} running of {scene.total:,}"
     right = f"{told}   {when}" if when else told
     left = f"stepd watch   {clean(short_path(scene.store))}"
-    return look.style(fit(left, width - width_of(right) - 2), bold=True) + "  " + right
+    return ink.style(fit(left, width - width_of(right) - 2), bold=True) + "  " + right
 
 
-def _health(scene: Scene, width: int, look: Look) -> str:
+def _health(scene: Scene, width: int, ink: Ink) -> str:
     health = scene.health
     if scene.trouble:
-        return look.style(fit(f"! {scene.trouble}", width), fg="red")
+        return ink.style(fit(f"! {scene.trouble}", width), fg="red")
     if health is None:
         return fit("", width)
     free = f"{gigabytes(health.free_bytes)}B free" if health.free_bytes is not None else ""
     if not health.serving:
-        return look.style(
+        return ink.style(
             fit(joined(filter(None, ["no daemon serves this store: the next init() starts one", free]), width), width),
             dim=True,
         )
@@ -102,20 +102,20 @@ def _health(scene: Scene, width: int, look: Look) -> str:
     line = joined(filter(None, words), width)
     if health.trouble:
         line = f"{line} · ! {health.trouble}"
-    return look.style(fit(line, width), fg="red" if lost or health.trouble else "green")
+    return ink.style(fit(line, width), fg="red" if lost or health.trouble else "green")
 
 
-def _titles(scene: Scene, place: Place, width: int, look: Look) -> str:
+def _titles(scene: Scene, place: Place, width: int, ink: Ink) -> str:
     if place.asking is not None:
         return fit(place.asking, width)
     if width < WIDE_COLUMNS:
         return (
-            look.style(fit(f"  {_cells(_TITLES, width)}", width), dim=True)
+            ink.style(fit(f"  {_cells(_TITLES, width)}", width), dim=True)
             if not place.title
             else fit(place.title, width)
         )
     titles = f"  {_cells(_TITLES, width)} {_load_titles()} SERIES"
-    return look.style(fit(f"{titles}   {place.title}", width), dim=True)
+    return ink.style(fit(f"{titles}   {place.title}", width), dim=True)
 
 
 _TITLES = ("NAME", "ID", "PROJECT", "STEP", "RATE", "LEFT")
@@ -133,21 +133,21 @@ def _cells(texts: tuple[str, ...], width: int) -> str:
     return " ".join(fit(text, size, right=n > 2) for n, (text, size) in enumerate(zip(texts, _widths(width))))
 
 
-def _run(scene: Scene, glance: Glance, is_selected: bool, width: int, look: Look) -> list[str]:
+def _run(scene: Scene, glance: Glance, is_selected: bool, width: int, ink: Ink) -> list[str]:
     body = _cells((glance.name, glance.id, glance.project, _step(glance), *_pace(scene, glance)), width)
     is_over = glance.state != RUNNING
     series_width = width - 2 - width_of(body) - 1 - _LOAD_WIDTH - 1
-    dot = look.dot(glance.state)
+    dot = ink.dot(glance.state)
     if width >= WIDE_COLUMNS:
         rest = f"{_load(glance.load)} {_sparks(glance.sparks, series_width)}"
         body = f"{body} {rest}"
-        return [f"{dot} {look.style(fit(body, width - 2), reverse=is_selected, dim=is_over and not is_selected)}"]
-    first = f"{dot} {look.style(fit(body, width - 2), reverse=is_selected, dim=is_over and not is_selected, bold=not is_over)}"
+        return [f"{dot} {ink.style(fit(body, width - 2), reverse=is_selected, dim=is_over and not is_selected)}"]
+    first = f"{dot} {ink.style(fit(body, width - 2), reverse=is_selected, dim=is_over and not is_selected, bold=not is_over)}"
     if is_over:
         return [first]
     used = _used(glance.load)
     series = _sparks(glance.sparks, width - 5 - width_of(used))
-    return [first, f"    {fit(series, width - 5 - width_of(used))} {look.style(used, fg='cyan')}"]
+    return [first, f"    {fit(series, width - 5 - width_of(used))} {ink.style(used, fg='cyan')}"]
 
 
 def _step(glance: Glance) -> str:

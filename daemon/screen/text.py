@@ -24,7 +24,7 @@ _DOTS = {
 }
 
 
-class Look:
+class Ink:
     """What the terminal can show.
 
     Attributes:

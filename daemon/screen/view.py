@@ -7,7 +7,7 @@ from daemon.screen.model import SORTS, Scene, Wanted
 from daemon.screen.page import Content, Detail
 from daemon.screen.run_view import RunView
 from daemon.screen.table import Place
-from daemon.screen.text import Look, clean, cut, fit
+from daemon.screen.text import Ink, clean, cut, fit
 
 HELP = """
   In the list
@@ -34,11 +34,11 @@ _SORTS = tuple(SORTS)
 class View:
     """State of the screen. Belongs to the thread that draws."""
 
-    def __init__(self, scene: Scene, size: tuple[int, int], look: Look, run: str | None = None) -> None:
+    def __init__(self, scene: Scene, size: tuple[int, int], ink: Ink, run: str | None = None) -> None:
         """Args: `run` is the id of the one whose page is open at first."""
         self.scene = scene
         self.size = size
-        self.look = look
+        self.ink = ink
         self.place = Place()
         self.page: RunView | None = RunView(run) if run is not None else None
         self.is_help = False
@@ -180,12 +180,12 @@ class View:
         width, height = self.size
         if self.is_help:
             lines = [fit(line, width) for line in HELP.split("\n")][: height - 1]
-            return [self.look.plain(line) for line in lines] + [""] * (height - len(lines))
+            return [self.ink.plain(line) for line in lines] + [""] * (height - len(lines))
         if self.page is not None:
-            return self.page.draw(self.size, self.look, self.scene.time)
+            return self.page.draw(self.size, self.ink, self.scene.time)
         asking = None if self.typed is None else f"/{clean(self.typed)}_"
         place = self.place._replace(title=self._title(), asking=asking)
-        return table.draw(self.scene, place, width, height, self.look)
+        return table.draw(self.scene, place, width, height, self.ink)
 
     def _title(self) -> str:
         words = [f"filter: {self.text}"] if self.text else []

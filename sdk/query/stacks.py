@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import clock, platform
-from ..errors import DamageError, Error
+from ..errors import DamageError, Error, install_hint
 from ..journal.asking import Question
 from ..journal.drain import is_ring_path
 from ..journal.format import SUFFIX
@@ -320,7 +320,7 @@ def _with_debugger(process: Process, started: float) -> Process:
 
     program = debugger_path()
     if program is None:
-        return process._replace(note=f"py-spy is not installed. Try: {sys.executable} -m pip install py-spy")
+        return process._replace(note=f"py-spy is not installed. Try: {install_hint('py-spy')}")
     # Why non-blocking: what hangs does not move, and a process that is stopped must stay as it is.
     words = [program, "dump", "--json", "--nonblocking", "--pid", str(process.pid)]
     try:

@@ -20,7 +20,7 @@ from daemon.commands.watch import open_screen
 from daemon.screen import table, text
 from daemon.screen.model import SORTS, Board, Health, Scene, Wanted, filter_of
 from daemon.screen.page import Chart, Content, Detail, Page
-from daemon.screen.text import Look
+from daemon.screen.text import Ink
 from daemon.screen.view import View
 from sdk.errors import CommError, Error, UsageError
 from sdk.query.living import Glance, Load, Spark
@@ -86,8 +86,8 @@ def full_scene() -> Scene:
     )
 
 
-def view_of(scene: Scene, size: tuple[int, int] = SMALL, look: Look | None = None) -> View:
-    return View(scene, size, look or Look(True, False))
+def view_of(scene: Scene, size: tuple[int, int] = SMALL, ink: Ink | None = None) -> View:
+    return View(scene, size, ink or Ink(True, False))
 
 
 def shown(view: View) -> str:
@@ -113,9 +113,9 @@ def test_list_of_200_by_50() -> None:
 
 def test_frames_without_colours_and_without_unicode() -> None:
     """Without colours there are none; in ASCII nothing else is written; the lines are the same otherwise."""
-    plain = "\n".join(view_of(full_scene(), SMALL, Look(True, False)).draw())
+    plain = "\n".join(view_of(full_scene(), SMALL, Ink(True, False)).draw())
     assert "\x1b[3" not in plain
-    view = view_of(full_scene(), SMALL, Look(False, True))
+    view = view_of(full_scene(), SMALL, Ink(False, True))
     shown(view)
     assert "\n".join(view.draw()).isascii()
 
@@ -151,7 +151,7 @@ def test_health_says_what_is_lost(store: str) -> None:
     assert "no daemon serves this store" in _health_line(store, None)
     assert "does not answer" in _health_line(store, CommError("the daemon does not answer"))
     assert "0 refused" in _health_line(store, {"runs": 7, "gaps": [], "refused": "many", "warnings": [None]})
-    assert table.draw(unknown, table.Place(), 80, 24, Look(True, False))[1].strip() == ""
+    assert table.draw(unknown, table.Place(), 80, 24, Ink(True, False))[1].strip() == ""
 
 
 def _health_line(store: str, told: Mapping[str, Any] | Exception | None) -> str:
@@ -161,7 +161,7 @@ def _health_line(store: str, told: Mapping[str, Any] | Exception | None) -> str:
         return told
 
     scene = Board(Store(store), ask=ask).look(Wanted())
-    return click.unstyle(table.draw(scene, table.Place(), 200, 24, Look())[1])
+    return click.unstyle(table.draw(scene, table.Place(), 200, 24, Ink())[1])
 
 
 def test_numbers_in_few_characters() -> None:
@@ -340,8 +340,8 @@ def make_page(store: str) -> Store:
 
 def open_page(found: Store, size: tuple[int, int] = SMALL, *keys: str) -> View:
     """A view of the run's page after some keys, with what is read for it."""
-    view = View(Scene(found.path, time=NOW), size, Look(True, False), "a41f")
-    page = Page(found, "a41f", view.look, lambda: int(NOW * 1e9))
+    view = View(Scene(found.path, time=NOW), size, Ink(True, False), "a41f")
+    page = Page(found, "a41f", view.ink, lambda: int(NOW * 1e9))
     for key in ("", "", *keys):
         if key:
             press(view, key)
@@ -399,9 +399,9 @@ def test_what_is_looked_at_stays_while_more_comes(store: str) -> None:
 def test_a_page_reads_only_what_changed(store: str) -> None:
     """Without anything new nothing is read; a chart that is not on the screen is not drawn."""
     found = make_page(store)
-    view = View(Scene(found.path), SMALL, Look(True, False), "a41f")
+    view = View(Scene(found.path), SMALL, Ink(True, False), "a41f")
     assert view.page is not None
-    page = Page(found, "a41f", view.look, lambda: int(NOW * 1e9))
+    page = Page(found, "a41f", view.ink, lambda: int(NOW * 1e9))
     first = page.read(view.page.detail(SMALL))
     assert first is not None and first.charts == {} and len(first.sections) == 4
     view.take_content(first)
@@ -415,7 +415,7 @@ def test_a_page_reads_only_what_changed(store: str) -> None:
 def test_a_run_that_goes_away_is_said(store: str) -> None:
     """Its page says so, and nothing raises."""
     found = make_page(store)
-    page = Page(found, "a41f", Look())
+    page = Page(found, "a41f", Ink())
     shutil.rmtree(os.path.join(store, "runs"))
     content = page.read(Detail("a41f", "rows", 80))
     assert content is None or isinstance(content, Content)

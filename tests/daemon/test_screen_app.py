@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon.screen.model import Board, Scene
-from daemon.screen.text import Look
+from daemon.screen.text import Ink
 from daemon.screen.view import View
 from sdk.reader import Store
 from tests.builders import make_run, make_store
@@ -32,7 +32,7 @@ def piloted(store: str, size: tuple[int, int], steps: Steps) -> Watch:
 
     async def work() -> Watch:
         found = Store(store)
-        app = Watch(Board(found, ask=lambda path: None), View(Scene(store), size, Look()))
+        app = Watch(Board(found, ask=lambda path: None), View(Scene(store), size, Ink()))
         async with app.run_test(size=size) as pilot:
             await steps(app, pilot)
         return app

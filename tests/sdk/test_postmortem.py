@@ -77,7 +77,7 @@ def test_what_the_observer_saw_of_the_end(store: str) -> None:
     watched(run, told, **{"memory_rss": 3 << 30, "cgroup/memory_limit": 4 << 30, "cgroup/memory_used": 4 << 30})
     found = postmortem(open_at(store).run("dead"))
     assert (found.state, found.verdict.cause, found.verdict.confidence) == ("crashed", "oom-killer", "certain")
-    assert "4.0 GiB of the 4.0 GiB" in found.verdict.text
+    assert "178.9 MiB of the 4.0 GiB" in found.verdict.text
     assert found.ended == START + 10
     assert [one.kind for one in found.evidence] == ["exit", "oom", "kernel", "memory", "seen"]
     assert "9.0 s before the end" in found.evidence[3].text
