@@ -83,6 +83,8 @@ def command(
     finally:
         notes = database.notes
         database.close()
+        if database.is_lost:
+            os._exit(130)  # what DuckDB still computes must not be waited for
         for note in notes:
             click.echo(clean(f"stepd: {note}"), err=True)
 

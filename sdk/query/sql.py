@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, UsageError, install_hint
 from ..limits import GIB
+from .aside import Aside
 from .narrowing import narrowed
 
 if TYPE_CHECKING:
@@ -141,8 +142,35 @@ class Answer:
         return [list(row) for row in zip(*(column.to_pylist() for column in head.columns))]
 
 
+class Rows:
+    """The rows of an answer in Arrow's batches, to be read once.
+
+    Attributes:
+        schema: A pyarrow.Schema.
+    """
+
+    def __init__(self, reader: Any, aside: Aside) -> None:
+        self._reader = reader
+        self._aside = aside
+        self.schema = reader.schema
+
+    def __iter__(self) -> Iterator[Any]:
+        while (batch := self._aside.call(self._next)) is not None:
+            yield batch
+
+    def _next(self) -> Any:
+        try:
+            return self._reader.read_next_batch()
+        except StopIteration:
+            return None
+
+    def read_all(self) -> Any:
+        """A pyarrow.Table of what is left."""
+        return self._aside.call(self._reader.read_all)
+
+
 class Database:
-    """A database in memory over one store. `close` ends it; a reader that it gave must be read before."""
+    """A database in memory over one store. `close` ends it; rows that it gave must be read before. Not thread-safe."""
 
     def __init__(self, store: Store, *, allow_files: bool = False, memory_bytes: int = MEMORY_BYTES) -> None:
         duckdb = _library("duckdb")
@@ -153,6 +181,7 @@ class Database:
         self._views: dict[str, Any] = {}
         self._is_old = str(duckdb.__version__).startswith("1.")
         self._connection = duckdb.connect(":memory:")
+        self._aside = Aside(self._connection.interrupt)
         self._spill = tempfile.TemporaryDirectory(prefix="stepd-sql-", ignore_cleanup_errors=True)
         try:
             self._lock(duckdb, allow_files, memory_bytes)
@@ -185,23 +214,34 @@ class Database:
         """What there is to say of what was read so far."""
         return list(self._catalog.notes)
 
+    @property
+    def is_lost(self) -> bool:
+        """An interrupt found DuckDB in what cannot be interrupted: its threads go on, and the connection stays open."""
+        return self._aside.is_lost
+
     def close(self) -> None:
-        self._connection.close()
+        """Ends it, and removes its temporary files."""
+        self._aside.close()
+        if not self.is_lost:
+            self._connection.close()
         self._spill.cleanup()
 
     def reader(
         self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None, batch_rows: int = BATCH_ROWS
-    ) -> Any:
-        """The rows as a pyarrow.RecordBatchReader, which makes them as they are read; no column of what has no rows to give.
+    ) -> Rows:
+        """The rows, which are made as they are read; no column of what has no rows to give.
 
         Args:
-            batch_rows: How many at a time.
+            batch_rows: How many at a time, at most.
 
         Raises:
             duckdb.Error: It does not take the query; `told` makes our error of it.
         """
         if not query.strip():
             raise UsageError("cannot answer the query: it is empty", hint=_HINT)
+        return Rows(self._aside.call(self._reader, query, parameters, batch_rows), self._aside)
+
+    def _reader(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None, batch_rows: int) -> Any:
         self.bind(query)
         query = self._narrowed(query)
         found = self._connection.sql(query, params=parameters) if parameters else self._connection.sql(query)
