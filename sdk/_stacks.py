@@ -3,13 +3,16 @@
 The sender's thread takes the frames of all others, which costs about a microsecond a frame, and none of them notices. It
 can do so whenever the interpreter runs: also while the main thread waits for a lock, a socket, or a GPU. Where it cannot,
 because a thread keeps the GIL, that is the answer.
+
+Invariant: no code of the user's runs here and no lock is waited for, so that the sender neither ends nor stops by it. A
+subclass of Thread may have made `name` a property that raises, and whoever hangs may hang within `threading.enumerate`.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
 from types import FrameType
 from typing import Any
 
@@ -21,6 +24,9 @@ from .record import encode_map
 # Limits: what is told of a process. Of a deep stack the innermost frames and a few of the outermost say what it does.
 THREADS_MAX = 200
 _INNER_FRAMES, _OUTER_FRAMES = 80, 20
+# Limit: looking at a frame makes an object of it, which lives as long as the call: of a recursion a million deep these would be
+# 400 MB, and 1.5 s of the interpreter. Of one deeper than this the outermost calls are not told.
+_WALKED_MAX = 10_000
 _CHARACTERS_MAX = 500
 # Our own threads, which wait for work.
 OWN_PREFIX = "stepd-"
@@ -37,7 +43,11 @@ class Stacks:
         """Answers if somebody asks; else it costs two looks at memory."""
         number = self._questions.waiting(now)
         if number:
-            self._questions.answer(number, packed_stacks())
+            try:
+                told = packed_stacks()
+            except Exception:  # of no name that we know; who asks is told nothing, and the sender goes on
+                told = b""
+            self._questions.answer(number, told)
 
 
 def packed_stacks() -> bytes:
@@ -54,36 +64,64 @@ def packed_stacks() -> bytes:
 
 def take_stacks(inner: int = _INNER_FRAMES) -> list[dict[str, Any]]:
     """A map for each thread of this process but our own, the main one first; frames as [file, function, line], innermost first."""
-    known = {thread.ident: thread for thread in threading.enumerate()}
+    known = _known_threads()
     main = threading.main_thread().ident
     found = []
     frames = sys._current_frames()
     for ident, frame in sorted(frames.items(), key=lambda item: (item[0] != main, item[0]))[:THREADS_MAX]:
         thread = known.get(ident)
-        name = _text(thread.name) if thread is not None else f"thread {ident}"
+        name = _text(_attribute(thread, "_name") or f"thread {ident}")
         if name.startswith(OWN_PREFIX):
             continue
-        every = list(_frames(frame))
-        left_out = max(0, len(every) - inner - _OUTER_FRAMES)
+        native = _attribute(thread, "_native_id")
+        told, left_out = _frames(frame, inner)
         found.append(
             {
                 "name": name,
                 "is_main": ident == main,
-                "native": (thread.native_id if thread is not None else None) or 0,
-                "frames": every[:inner] + every[inner + left_out :],
+                "native": native if type(native) is int else 0,
+                "frames": told,
                 "left_out": [inner, left_out],
             }
         )
     return found
 
 
-def _frames(frame: FrameType | None) -> Iterator[list[Any]]:
-    while frame is not None:
-        code = frame.f_code
-        yield [_text(code.co_filename), _text(getattr(code, "co_qualname", code.co_name)), frame.f_lineno or 0]
-        frame = frame.f_back
+def _known_threads() -> dict[int, threading.Thread]:
+    """By ident. Why not `threading.enumerate`: it waits for a lock. A copy of a dict is made in one piece."""
+    return dict(getattr(threading, "_active", {}))
+
+
+def _attribute(thread: threading.Thread | None, name: str) -> Any:
+    """What a thread itself keeps under a name, past whatever its class makes of that; None where there is nothing."""
+    try:
+        return object.__getattribute__(thread, name)
+    except AttributeError:
+        return None
+
+
+def _frames(frame: FrameType | None, inner: int) -> tuple[list[list[Any]], int]:
+    """The innermost frames and some of the outermost, and how many are left out between them."""
+    first: list[list[Any]] = []
+    last: deque[FrameType] = deque(maxlen=_OUTER_FRAMES)
+    walked = 0
+    while frame is not None and walked < _WALKED_MAX:
+        if walked < inner:
+            first.append(_told(frame))
+        else:
+            last.append(frame)
+        frame, walked = frame.f_back, walked + 1
+    if frame is not None:
+        last.clear()
+    return first + [_told(each) for each in last], max(0, walked - inner - len(last))
+
+
+def _told(frame: FrameType) -> list[Any]:
+    code = frame.f_code
+    return [_text(code.co_filename), _text(getattr(code, "co_qualname", code.co_name)), frame.f_lineno or 0]
 
 
 def _text(text: Any) -> str:
-    """A name, which anybody may have set to anything, as text that can be packed."""
-    return str(text)[:_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
+    """A name as text that can be packed: at its plain value, whatever class of text it is."""
+    plain = str.__str__(text) if isinstance(text, str) else "?"
+    return plain[:_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()

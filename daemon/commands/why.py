@@ -26,6 +26,7 @@ from sdk.reader.logs import LogLine
 _LINES_MIN, _COLUMNS = 24, 80
 _EVIDENCE_MAX, _ADVICE_MAX, _FRAMES_MAX, _KEYS_MAX = 8, 3, 8, 6
 _TIME_MAX = 1e11
+_ASCII = str.maketrans({"…": "...", "–": "-", "×": "x"})
 
 
 @click.command("why")
@@ -106,10 +107,10 @@ class _Page:
         self.hidden: list[str] = []
 
     def line(self, text: str = "", **style: Any) -> None:
+        if not can_unicode():
+            text = text.translate(_ASCII)
         cut = "…" if can_unicode() else "..."
         text = text if self.everything or len(text) <= self.columns else text[: self.columns - len(cut)] + cut
-        if not can_unicode():
-            text = text.replace("–", "-")
         click.echo(click.style(text, **style) if style and not os.environ.get("NO_COLOR") else text)
         self.left -= 1
 
@@ -190,7 +191,7 @@ def _rows(found: Postmortem, everything: bool) -> Iterator[str]:
         keys = [key for key in row if not key.startswith("_")]
         told = [f"{clean(key)} {value_text(row[key])}" for key in keys[: None if everything else _KEYS_MAX]]
         more = f" … {len(keys) - len(told)} more" if len(told) < len(keys) else ""
-        yield f"{_clock(row['_timestamp'])}step {row['_step']:,}  {'  '.join(told)}{more if can_unicode() else more.replace('…', '')}"
+        yield f"{_clock(row['_timestamp'])}step {row['_step']:,}  {'  '.join(told)}{more}"
 
 
 def _console_line(line: LogLine) -> str:
@@ -265,7 +266,7 @@ def _one_line(group: Group) -> str:
     where = f"{_frame_text(inner, False)}"
     if frame is not None and frame is not inner:
         where += f"  from {_frame_text(frame, False)}"
-    return f"{clean(thread.name)}{who if can_unicode() else who.replace('×', 'x')}: {where}"
+    return f"{clean(thread.name)}{who}: {where}"
 
 
 def _quiet_lines(quiet: Sequence[Process], everything: bool) -> Iterator[str]:

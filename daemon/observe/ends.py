@@ -13,7 +13,6 @@ import fcntl
 import os
 import select
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from daemon.observe import machine
@@ -33,6 +32,7 @@ _LINE_SECONDS = 60.0
 _INFO = struct.Struct("<Q52xi")
 _GET_INFO = 3 << 30 | _INFO.size << 16 | 0xFF << 8 | 11
 _INFO_EXIT = 1 << 3
+_STAT_FIELDS = 50
 
 
 class _Watched(NamedTuple):
@@ -45,6 +45,7 @@ class _Watched(NamedTuple):
     events: str | None
     kills: int
     met: float
+    started: str
 
 
 class Ends:
@@ -67,7 +68,9 @@ class Ends:
             descriptor = os.pidfd_open(pid)
             events = machine.memory_events(pid)
             kills = (machine.oom_kills(events) if events else None) or 0
-            self._watched[pid] = _Watched(pid, stream, rank, descriptor, events, kills, clock.wall_ns() / 1e9)
+            self._watched[pid] = _Watched(
+                pid, stream, rank, descriptor, events, kills, clock.wall_ns() / 1e9, _stat(pid)[19]
+            )
 
     @property
     def descriptors(self) -> list[int]:
@@ -91,7 +94,7 @@ class Ends:
             if each.pid not in self._ended and _has_ended(each.descriptor):
                 self._ended[each.pid] = now
             if each.pid in self._ended:
-                status = exit_status(each.pid, each.descriptor)
+                status = exit_status(each.pid, each.descriptor, each.started)
                 if status is not None or last or now - self._ended[each.pid] > PATIENCE_SECONDS:
                     self._tell(each, status)
         return len(self.told) > count
@@ -142,12 +145,17 @@ def _has_ended(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0)[0])
 
 
-def exit_status(pid: int, descriptor: int) -> int | None:
-    """The wait status of a process that has ended; None: it is not told (yet)."""
-    for status in (_told_status(descriptor), *_zombie_status(pid)):
-        if status is not None:
-            return status
-    return None
+def exit_status(pid: int, descriptor: int, started: str) -> int | None:
+    """The wait status of a process that has ended; None: it is not told (yet).
+
+    Args:
+        started: When it was started, as /proc/PID/stat says it: another process may have its number by now.
+    """
+    told = _told_status(descriptor)
+    if told is not None:
+        return told
+    fields = _stat(pid)
+    return int(fields[49]) if fields[0] == "Z" and fields[19] == started and fields[49].isdecimal() else None
 
 
 def _told_status(descriptor: int) -> int | None:
@@ -160,12 +168,10 @@ def _told_status(descriptor: int) -> int | None:
     return status if mask & _INFO_EXIT else None
 
 
-def _zombie_status(pid: int) -> Iterator[int]:
-    """The last field of /proc/PID/stat, of one that nobody has reaped. Its number cannot have gone to another process then."""
-    with (
-        contextlib.suppress(OSError, ValueError, IndexError),
-        open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file,
-    ):
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the name: the state is the first, the exit status, of one that nobody has reaped, the last."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
-        if fields[0] == "Z" and len(fields) > 49:
-            yield int(fields[49])
+        if len(fields) >= _STAT_FIELDS:
+            return fields
+    return [""] * _STAT_FIELDS

@@ -181,12 +181,24 @@ def memory_events(pid: int) -> str | None:
     path = _cgroup(pid)
     if path is not None and os.path.exists(found := os.path.join(path, "memory.events")):
         return found
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+    old = _old_cgroup(pid)
+    found = os.path.join(old, _OLD_EVENTS) if old is not None else ""
+    return found if os.path.exists(found) else None
+
+
+def _old_cgroup(pid: int) -> str | None:
+    """The directory of a process's memory cgroup of version 1."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file,
+    ):
         for line in file:
             _, controllers, inside = line.strip().split(":", 2)
             if "memory" in controllers.split(","):
-                found = os.path.normpath(os.path.join(_CGROUPS, "memory", inside.lstrip("/"), _OLD_EVENTS))
-                return found if found.startswith(_CGROUPS) and os.path.exists(found) else None
+                found = os.path.normpath(os.path.join(_CGROUPS, "memory", inside.lstrip("/")))
+                # In a container the path is the host's, and what is mounted there is the container's own.
+                is_seen = found.startswith(_CGROUPS) and os.path.exists(found)
+                return found if is_seen else os.path.join(_CGROUPS, "memory")
     return None
 
 

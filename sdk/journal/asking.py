@@ -4,7 +4,8 @@ Who asks makes an empty file beside the ring, named by a number, and stores that
 when it next wakes, at the latest after a quarter of a second, writes the answer into the file and the number into another
 word. Who asked reads the file and removes it. Only who may write the ring can ask: it is of mode 0600, in a directory of
 mode 0700. A process that died, or whose interpreter does not run, answers nothing, and nobody waits for it longer than he
-said. Two who ask at the same time overwrite one another's word, and store it again until it was their turn.
+said. Of several who ask, each waits until the question in the page is answered before he stores his own. Two who do that in
+the same moment overwrite one another's, and the one whose number is gone tries again.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Questions:
         ring = self._journal.ring
         with contextlib.suppress(OSError):
             # Why not made here: what nobody waits for any more would stay.
-            descriptor = os.open(_answer_path(str(ring.path), number), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = platform.open_regular(_answer_path(str(ring.path), number), os.O_WRONLY | os.O_TRUNC)
             try:
                 os.write(descriptor, zlib.crc32(data).to_bytes(4, "little") + data[:ANSWER_BYTES_MAX])
             finally:
@@ -82,6 +83,7 @@ class Question:
 
     Attributes:
         thread: The sender's thread as the kernel numbers it (in the trainer's pid namespace); 0: it has not begun.
+        others: How often somebody else got an answer meanwhile: the process is not silent.
     """
 
     def __init__(self, path: str, stream: int) -> None:
@@ -114,8 +116,9 @@ class Question:
             self.close()
             raise
         self.thread = self._words[WORD_THREAD]
-        if self.is_heard:
-            self._words[WORD_ASKED] = self._number
+        self.others = 0
+        self._last_answered = self._words[WORD_ANSWERED]
+        self._ask()
 
     def __enter__(self) -> Question:
         return self
@@ -135,9 +138,11 @@ class Question:
 
     def look(self) -> bytes | None:
         """The answer; None: it has not come. b"" where it cannot be read, or found no room."""
-        if self._words[WORD_ANSWERED] != self._number:
-            if self.is_heard and self._words[WORD_ASKED] != self._number:
-                self._words[WORD_ASKED] = self._number  # somebody else has asked, and was or will be answered
+        answered = self._words[WORD_ANSWERED]
+        if answered != self._number:
+            if answered != self._last_answered:
+                self._last_answered, self.others = answered, self.others + 1
+            self._ask()
             return None
         try:
             descriptor = platform.open_regular(self._file, os.O_RDONLY)
@@ -148,6 +153,12 @@ class Question:
         except OSError:
             return b""
         return data[4:] if len(data) > 4 and zlib.crc32(data[4:]).to_bytes(4, "little") == data[:4] else b""
+
+    def _ask(self) -> None:
+        """Stores the number, unless somebody else's waits there to be answered."""
+        asked = self._words[WORD_ASKED]
+        if self.is_heard and asked != self._number and asked in (0, self._words[WORD_ANSWERED]):
+            self._words[WORD_ASKED] = self._number
 
     def close(self) -> None:
         """Asks no more."""

@@ -142,7 +142,7 @@ def _read_lines(
         lines, said = _grouped(found, reader, x_name, points, group, over, band)
         notes += said
     else:
-        lines = [_line(one, x_name, points) for one in found]
+        lines = [_line(reader.with_finite(one), x_name, points) for one in found]
     if smooth:
         alone = itertools.repeat(None) if group or over else found
         lines = [
@@ -242,6 +242,13 @@ class _Reader:
             along = "" if self._x in ("auto", "step", "time", "relative") else f" with {self._x!r}"
             notes.append(f"{without} of {len(runs)} runs hold no {key!r}{along}")
         return found
+
+    def with_finite(self, found: _Found) -> _Found:
+        """The series, whole where infinities stand among its points: they took the places of the finite extremes."""
+        value = found.series.value
+        if found.series.sample_of is None or value.dtype.kind != "f" or not numpy.isinf(value).any():
+            return found
+        return found._replace(series=self.whole(found))
 
     def whole(self, found: _Found) -> Series:
         """All values, where they are not too many."""

@@ -356,7 +356,8 @@ def _xid_text(gpu: str, number: int) -> str:
 
 
 def _job_advice(found: Findings) -> Iterator[str]:
-    if found.job:
+    # SLURM's are numbers; other launchers' ids are not.
+    if found.job and re.fullmatch(r"[0-9_]{1,20}", found.job):
         yield f"sacct -j {found.job} -o JobID,State,ExitCode,MaxRSS,Elapsed, if the job was SLURM's"
 
 

@@ -137,8 +137,14 @@ class Values:
     def definitions(self) -> Definitions:
         """What `define_metric` said in the run."""
         if self._definitions is None:
-            self._definitions = Definitions(self.run.metrics if self.digest is None else self.digest.metrics)
+            self._definitions = Definitions(self.metrics)
         return self._definitions
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The same as facts, by name."""
+        told = None if self.digest is None else self.digest.metrics
+        return self.run.metrics if told is None else told
 
     def goal(self, key: str) -> Goal:
         """As `goal_of`."""

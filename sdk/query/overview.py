@@ -362,7 +362,7 @@ def main_series(found: Sequence[Values]) -> list[str]:
     common = [key for key, count in counts.items() if 2 * count >= most]
     known: dict[str, Any] = {}
     for one in found[:_ASKED_RUNS_MAX]:
-        known.update(one.run.metrics if one.digest is None else one.digest.metrics)
+        known.update(one.metrics)
     chosen = choose_keys(common, known, len(common))
     told = [key for key in chosen if good_end(key) or "loss" in key.lower() or key in known]
     # Results before what is watched while training; `sorted` keeps the order of others.

@@ -46,6 +46,7 @@ _BACK_ROWS = (512, 8192)
 _BACK_KEYS_MAX = 5
 # Limits: what a hostile store may make us look at.
 _ENDS_MAX, _LINES_MAX = 1024, 64
+_ENDS_SHOWN = 8
 # Runs that `choose` looks into.
 _CHOICE_MAX = 200
 
@@ -182,7 +183,7 @@ def _findings(
     streams = run._facts.streams
     last = [lane.last for lane in lanes_of(streams)]
     main = next((stream for stream in last if stream.kind == "main"), StreamFacts(0))
-    ends = tuple(ends_of(streams.values(), {stream.hex for stream in last if stream.end is None}))
+    ends = tuple(ends_of(streams.values(), {stream.hex for stream in last}))
     samples = run.of_kind("system").tail(_SAMPLES) if any(s.kind == "system" for s in streams.values()) else []
     begin = max((stream.started for stream in last), default=0.0)
     samples = [sample for sample in samples if sample["_timestamp"] >= begin]
@@ -235,7 +236,7 @@ def _told_lines(lines: list[Any]) -> Iterator[KernelLine]:
 
 def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
     first = culprit_of(found)
-    for end in found.ends[:8]:
+    for end in found.ends[:_ENDS_SHOWN]:
         who = f"rank {end.rank} (process {end.pid})" if end.rank is not None else f"process {end.pid}"
         how = "ended in a way that was not seen"
         if end.signal is not None:
@@ -243,7 +244,9 @@ def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
         elif end.exit_code is not None:
             how = f"left with exit code {end.exit_code}"
         order = ", first of all" if end is first and len(found.ends) > 1 else ""
-        yield Evidence("exit", f"{who} {how}{order}", end.time)
+        # How a run ended that said so itself is the verdict already; what else was seen then may be the reason.
+        if found.state == state.CRASHED:
+            yield Evidence("exit", f"{who} {how}{order}", end.time)
         if end.oom_kills:
             yield Evidence("oom", f"its cgroup's count of OOM kills went up by {end.oom_kills}", end.time)
     for line in kernel_lines(found)[-8:]:

@@ -129,9 +129,13 @@ def ask_stacks(run: Run, seconds: float = ASK_SECONDS, *, debugger: bool = True)
     asked = [
         _Asked(stream, consoles.get((stream.text("host"), stream.number("pid")))) for stream in living[:_ASKED_MAX]
     ]
-    deadline = clock.monotonic() + seconds
+    began = heard = clock.monotonic()
+    others = 0
     try:
-        while any(each.looks() for each in asked) and clock.monotonic() < deadline:
+        # Every one is looked at each time. Where somebody else gets answers, it is our turn later.
+        while sum(each.looks() for each in asked) and clock.monotonic() < min(heard + seconds, began + 5 * seconds):
+            if (count := sum(each.others for each in asked)) > others:
+                others, heard = count, clock.monotonic()
             clock.pause(_POLL_SECONDS)
         found = [each.found(run.created) for each in asked]
     finally:
@@ -154,7 +158,7 @@ class _Asked:
         self._outcome = ELSEWHERE
         self.pid = 0
         for one in (stream, console):
-            if one is not None and self._question is None:
+            if one is not None and self._question is None and self._answer is None:
                 self._ask(one)
         tasks = tasks_of(self.pid) if self.pid else []
         self._before = {task.id: task.cpu_seconds for task in tasks}
@@ -173,6 +177,12 @@ class _Asked:
             self._outcome = GONE
             return
         self.pid = self.pid or owner
+        if owner == os.getpid():
+            # A notebook that asks about its own run. Its ring must not be opened here: closing it would drop the lock.
+            from .._stacks import packed_stacks
+
+            self._answer = packed_stacks()
+            return
         try:
             question = Question(ring, stream.id)
         except (OSError, Error, ValueError):
@@ -191,11 +201,18 @@ class _Asked:
         self._answer = self._question.look()
         return self._answer is None
 
+    @property
+    def others(self) -> int:
+        """How many answers others got from it meanwhile."""
+        return self._question.others if self._question is not None else 0
+
     def found(self, started: float) -> Process:
         stream = self._stream
         tasks = tasks_of(self.pid) if self.pid else []
         outcome, threads = self._outcome, tuple[Thread, ...]()
-        if self._answer is not None:
+        if self._answer is None and self.others:
+            outcome = ANSWERED  # others, who asked before us: it is not silent
+        elif self._answer is not None:
             outcome, threads = ANSWERED, _threads_of(self._answer, started)
         elif self.pid and not tasks:
             outcome = GONE

@@ -52,14 +52,14 @@ class Digest(NamedTuple):
     Attributes:
         series: By key.
         summary: What is not the last value of such a series.
-        metrics: What `define_metric` said, as far as it matters here.
+        metrics: What `define_metric` said; None: more than is kept.
         is_whole: Whether a key that is in neither is not there at all.
         has_all_series: Whether a key that is not in `series` holds no numbers.
     """
 
     series: dict[str, Range]
     summary: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] | None
     is_whole: bool
     has_all_series: bool
 
@@ -75,13 +75,12 @@ def digest_of(run: Run) -> Digest:
     """What is to be kept of a run; reads the extremes of its series, and its summary."""
     every = run.keys()
     keys = [key for key in every if len(key) <= _KEY_CHARACTERS_MAX]
-    metrics = {
-        name: said for name, said in run.metrics.items() if isinstance(said, dict) and {"goal", "summary"} & said.keys()
-    }
+    # All of them: one that names no goal of a key still stands before what a prefix says of it.
+    metrics = run.metrics
     chosen = choose_keys(keys, metrics, _SERIES_MAX)
     found = {key: _range(numbers) for key, numbers in run.numbers(chosen).items()}
     series = {key: one for key, one in found.items() if one is not None}
-    has_all_series = len(chosen) == len(every) and len(series) == len(found) and len(metrics) <= _DEFINITIONS_MAX
+    has_all_series = len(chosen) == len(every) and len(series) == len(found)
     summary = run.summary
     others: dict[str, Any] = {}
     left_out = set(every) - series.keys()
@@ -93,12 +92,14 @@ def digest_of(run: Run) -> Digest:
             left_out.discard(key)
         else:
             left_out.add(key)
-    series = {
-        key: one if key in summary and key not in others else one._replace(is_summary=False)
-        for key, one in series.items()
-    }
+    said = {key for key in series if key in summary and _is_same(series[key].last, summary[key])}
+    series = {key: one._replace(is_summary=key in said) for key, one in series.items()}
     return Digest(
-        series, others, dict(list(metrics.items())[:_DEFINITIONS_MAX]), has_all_series and not left_out, has_all_series
+        series,
+        others,
+        metrics if len(metrics) <= _DEFINITIONS_MAX else None,
+        has_all_series and not left_out,
+        has_all_series,
     )
 
 
@@ -143,7 +144,7 @@ def unpack_digest(packed: bytes) -> Digest | None:
     except DamageError:
         return None
     series, summary, metrics = told.get("series"), told.get("summary"), told.get("metrics")
-    if not isinstance(series, dict) or not isinstance(summary, dict) or not isinstance(metrics, dict):
+    if not isinstance(series, dict) or not isinstance(summary, dict) or not isinstance(metrics, (dict, type(None))):
         return None
     for key, one in series.items():
         if not isinstance(key, str) or type(one) is not list or len(one) != _SIZE or not all(map(_is_number, one[:2])):

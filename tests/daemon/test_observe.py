@@ -134,6 +134,20 @@ def test_the_innermost_limit_of_memory_counts(tmp_path: Path, monkeypatch: pytes
     assert machine.cgroup_memory(1)["oom_kills"] == 2
 
 
+def test_cgroups_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's own one says what version 2 does, under other names; a number near 2**63 is no limit."""
+    monkeypatch.setattr(machine, "_cgroup", lambda pid: None)
+    monkeypatch.setattr(machine, "_old_cgroup", lambda pid: str(tmp_path))
+    assert machine.memory_events(1) is None
+    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    (tmp_path / "memory.usage_in_bytes").write_text("300\n")
+    (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert machine.cgroup_memory(1) == {}
+    (tmp_path / "memory.limit_in_bytes").write_text("5000\n")
+    assert machine.cgroup_memory(1) == {"memory_used": 300, "memory_limit": 5000, "oom_kills": 3}
+    assert machine.memory_events(1) == str(tmp_path / "memory.oom_control")
+
+
 # -- GPUs
 
 

@@ -63,6 +63,19 @@ def test_an_end_is_seen_while_nobody_has_reaped_it(spawn: Spawn) -> None:
 
 
 @pytest.mark.usefixtures("_quiet_kernel")
+def test_an_older_kernel_tells_of_zombies_only(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pidfd's word /proc is asked, and never believed of another process that has the number now."""
+    monkeypatch.setattr(ends, "_told_status", lambda descriptor: None)
+    process = spawn()
+    watched = Ends()
+    watched.watch(process.pid, "77", None)
+    process.kill()
+    until(lambda: watched.look(0.0) or bool(watched.told))
+    assert watched.told[0]["signal"] == 9
+    assert ends.exit_status(process.pid, -1, "another start") is None
+
+
+@pytest.mark.usefixtures("_quiet_kernel")
 def test_an_end_is_seen_after_it_was_reaped(spawn: Spawn) -> None:
     """Where the kernel keeps it (6.15 and later) the status comes although the parent was first; else it is told to be unknown."""
     process = spawn()
@@ -82,7 +95,7 @@ def test_an_end_is_seen_after_it_was_reaped(spawn: Spawn) -> None:
 @pytest.mark.usefixtures("_quiet_kernel")
 def test_what_cannot_be_learned_is_told_after_a_while(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     """That a process ended and nobody knows how is a fact as well; it is not waited for longer than a few seconds."""
-    monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor: None)
+    monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor, started: None)
     process = spawn()
     watched = Ends()
     watched.watch(process.pid, "77", None)
@@ -96,7 +109,7 @@ def test_what_cannot_be_learned_is_told_after_a_while(spawn: Spawn, monkeypatch:
 @pytest.mark.usefixtures("_quiet_kernel")
 def test_exit_code_0_is_nothing_to_tell(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ended well is in the run already."""
-    monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor: 0)
+    monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor, started: 0)
     process = spawn()
     watched = Ends()
     watched.watch(process.pid, "77", None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from sdk import _stacks, platform
+from sdk import _stacks, clock, platform
 from sdk.errors import DamageError, StoreError
 from sdk.journal.appender import open_journal
 from sdk.journal.asking import _PAUSE_SECONDS, ANSWER_BYTES_MAX, Question, Questions
@@ -18,6 +22,8 @@ from sdk.journal.drain import _DRAFT_AGE_NS, remove_drafts
 from sdk.journal.format import ANSWER_SUFFIX, CAPACITY_MIN
 from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
+from sdk.query.stacks import ask_stacks
+from sdk.reader.facts import StreamFacts
 from sdk.record import decode_map
 
 STREAM = 0x77
@@ -59,15 +65,99 @@ def test_a_question_is_answered(journal: Journal) -> None:
 
 
 def test_two_who_ask_get_an_answer_each(journal: Journal) -> None:
-    """The later one overwrites the earlier one's word, who stores it again; answers have a pause between them."""
+    """The later one waits until the earlier one's is answered, and hears that the process lives; answers have a pause between them."""
     questions = Questions(journal, answers=True)
     questions.listen()
     with Question(path_of(journal), STREAM) as first, Question(path_of(journal), STREAM) as second:
-        questions.answer(questions.waiting(0.0), b"for the second")
-        assert (first.look(), second.look()) == (None, b"for the second")
+        assert (second.look(), second.others) == (None, 0)
+        questions.answer(questions.waiting(0.0), b"for the first")
+        assert (first.look(), second.look(), second.others) == (b"for the first", None, 1)
         assert questions.waiting(_PAUSE_SECONDS / 2) == 0
-        questions.answer(questions.waiting(_PAUSE_SECONDS), b"for the first")
-        assert first.look() == b"for the first"
+        questions.answer(questions.waiting(_PAUSE_SECONDS), b"for the second")
+        assert second.look() == b"for the second"
+
+
+def test_many_who_ask_at_once_all_get_an_answer(journal: Journal) -> None:
+    """Each wake of the sender serves one of them, whoever looks last; a killed one in between holds nobody up for long."""
+    questions = Questions(journal, answers=True)
+    questions.listen()
+    with contextlib.ExitStack() as stack:
+        asking = [stack.enter_context(Question(path_of(journal), STREAM)) for _ in range(20)]
+        asking.pop(7).close()
+        wakes = 0
+        while asking:
+            wakes += 1
+            assert wakes < 30
+            if number := questions.waiting(wakes * _PAUSE_SECONDS):
+                questions.answer(number, b"stacks")
+            asking = [question for question in asking if question.look() is None]
+
+
+def test_an_answer_goes_into_no_other_kind_of_file(journal: Journal, tmp_path: Path) -> None:
+    """Where a link or a FIFO lies in the file's place the sender neither follows it nor waits for who reads it."""
+    questions = Questions(journal, answers=True)
+    questions.listen()
+    (victim := tmp_path / "victim").write_bytes(b"kept")
+    for number, make in enumerate((lambda path: os.symlink(victim, path), os.mkfifo)):
+        with Question(path_of(journal), STREAM) as question:
+            (name,) = left_over(journal)
+            path = os.path.join(os.path.dirname(path_of(journal)), name)
+            os.unlink(path)
+            make(path)
+            questions.answer(questions.waiting(number + 1.0), b"stacks")
+            assert question.look() == b""
+    assert victim.read_bytes() == b"kept"
+    assert left_over(journal) == []
+
+
+def test_an_answer_replaces_a_longer_one(journal: Journal) -> None:
+    """A question that was asked again, because its first answer was not seen in time, is answered as a whole."""
+    questions = Questions(journal, answers=True)
+    questions.listen()
+    with Question(path_of(journal), STREAM) as question:
+        number = questions.waiting(0.0)
+        questions.answer(number, b"a longer answer")
+        questions.answer(number, b"short")
+        assert question.look() == b"short"
+
+
+def test_one_silent_process_hides_no_other(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 keeps its GIL: rank 1 is asked and heard all the same."""
+    ring, _ = Ring.create(
+        "/dev/shm", os.urandom(8).hex(), STREAM + 1, CAPACITY_MIN, {"run": "a41f", "store": b"s" * 16}
+    )
+    streams = []
+    for rank, each in enumerate((journal.ring, ring)):
+        facts = StreamFacts(STREAM + rank)
+        facts.about = {
+            "ring": each.path,
+            "rank": rank,
+            "pid": 1,
+            "host": platform.host_name(),
+            "boot_id": platform.boot_id(),
+        }
+        streams.append(facts)
+    Questions(journal, answers=True).listen()
+    questions = Questions(open_journal(ring), answers=True)
+    questions.listen()
+
+    def wake(_: float) -> None:
+        if number := questions.waiting(clock.monotonic()):
+            questions.answer(number, _stacks.packed_stacks())
+
+    monkeypatch.setattr(clock, "pause", wake)
+    run = SimpleNamespace(
+        _facts=SimpleNamespace(streams={facts.id: facts for facts in streams}),
+        _alive=lambda _: True,
+        refresh=lambda: None,
+        created=0.0,
+    )
+    found = ask_stacks(run, 0.1, debugger=False)  # type: ignore[arg-type]
+    ring.close()
+    assert [(process.rank, process.outcome, bool(process.threads)) for process in found] == [
+        (0, "silent", False),
+        (1, "answered", True),
+    ]
 
 
 def test_nobody_listens_before_the_sender_runs(journal: Journal) -> None:
@@ -169,6 +259,81 @@ def test_a_deep_stack_keeps_both_ends() -> None:
     assert len(frames) == 100  # type: ignore[arg-type]
     assert place == 80
     assert missing > 200
+
+
+def test_a_recursion_without_end_costs_little() -> None:
+    """Only so many frames are looked at: of what is deeper the innermost calls are told, and that many are missing."""
+    found: list[dict[str, Any]] = []
+
+    def down(depth: int) -> None:
+        if depth:
+            down(depth - 1)
+        else:
+            found.extend(_stacks.take_stacks(5))
+
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(_stacks._WALKED_MAX + 2000)
+    size = threading.stack_size(256 << 20)
+    try:
+        thread = threading.Thread(target=down, args=(_stacks._WALKED_MAX,), name="deep")
+        thread.start()
+        thread.join()
+    finally:
+        sys.setrecursionlimit(before)
+        threading.stack_size(size)
+    (deep,) = (each for each in found if each["name"] == "deep")
+    assert len(deep["frames"]) == 5
+    assert deep["left_out"] == [5, _stacks._WALKED_MAX - 5]
+
+
+class _Hostile(threading.Thread):
+    """Its name and number are code of the user's, which must not run in the sender's thread."""
+
+    name = property(lambda self: sys.exit("told"), lambda self, name: None)  # type: ignore[assignment]
+    native_id = property(lambda self: sys.exit("told"))  # type: ignore[assignment]
+
+
+class _Text(str):
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __getitem__ = encode = __str__  # type: ignore[assignment]
+
+
+def test_no_code_of_the_users_runs_in_the_sender() -> None:
+    """Threads may be of classes whose attributes raise, and names texts that raise."""
+    go = threading.Event()
+    threads = [_Hostile(target=go.wait), threading.Thread(target=go.wait)]
+    threads[1]._name = _Text("loader")  # type: ignore[attr-defined]
+    for thread in threads:
+        thread.start()
+    told = _stacks.take_stacks()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert "loader" in [each["name"] for each in told]
+    assert len(told) >= 3
+
+
+def test_stacks_wait_for_no_lock() -> None:
+    """Who hangs may hang while it holds the lock of the threads' list."""
+    told: list[dict[str, Any]] = []
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        _thread.start_new_thread(lambda: told.extend(_stacks.take_stacks()), ())
+        deadline = clock.monotonic() + 10
+        while not told and clock.monotonic() < deadline:
+            clock.pause(0.001)
+    assert told[0]["name"] == "MainThread"
+
+
+def test_stacks_that_cannot_be_taken_are_an_empty_answer(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender goes on, and who asks need not wait."""
+    monkeypatch.setattr(_stacks, "packed_stacks", lambda: 1 // 0)
+    stacks = _stacks.Stacks(journal, answers=True)
+    stacks.listen()
+    with Question(path_of(journal), STREAM) as question:
+        stacks.look(1.0)
+        assert question.look() == b""
 
 
 def test_many_deep_threads_fit_into_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sdk import platform
+from sdk.journal.format import CAPACITY_MIN
+from sdk.journal.ring import Ring
 from sdk.platform.tasks import Task
 from sdk.query import stacks
 from sdk.query.hanging import Pace, pace_text, place_text, telling_frame, verdict_of_living
 from sdk.query.stacks import Frame, Process, Sources, Thread, grouped
+from sdk.reader.store import Store
+from tests.builders import RunBuilder, make_store
 
 SILENT = Pace(1000.0, 12, 0.1, 60.0)
 LIBRARY = Frame("/usr/lib/python3.11/queue.py", "get", 171, "self.not_empty.wait()")
@@ -125,6 +132,28 @@ def test_lines_of_sources(tmp_path: Any) -> None:
 def test_an_answer_that_is_none(answer: bytes) -> None:
     """What a process answers is checked like everything from outside: what cannot be read is left out."""
     assert all(not found.frames for found in stacks._threads_of(answer, 0.0))
+
+
+def test_a_process_that_asks_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that looks at its own run: its own frames, at once, and the lock on its ring stays."""
+    ring, note = Ring.create("/dev/shm", os.urandom(8).hex(), 0x77, CAPACITY_MIN, {"run": "a41f", "store": b"s" * 16})
+    assert note is None
+    assert ring.path is not None
+    try:
+        store = make_store(tmp_path)
+        run = RunBuilder(store)
+        main = run.stream(
+            stream_id=0x77, ring=ring.path, host=platform.host_name(), boot_id=platform.boot_id(), pid=os.getpid()
+        )
+        main.log({"loss": 1.0})
+        run.close()
+        (found,) = stacks.ask_stacks(Store(store).run("a41f"))
+        assert (found.outcome, found.pid) == ("answered", os.getpid())
+        assert found.main is not None
+        assert any(frame.function.endswith("test_a_process_that_asks_itself") for frame in found.main.frames)
+        assert platform.lock_owner(ring.path) == os.getpid()
+    finally:
+        ring.close()
 
 
 def test_what_py_spy_says() -> None:

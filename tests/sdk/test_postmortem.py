@@ -167,6 +167,19 @@ def test_a_run_that_raised(store: str) -> None:
     assert document["rows"][-1]["_step"] == 2
 
 
+def test_a_worker_that_the_oom_killer_took(store: str) -> None:
+    """The trainer raised and said so; what the kernel said of its child then stands beside that."""
+    run, main = crashed(store)
+    text = "DataLoader worker (pid 4199) is killed by signal: Killed."
+    main.meta({"error": {"type": "RuntimeError", "message": text, "traceback": ""}})
+    main.finish("failed", 1)
+    line = "Memory cgroup out of memory: Killed process 4199 (pt_data_worker) anon-rss:183156kB"
+    watched(run, seen(main, exit_code=1, oom_kills=1, kernel=[[START_NS + 9 * 10**9, line]]))
+    found = postmortem(open_at(store).run("dead"))
+    assert found.verdict.cause == "worker"
+    assert [one.kind for one in found.evidence] == ["oom", "kernel"]
+
+
 def living(store: str, period: float = 1.0) -> None:
     run = RunBuilder(store, "alive")
     main = run.stream()

@@ -63,6 +63,21 @@ def test_a_long_line_keeps_its_extremes(store: str, monkeypatch: pytest.MonkeyPa
     assert (line.count, line.not_finite) == (3000, 1)
 
 
+@pytest.mark.parametrize("chooses", [True, False])
+def test_infinities_do_not_crowd_out_the_extremes(store: str, monkeypatch: pytest.MonkeyPatch, chooses: bool) -> None:
+    """Where infinities stand among the points that were chosen, the smallest and the largest finite value are drawn all the same."""
+    if not chooses:
+        monkeypatch.setitem(sys.modules, "tsdownsample", None)
+    noise = random.Random(2)
+    values = [noise.choice((math.inf, -math.inf, math.nan, noise.random(), noise.random())) for _ in range(3000)]
+    values[1234], values[2345] = 99.0, -99.0
+    make_run(store, "a", rows(values))
+    (line,) = read_lines(runs(store, "a"), ["loss"], points=20).lines
+    assert (line.best, line.best_x, line.y.max()) == (-99, 2345, 99)
+    assert len(line.x) <= 20
+    assert (line.count, line.not_finite) == (3000, sum(not math.isfinite(value) for value in values))
+
+
 def test_patterns(store: str) -> None:
     """A pattern means the keys that hold numbers, in one chart."""
     make_run(store, "a", [{"train/loss": 1.0, "train/text": "x", "train/acc": 1, "lr": 1.0}])

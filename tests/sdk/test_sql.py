@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,10 @@ from tests.store_rig import Watched
 pytest.importorskip("duckdb")
 pytest.importorskip("pyarrow")
 
+from sdk.query import aside as aside_module
 from sdk.query import sql as sql_module
+from sdk.query import typed
+from sdk.query.aside import Aside
 from sdk.query.pruning import Filter
 from sdk.query.sql import Answer, Database, names_in, sql
 
@@ -491,3 +496,83 @@ def test_nothing_is_read_for_a_relation_that_is_not_named(store: str) -> None:
         assert len(files.opened) == opened
     finally:
         database.close()
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "cells"),
+    [
+        ([1, None, 2], "int64", [1, None, 2]),
+        ([1, 2.5], "double", [1.0, 2.5]),
+        ([2**53 + 1, 2.5], "string", ["9007199254740993", "2.5"]),
+        ([2**70], "string", [str(2**70)]),
+        ([True, None], "bool", [True, None]),
+        ([True, 1], "string", ["true", "1"]),
+        (["a", "\ud800"], "string", ["a", "?"]),
+        ([[1], [2, None], None], "list<item: int64>", [[1], [2, None], None]),
+        ([[1], ["a"]], "string", ["[1]", '["a"]']),
+        ([{"a": 1}, {"A": "x"}, None], "struct<a: int64, A_2: string>", [{"a": 1, "A_2": None}, {"a": None, "A_2": "x"}, None]),
+        ([{"a": 1}, 2], "string", ['{"a": 1}', "2"]),
+        ([{}], "string", ["{}"]),
+        ([math.nan], "double", [math.nan]),
+        ([], "string", []),
+    ],
+)  # fmt: skip
+def test_types_of_columns(values: list[Any], kind: str, cells: list[Any]) -> None:
+    """A column has the type that all its values have in common, and holds each as it is; else the JSON of each."""
+    found = typed.column(values)
+    assert str(found.type) == kind
+    assert repr(found.to_pylist()) == repr(cells)
+
+
+def test_a_struct_has_a_limit() -> None:
+    """What would be more fields than may be is a text, at whatever level they are; so is what is nested too deeply."""
+    wide = {f"k{number}": 1 for number in range(typed.FIELDS_MAX + 1)}
+    assert str(typed.column([wide]).type) == "string"
+    split = [{"a": dict(list(wide.items())[:1500]), "b": dict(list(wide.items())[:1500])}]
+    assert [str(field.type)[:6] for field in typed.column(split).type] == ["struct", "string"]
+    deep: Any = 1
+    for _ in range(2000):
+        deep = {"d": deep}
+    assert "struct" in str(typed.column([deep]).type)
+
+
+def test_asked_aside() -> None:
+    """A call gives what its function gives or raises; one that is interrupted tells it to end, and waits for that."""
+    ending = threading.Event()
+    aside = Aside(ending.set)
+    assert aside.call(max, 3, 4) == 4
+    with pytest.raises(ZeroDivisionError):
+        aside.call(lambda: 1 / 0)
+
+    def interrupted() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        ending.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        aside.call(interrupted)
+    assert ending.is_set()
+    assert not aside.is_lost
+    assert aside.call(max, 1, 2) == 2
+    aside.close()
+
+
+def test_what_cannot_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not end soon when it is told to is left alone, and is not waited for."""
+    monkeypatch.setattr(aside_module, "_PATIENCE_SECONDS", 0.0)
+    ending, ended = threading.Event(), threading.Event()
+    aside = Aside(lambda: None)
+
+    def stubborn() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        ending.wait()
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        aside.call(stubborn)
+    assert aside.is_lost
+    aside.close()
+    ending.set()
+    assert ended.wait(60)
