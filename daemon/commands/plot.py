@@ -72,7 +72,7 @@ def command(
     """
     if output is not None and not output.lower().endswith(_PICTURES):
         raise UsageError(f"cannot draw {output!r}: expected one of {', '.join(_PICTURES)}", hint="-o chart.png")
-    how = {**how, "x": how["x"] or "auto", "group": group.split(",") if group else (), "over": over}
+    how = {**how, "x": how["x"] or "auto", "group": _names_in(group), "over": (over or "").strip() or None}
     asked = _ask(open_store_of(ctx, directory), words, keys, where, how)
     if as_json or output is not None:
         lines = _read(asked)
@@ -93,6 +93,10 @@ def command(
 
 
 # ---- what is asked for
+
+
+def _names_in(text: str | None) -> list[str]:
+    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 def _ask(

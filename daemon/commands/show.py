@@ -121,8 +121,10 @@ def _print_head(run: Run) -> None:
     project = f"   project {clean(run.project)}" if run.project else ""
     state = run.state + (f", exit code {code}" if (code := run.exit_code) else "")
     click.echo(click.style(f"{clean(run.name)} ({clean(run.id)})", bold=True) + f"{project}   {state}")
-    length = duration(max(run.updated - run.started, 0)) if run.started else "unknown"
-    click.echo(f"  started   {when_text(run.started)}, last written {length} after")
+    ended = run.ended
+    length = duration(max((run.updated if ended is None else ended) - run.started, 0)) if run.started else "unknown"
+    took = f"last written {length} after" if ended is None else f"took {length}"
+    click.echo(f"  started   {when_text(run.started)}, {took}")
     lines = {"group": run.group, "job type": run.job_type, "tags": ", ".join(run.tags), "notes": run.notes}
     for title, text in lines.items():
         if text:

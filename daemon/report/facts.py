@@ -55,7 +55,7 @@ def runs_section(runs: Sequence[Run]) -> Markup:
     titles = ("", "run", "id", "project", "state", "started", "took", "steps", "records", "group", "tags", "notes")
     rows = []
     for place, run in enumerate(runs):
-        took = max(run.updated - run.started, 0.0) if run.started else 0.0
+        took = run.duration or 0.0
         steps, records = (_sorted_as(f"{value:,}", value) for value in (run.step_max, run.records))
         ended = join([state(run), _ending(run)])
         rows.append([

@@ -348,9 +348,7 @@ def _map(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _measures(run: Run) -> dict[str, Any]:
-    ended = run.ended
-    seconds = Values(run)("duration") if ended is None else max(ended - run.started, 0.0)
-    last = run.last_step
+    seconds, last = run.duration, run.last_step
     found: dict[str, Any] = {"state": run.state, "duration": seconds, "last step": last}
     done = 0 if last is None else last + 1 - run.first_step
     found["steps/s"] = done / seconds if seconds and done > 0 else None

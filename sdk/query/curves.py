@@ -118,7 +118,7 @@ def read_lines(
         lines_max: Without groups at most so many lines; further keys are not read, which is noted.
 
     Raises:
-        NotFoundError: No run holds a key, or what it holds are no numbers.
+        NotFoundError: No run holds a key, or what it holds are no numbers; no run has anything of a name to group by.
         UsageError: `smooth` or `band` is none.
     """
     _check(smooth, band)
@@ -423,6 +423,14 @@ def _grouped(
     return lines, notes
 
 
+def _with_ends(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats]:
+    """As `slices`, with the first and the last value as they are: members that end at one place still do."""
+    if len(x) <= points:
+        return x, y
+    inner = slices(x[1:-1], y[1:-1], points - 2)
+    return tuple(numpy.concatenate((whole[:1], part, whole[-1:])) for whole, part in zip((x, y), inner))  # type: ignore[return-value]
+
+
 def _mean(
     name: str, held: list[_Found], reader: _Reader, x_name: str, points: int, band: str | None
 ) -> tuple[Line, list[str]]:
@@ -433,7 +441,7 @@ def _mean(
         x, y, left_out = _points_of(reader.whole(one), x_name)
         not_finite += left_out
         if len(x):
-            curves.append(slices(x, y, points))
+            curves.append(_with_ends(x, y, points))
     grouped = united(curves, points, band)
     goal = _goal(run, key)
     last, best, best_x = _ends(grouped.x, grouped.mean, goal)

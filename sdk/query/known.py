@@ -11,7 +11,6 @@ from ..artifacts.shelf import Shelf
 from ..reader.digest import digest_if_told
 from ..reader.media import MediaItem
 from ..reader.run import Run
-from ..reader.state import RUNNING
 from .columns import COLUMNS
 from .pruning import Filter
 from .relations import Catalog, Columns, Relation, array_of, in_batches
@@ -36,15 +35,8 @@ Make = Callable[[Catalog, bool], Relation]
 _FACTS: dict[str, Callable[[Run], Any]] = {
     "size": lambda run: run.size_bytes,
     "step": lambda run: run.step_max if run.records else None,
-    "duration": lambda run: _duration(run),
     "host": lambda run: run.host or None,
 }
-
-
-def _duration(run: Run) -> float | None:
-    """Seconds from its first start to its last word, or until now."""
-    end = run._now_ns() / 1e9 if run.state == RUNNING else run.updated
-    return max(end - run.created, 0.0) if run.created > 0 else None
 
 
 def _runs(catalog: Catalog, with_summary: bool) -> Relation:

@@ -10,11 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import clock
 from ..headline import good_end
 from ..reader.digest import digest_if_told, ranges_of
 from ..reader.metrics import Definitions
-from ..reader.state import RUNNING
 from .expression import CONFIG, FACTS, OPERATIONS, SUMMARY, TIMES
 
 if TYPE_CHECKING:
@@ -71,11 +69,6 @@ class Values:
 
     def _fact(self, name: str) -> Any:
         run = self.run
-        if name == "duration":
-            if run.started <= 0:
-                return None
-            end = clock.wall_ns() / 1e9 if run.state == RUNNING else run.updated
-            return max(end - run.started, 0.0)
         found = getattr(run, _ATTRIBUTES.get(name, name))
         if name in TIMES:
             return found if found > 0 else None
@@ -152,9 +145,15 @@ class Values:
 
     def series_names(self) -> list[str]:
         """The series that may have a column."""
-        if self.digest is not None:
-            return list(self.digest.series)
-        return self.run.shown_keys(quick=True)
+        if self.digest is None:
+            return self.run.shown_keys(quick=True)
+        return [key for key in self.digest.series if self._is_shown(key)]
+
+    def _is_shown(self, key: str) -> bool:
+        """As `Run.shown_keys`, for a series that the digest keeps: hidden ones, and second names, have no column by themselves."""
+        made = self.definitions.made(key)
+        is_twin = made is not None and not made.by_epoch and self.range(made.base) is not None
+        return not is_twin and not self.definitions.of(key).hidden
 
 
 def lookup_of(run: Run) -> Values:

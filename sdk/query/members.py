@@ -52,10 +52,10 @@ def groups_of(
     """Runs by the values of some names, in the order of the values, and what should be said of that.
 
     Raises:
-        UsageError: Nothing differs but `over`, and no names were given.
+        NotFoundError: No run has anything of a name.
     """
     from .lookup import lookup_of
-    from .overview import differing_config
+    from .overview import check_name, differing_config
 
     notes = []
     differing = [_config_name(name) for name in differing_config(runs)]
@@ -63,19 +63,51 @@ def groups_of(
     names = list(group) or others
     if not group and not others:
         names = ["project"]
-    by_values: dict[tuple[str, ...], list[Run]] = {}
-    order: dict[tuple[str, ...], tuple[Any, ...]] = {}
-    for run in runs:
-        lookup = lookup_of(run)
+    found = [lookup_of(run) for run in runs]
+    for name in [*names, *([] if over is None else [over])]:
+        check_name(name, found)
+    by_values: dict[tuple[Any, ...], list[Run]] = {}
+    values_of: dict[tuple[Any, ...], list[Any]] = {}
+    for run, lookup in zip(runs, found):
         values = [lookup(name) for name in names]
-        label = tuple(map(_text, values))
-        by_values.setdefault(label, []).append(run)
-        order.setdefault(label, tuple(map(_rank, values)))
+        identity = tuple(map(_identity, values))
+        by_values.setdefault(identity, []).append(run)
+        values_of.setdefault(identity, values)
     mixed = [name for name in others if name not in {_config_name(one) for one in names}]
     if over is not None and mixed and any(_differ(members, mixed) for members in by_values.values()):
         notes.append(f"runs of one group differ in {', '.join(mixed[:3])} too, not in {over} alone")
-    chosen = sorted(by_values, key=lambda label: order[label])
-    return [(", ".join(label), by_values[label]) for label in chosen], notes
+    chosen = sorted(by_values, key=lambda identity: tuple(map(_rank, values_of[identity])))
+    labels = _labels([values_of[identity] for identity in chosen])
+    return [(label, by_values[identity]) for label, identity in zip(labels, chosen)], notes
+
+
+def _identity(value: Any) -> tuple[str, Any]:
+    """What is equal for values that make one group: of numbers their size, of anything else its kind and text."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return ("", value) if is_number else (type(value).__name__, str(value))
+
+
+def _labels(groups: Sequence[Sequence[Any]]) -> list[str]:
+    """What the groups of these values are called; more exactly where two would be called the same."""
+    labels = [", ".join(map(_text, values)) for values in groups]
+    twice = {label for label in labels if labels.count(label) > 1}
+    return [
+        ", ".join(map(_exact_text, values)) if label in twice and not _is_plain(values) else label
+        for label, values in zip(labels, groups)
+    ]
+
+
+def _is_plain(values: Sequence[Any]) -> bool:
+    """Whether nothing more exact can be said than `_text` does."""
+    return all(value is None or isinstance(value, (bool, int)) for value in values)
+
+
+def _exact_text(value: Any) -> str:
+    text = "none" if value is None else repr(value)
+    if len(text) <= _LABEL_CHARACTERS_MAX:
+        return text
+    half = _LABEL_CHARACTERS_MAX // 2
+    return f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _differ(members: Sequence[Run], names: Sequence[str]) -> bool:

@@ -151,9 +151,14 @@ def _selected(found: list[Values], where: str | None, sort: str | None) -> list[
 def check_names(expressions: Iterable[Expression], found: Sequence[Values]) -> None:
     """Raises NotFoundError for the first name of which no run has anything."""
     for expression in expressions:
-        for name in sorted(expression.names - expression.optional - FACTS - {COUNT}):
-            if found and all(one(name) is None for one in found):
-                raise _no_name(name, found)
+        for name in sorted(expression.names - expression.optional - {COUNT}):
+            check_name(name, found)
+
+
+def check_name(name: str, found: Sequence[Values]) -> None:
+    """Raises NotFoundError where no run has anything of a name."""
+    if found and name not in FACTS and all(one(name) is None for one in found):
+        raise _no_name(name, found)
 
 
 def _no_name(name: str, found: Sequence[Values]) -> NotFoundError:

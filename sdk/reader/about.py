@@ -331,7 +331,7 @@ class About:
         code = end.get("exit_code") if end is not None else None
         return code if type(code) is int else None
 
-    @property
+    @Fact
     def ended(self) -> float | None:
         """When the training said that it ends, Unix seconds; None while it runs, and where it was killed."""
         end = self._last_of_state().end
@@ -373,6 +373,14 @@ class About:
     def updated(self) -> float:
         """When a segment last changed, Unix seconds."""
         return self._scan.changed
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds since it was last started: until it said that it ends, else until it last wrote; of one that runs, until now."""
+        if self.started <= 0:
+            return None
+        ended = self._now_ns() / 1e9 if self.state == state.RUNNING else self.ended
+        return max((self.updated if ended is None else ended) - self.started, 0.0)
 
     @Fact
     def size_bytes(self) -> int:
@@ -467,7 +475,7 @@ class About:
         return Card(
             self.id, self.name, self.project, self.group, self.job_type, self.notes, self.state, self.tags,
             float(self.created), float(self.started), float(self.updated), self.size_bytes, self.records, self.step_max,
-            self.host, self.exit_code, pack_config(self.config), self._packed_digest() if digest else NOT_YET,
+            self.host, self.exit_code, self.ended, pack_config(self.config), self._packed_digest() if digest else NOT_YET,
         )  # fmt: skip
 
     def _packed_digest(self) -> bytes | None:

@@ -12,7 +12,6 @@ from ..headline import choose_keys
 from . import pictures
 from .digest import row_bytes
 from .pictures import Curve, Facts
-from .state import RUNNING
 from .times import ago
 
 if TYPE_CHECKING:
@@ -64,14 +63,13 @@ def headline_curves(run: Run, defined: Mapping[str, Any]) -> list[Curve]:
 def run_card(run: Run, collapsed: bool = False) -> str:
     """The card of a stored run."""
     state = run.state
-    end = run._now_ns() / 1e9 if state == RUNNING else run.updated
     facts = Facts(
         state=state,
         name=run.name,
         id=run.id,
         project=run.project,
         step=run.step_max if run.records else None,
-        seconds=max(end - run.started, 0.0) if run.started else None,
+        seconds=run.duration,
         config=run.config,
         health=health(run),
         directory=run.directory,

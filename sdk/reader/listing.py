@@ -29,7 +29,7 @@ from . import state
 CACHE_FILE = "runs.cache"
 _HEAD = struct.Struct("<8sII")
 _MAGIC = b"stepruns"
-_VERSION = 2
+_VERSION = 3
 # Limit: 64 MiB are about 60,000 runs of ten metrics; a larger one is not read, and none is written.
 CACHE_BYTES_MAX = 64 * MIB
 # Limit: a longer config is read from the run, when somebody asks for it.
@@ -49,6 +49,7 @@ class Card(NamedTuple):
 
     Attributes:
         host, exit_code: Of the last stream of the training that said so.
+        ended: When it said that it ends; None: it was killed.
         packed_config: msgpack of `config`; None: not kept.
         packed_digest: What tables show of its values (`digest`); None: not kept.
     """
@@ -69,6 +70,7 @@ class Card(NamedTuple):
     step_max: int
     host: str
     exit_code: int | None
+    ended: float | None
     packed_config: bytes | None
     packed_digest: bytes | None
 
@@ -129,6 +131,8 @@ def _card(name: Any, entry: Any) -> Card | None:
     if card.state not in _STATES or not set(map(type, card.tags)) <= {str} or not is_short(card):
         return None
     if min(card.size_bytes, card.records, card.step_max) < 0 or type(card.exit_code) not in (int, _NONE):
+        return None
+    if card.ended is not None and not (type(card.ended) is float and 0 < card.ended < math.inf):
         return None
     if not {type(card.packed_config), type(card.packed_digest)} <= {bytes, _NONE}:
         return None

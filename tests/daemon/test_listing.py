@@ -228,7 +228,8 @@ def test_every_flipped_byte_and_every_cut_is_ignored(store: str) -> None:
         {"id": "b52e"}, {"id": "../../etc"}, {"state": "running"}, {"state": "fine"}, {"tags": [1]}, {"tags": "x"}, {"records": -1},
         {"records": True}, {"step_max": 1.5}, {"started": math.nan}, {"updated": -math.inf}, {"name": None}, {"packed_config": "x"},
         {"id": "x" * 1_000_000}, {"notes": "x" * 1_000_000}, {"tags": [""] * 1000}, {"created": -1.0}, {"host": None}, {"exit_code": "0"},
-        {"host": "x" * 1_000_000}, {"packed_digest": 3},
+        {"host": "x" * 1_000_000}, {"packed_digest": 3}, {"ended": -1.0},
+        {"ended": 5}, {"ended": math.nan},
     ],
 )  # fmt: skip
 def test_an_entry_that_cannot_be_true_is_ignored(store: str, lie: dict[str, Any]) -> None:

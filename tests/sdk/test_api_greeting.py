@@ -33,7 +33,7 @@ def test_greeting_in_a_terminal(home: str) -> None:
     """Two lines, and one for each piece of trouble."""
     assert _greet(home, terminal=True, notes=("trouble",)) == (
         "stepd  calm-otter-12 (a41f)  project digits  →  ~/.stepd/runs/a41f\n"
-        "       watch: stepd tail a41f -f    nothing leaves this machine\n"
+        "       watch: stepd plot a41f --live    nothing leaves this machine\n"
         "     ! trouble"
     )
 
@@ -41,7 +41,7 @@ def test_greeting_in_a_terminal(home: str) -> None:
 def test_greeting_in_a_log_file(home: str) -> None:
     """One line without escape codes."""
     text = _greet(home, terminal=False)
-    assert text == "stepd: run calm-otter-12 (a41f), project digits, in ~/.stepd/runs/a41f; watch: stepd tail a41f -f"
+    assert text == "stepd: run calm-otter-12 (a41f), project digits, in ~/.stepd/runs/a41f; watch: stepd plot a41f --live"
     assert _greet(home, terminal=False, notes=("a", "b")).splitlines()[1:] == ["stepd: ! a", "stepd: ! b"]
 
 
@@ -72,6 +72,15 @@ def test_receipt(home: str) -> None:
         "       logging cost the loop 1.1 s (0.014 %)",
         "       stepd show a41f  ·  stepd plot a41f  ·  stepd sync a41f --to tensorboard:runs",
     ]
+
+
+def test_receipt_of_a_failed_run(home: str) -> None:
+    """The first command is the one that says why."""
+    counts = CapturedReceipt(1, 1, cost_seconds=0.1)
+    text = _greeting.receipt(
+        name="calm-otter-12", run_id="a41f", store=home, state="failed", seconds=5, steps=1, counts=counts, size=1
+    )
+    assert text.splitlines()[-1].strip().startswith("stepd why a41f  ·  stepd plot a41f")
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,40 @@ def test_labels_of_groups(store: str) -> None:
     assert [line.name for line in grouped(store, group=["config.lr"]).lines] == ["9.5", "10", "cosine", "none"]
 
 
+def test_labels_that_would_be_the_same(store: str) -> None:
+    """Values that differ are groups of their own, whatever of them a label has room for; numbers that are equal are one."""
+    long = "x" * 200
+    configs: list[Any] = [0.12345678, 0.12345679, long + "a", long + "b", 1, 1.0, True, "1"]
+    for number, value in enumerate(configs):
+        make_run(store, f"r{number}", rows([1.0]), config={"m": value, "seed": number})
+    lines = grouped(store, group=["config.m"], over="seed").lines
+    assert sorted(line.run for line in lines) == ["r0", "r1", "r2", "r3", "r4,r5", "r6", "r7"]
+    names = {line.run: line.name for line in lines}
+    assert len(set(names.values())) == 7
+    assert max(map(len, names.values())) <= members._LABEL_CHARACTERS_MAX
+    assert (names["r0"], names["r4,r5"], names["r7"]) == ("0.12345678", "1", "'1'")
+
+
+def test_a_name_that_no_run_has(store: str) -> None:
+    """A mistyped name makes no group of everything."""
+    make_group(store)
+    with pytest.raises(NotFoundError, match="none of 6 runs has 'config.methd'. Nearest: 'config.method'"):
+        grouped(store, group=["config.methd"])
+    with pytest.raises(NotFoundError, match="none of 6 runs has 'sed'. Nearest: 'config.seed'"):
+        grouped(store, over="sed")
+
+
+def test_members_that_are_brought_to_few_values(store: str) -> None:
+    """Each keeps its first and its last value: those that end at the same step end there."""
+    make_run(store, "a", rows([0.0] * 299 + [7.0]), config={"m": 1})
+    make_run(store, "b", [{"loss": 0.0}] + [{"loss": 1.0} if n % 23 == 0 else {} for n in range(1, 300)], config={"m": 1})
+    found = grouped(store, group=["m"], points=20)
+    (line,) = found.lines
+    assert found.notes == []
+    assert (line.x[0], line.x[-1], line.y[0], line.last) == (0, 299, 0, 4.0)
+    assert len(line.x) <= 20
+
+
 def test_students_t() -> None:
     """The table of quantiles falls to the normal distribution's."""
     assert list(members._STUDENT_T) == sorted(members._STUDENT_T, reverse=True)
