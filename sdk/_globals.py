@@ -72,7 +72,10 @@ def remember(run: Run) -> None:
 
 
 def _at_exit() -> None:
-    _end_all(_child_end() if _is_child_of_multiprocessing() else _hooks.process_end())
+    how = _child_end() if _is_child_of_multiprocessing() else _hooks.process_end()
+    _end_all(how)
+    if isinstance(how.error, KeyboardInterrupt):
+        _hooks.say_interrupted_again()
 
 
 def _child_end() -> _hooks.Ending:

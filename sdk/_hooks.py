@@ -200,6 +200,16 @@ def _unsaid_end(frame: FrameType) -> Ending:
     return Ending("failed", 1, SystemExit("raised inside a function, not by sys.exit(): its exit code is not known"))
 
 
+def say_interrupted_again() -> None:
+    """Lets the interpreter end by SIGINT, as after every Ctrl-C that nobody caught: a shell then stops its loop over seeds, too."""
+    # Why exec: CPython remembers the interrupt only until text is compiled and run again, which every NamedTuple that is imported
+    # on the way out does.
+    try:
+        exec("raise KeyboardInterrupt", {})
+    except KeyboardInterrupt:
+        pass
+
+
 def end_of(error: BaseException | None) -> Ending:
     """How a run ends that this exception ended, or none."""
     if error is None:

@@ -330,9 +330,9 @@ def _marks(drawn: Sequence[_Drawn], x_span: Span, columns: int, signs: _Signs) -
 def _floor(ticks: Sequence[Tick], name: str, x_span: Span, columns: int, signs: _Signs) -> tuple[str, str]:
     """The x axis and what stands below it: labels under their ticks as far as there is room, the axis' name at the end."""
     name = _fit(name, max(columns // 2, 8), signs)
-    axis, below = [signs.floor] * columns, [" "] * columns
-    below[columns - len(name) :] = name
-    free_to = columns - len(name) - 2
+    room = columns - _cells(name)
+    axis, below = [signs.floor] * columns, [" "] * room
+    free_to = room - 2
     free_from = 0
     for tick in ticks:
         column = scaled_one(tick.at, x_span, columns)
@@ -341,7 +341,7 @@ def _floor(ticks: Sequence[Tick], name: str, x_span: Span, columns: int, signs: 
             axis[column] = signs.floor_tick
             below[start : start + len(tick.text)] = tick.text
             free_from = start + len(tick.text) + 2
-    return "".join(axis), "".join(below)
+    return "".join(axis), "".join(below) + name
 
 
 def _title(lines: Lines) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,14 +17,16 @@ from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, size
 from sdk import clock
 from sdk.errors import NotFoundError
-from sdk.query.compare import SECTIONS, UNKNOWN, Comparison, Fact, Nothing, Result, compare
+from sdk.query.compare import SECTIONS, UNKNOWN, Comparison, Fact, Nothing, Result, compare, equal
 from sdk.reader import Run, Store
+from sdk.reader.plain import to_json
 
 if TYPE_CHECKING:
     from sdk.query.divergence import Divergence
 
 _DIFF_LINES_MAX = 40
 _TITLE_CHARACTERS_MAX = 20
+_RUN_NAME_CHARACTERS_MAX = 60
 # Columns are not narrower than this: what does not fit stands in lines of its own.
 _CELL_CHARACTERS_MIN = 8
 _NAME_CHARACTERS_MAX = 28
@@ -177,15 +181,19 @@ def titles_of(runs: Sequence[Run]) -> list[str]:
 def _print_facts(compared: Comparison, only: frozenset[str], everything: bool) -> None:
     runs = compared.runs
     width = max(len(clean(run.id)) for run in runs)
-    names = max(len(clean(run.name)) for run in runs)
+    names = min(max(len(clean(run.name)) for run in runs), _RUN_NAME_CHARACTERS_MAX)
     for place, run in enumerate(runs):
         what = "reference" if not place else "against" if place == 1 else ""
         told = ", ".join(filter(None, (clean(run.project), run.state, _when(run.started))))
-        click.echo(f"{what:<9}  {clean(run.id):<{width}}  {clean(run.name):<{names}}  {told}")
+        click.echo(f"{what:<9}  {clean(run.id):<{width}}  {_clipped(clean(run.name), names):<{names}}  {told}")
     shown = {name: compared.sections[name] for name in SECTIONS if name in compared.sections and name in only}
     for name, known in shown.items():
         chosen = known if everything else [fact for fact in known if not fact.same]
         _print_section(name, chosen, known, runs, everything)
+
+
+def _clipped(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _when(seconds: float) -> str:
@@ -203,7 +211,7 @@ def _print_section(
         click.echo(f"\n{click.style(title, bold=True)}  {told}")
         return
     shown = chosen if everything else chosen[:_LINES_MAX]
-    _print_rows(title, runs, [(fact.name, [_text(fact.name, value) for value in fact.values]) for fact in shown])
+    _print_rows(title, runs, [(fact.name, _texts(fact.values, functools.partial(_text, fact.name))) for fact in shown])
     if len(shown) < len(chosen):
         click.echo(f"  ({len(chosen) - len(shown):,} more differ: --all)")
     if note:
@@ -220,6 +228,17 @@ def _print_rows(title: str, runs: Sequence[Run], rows: Sequence[tuple[str, Seque
     click.echo("\n" + click.style(layout.head(title), bold=True))
     for line in layout.lines():
         click.echo(line)
+
+
+def _texts(values: Sequence[Any], text: Callable[[Any], str]) -> list[str]:
+    """A text for each value: a short one, unless that is the same for values that differ, as of 0.1 and 0.10000001, or 1 and "1"."""
+    texts = [text(value) for value in values]
+    if any(texts[at] == texts[0] and not equal(value, values[0]) for at, value in enumerate(values)):
+        return [
+            text(value) if value is None or isinstance(value, Nothing) else value_text(to_json(value))
+            for value in values
+        ]
+    return texts
 
 
 def _text(name: str, value: Any) -> str:
@@ -268,7 +287,7 @@ def _print_results(compared: Comparison, patterns: Sequence[str], everything: bo
 
 
 def _marked(values: Sequence[float | None], best: int | None) -> list[str]:
-    texts = [_NO_VALUE if value is None else value_text(value) for value in values]
+    texts = _texts(values, lambda value: _NO_VALUE if value is None else value_text(value))
     return [f"{text} *" if place == best else text for place, text in enumerate(texts)]
 
 
@@ -346,7 +365,7 @@ class _Pair:
         (found,) = row
         if found is None:
             return f"  {clean(key):<{self._key}}  {_NO_VALUE}"
-        middle = "" if self._tolerance is None else f"  {_step(found.beyond) or 'nowhere':<14}"
+        middle = "" if self._tolerance is None else f"  {_beyond(found) or 'nowhere':<14}"
         line = f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}"
         values = self._values(found)
         if len(line) + 2 + len(values) <= shutil.get_terminal_size().columns:
@@ -376,28 +395,43 @@ class _Several:
         self._tolerance = tolerance
         self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
         self._cell = max(14, *map(len, titles))
+        width = self._key + 2 + (len(titles) - 1) * (self._cell + 2)
+        self._is_wide = width <= shutil.get_terminal_size().columns
 
     def head(self) -> str:
-        cells = "".join(f"  {title:<{self._cell}}" for title in self._titles[1:])
         what = "differs" if self._tolerance is None else f"differs by more than {self._tolerance:g}"
-        return f"where each first {what} from {self._titles[0]}\n{'series':<{self._key + 2}}{cells}".rstrip()
+        title = f"where each first {what} from {self._titles[0]}"
+        cells = "".join(f"  {title:<{self._cell}}" for title in self._titles[1:] if self._is_wide)
+        return f"{title}\n{'series':<{self._key + 2}}{cells}".rstrip()
 
     def row(self, key: str, row: Sequence[Divergence | None]) -> str:
         texts = [_NO_VALUE if one is None else self._text(one) for one in row]
-        return f"  {clean(key):<{self._key}}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
+        if self._is_wide:
+            return f"  {clean(key):<{self._key}}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
+        lines = (f"    {title:<{self._cell}}  {text}" for title, text in zip(self._titles[1:], texts))
+        return "\n".join([f"  {clean(key)}", *lines])
 
     def _text(self, found: Divergence) -> str:
         if self._tolerance is None or (found.beyond is None and found.first is None):
             return _where(found)
-        return _step(found.beyond) or "within"
+        return _beyond(found) or "within"
 
 
 def _where(found: Divergence) -> str:
     if found.first is not None:
         return _step(found.first)
-    if found.lone is None:
-        return "nowhere"
-    return f"ends {found.last_shared:,}" if found.is_cut and found.last_shared is not None else "other steps"
+    return _alone(found) or "nowhere"
+
+
+def _beyond(found: Divergence) -> str:
+    """Where they differ by more than the tolerance, or in their steps; "" where they do not."""
+    return _step(found.beyond) or _alone(found)
+
+
+def _alone(found: Divergence) -> str:
+    if found.lone is None or found.last_shared is None or found.lone < found.last_shared:
+        return "" if found.lone is None else "other steps"
+    return f"ends {found.last_shared:,}"
 
 
 def _step(parted: Any) -> str:
@@ -412,9 +446,9 @@ def _end_text(found: Divergence) -> str:
     a, b = one[1], other[1]
     if a == b or (a != a and b != b):
         return "the same"
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and a:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and a and type(a) is not bool:
         percent = (b - a) / abs(a) * 100
-        return f"{percent:+.3g} %"
+        return f"{percent:+.3g} %" if math.isfinite(percent) else ""
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -72,6 +73,8 @@ def command(
     """
     if output is not None and not output.lower().endswith(_PICTURES):
         raise UsageError(f"cannot draw {output!r}: expected one of {', '.join(_PICTURES)}", hint="-o chart.png")
+    if how["band"] and not (group or over):
+        raise UsageError("--band surrounds the mean of a group, and there are no groups", hint="--over seed --band std")
     how = {**how, "x": how["x"] or "auto", "group": _names_in(group), "over": (over or "").strip() or None}
     asked = _ask(open_store_of(ctx, directory), words, keys, where, how)
     if as_json or output is not None:
@@ -222,10 +225,10 @@ def _drawn_or_waiting(asked: _Asked, shape: _Shape, going: bool) -> list[str]:
 
 def _save(lines: Lines, path: str, title: str | None, log: bool) -> None:
     """Draws into a file."""
+    from daemon.commands.output import write_file
     from sdk.query.figure import figure
 
-    try:
-        figure(lines, title=title, log=log).savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path!r}: {error.strerror}", hint="-o chart.png") from error
+    picture = io.BytesIO()
+    figure(lines, title=title, log=log).savefig(picture, format=path.lower().rpartition(".")[2])
+    write_file(path, picture.getvalue())
     click.echo(f"{clean(path)}: {len(lines.lines)} line{'' if len(lines.lines) == 1 else 's'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from daemon.commands.output import write_file
 from daemon.commands.service import clean, directory_option, size, store_path
 from sdk.settings import parse_bytes
 
@@ -64,7 +64,7 @@ def command(
     if path is None:
         sys.stdout.buffer.write(page)
     else:
-        _write(path, page)
+        write_file(path, page)
     _tell("")
     said = f"{size(len(page))}, {_count(made.runs, 'run')}, {_count(made.charts, 'chart')}, {made.media:,} media"
     if as_json and path is not None:
@@ -118,20 +118,3 @@ def _target(output: str) -> str:
             f"cannot write {output!r}: expected a file in a directory that is there. Try: -o report.html"
         )
     return path
-
-
-def _write(path: str, page: bytes) -> None:
-    """The file appears when it is complete; a pipe or a device gets it as it comes."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
-            file.write(page)
-        return
-    draft = f"{path}.{os.urandom(4).hex()}.tmp"
-    try:
-        with open(draft, "xb") as file:
-            file.write(page)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise

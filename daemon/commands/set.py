@@ -40,12 +40,11 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool, directory
     names, assignments = _told_apart(words)
     store = open_store_of(ctx, directory)
     runs = [store.run(name) for name in names]
-    changes = {run.id: apply(run, assignments) for run in runs}
     if as_json:
-        print_json(changes)
+        print_json({run.id: apply(run, assignments) for run in runs})
         return
-    for run in runs:
-        _print(run, changes[run.id])
+    for run in runs:  # each is told when it is done: the next one may fail
+        _print(run, apply(run, assignments))
 
 
 class Assignment(NamedTuple):

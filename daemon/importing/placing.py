@@ -146,7 +146,7 @@ class Inbox:
             sync_names(self._files, place, RUN_LEVELS)
             return
         before = standing_of(self._store.path, found, self._files)  # again: somebody may have gone on with it
-        self._carry_edits(place, run)
+        carried = self._carry_edits(place, run.directory, run.id)
         old = self._staged(found.run_id, _OLD)
         # Why: a rewriting of the old run must not end in the new one's directory.
         rewriting = self._hold_rewriting()
@@ -156,13 +156,21 @@ class Inbox:
             sync_names(self._files, place, RUN_LEVELS)
         finally:
             rewriting.release()
+        # Race: 1. edits are carried, 2. somebody sets a fact of the older import, 3. the new one takes its place.
+        self._carry_edits(old, place, run.id, carried)
         self._let_go(old, found, before)
 
-    def _carry_edits(self, place: str, run: ImportedRun) -> None:
-        """What somebody has set of the older import (`stepd set`) holds of the new one too."""
-        for facts in Run(place, files=self._files)._facts.edits():
-            after = Run(run.directory, files=self._files)._facts.latest_ns
-            write_edit(self._store.path, run.directory, run.id, facts, after_ns=after, files=self._files)
+    def _carry_edits(self, old: str, new: str, run_id: str, carried: int = 0) -> int:
+        """What somebody has set of the older import (`stepd set`) holds of the new one too; how many edits there are.
+
+        Args:
+            carried: The first ones are there already.
+        """
+        edits = Run(old, files=self._files)._facts.edits()
+        for facts in edits[carried:]:
+            after = Run(new, files=self._files)._facts.latest_ns
+            write_edit(self._store.path, new, run_id, facts, after_ns=after, files=self._files)
+        return len(edits)
 
     def _let_go(self, old: str, found: Found, before: Standing) -> None:
         """Removes the older import; where the source has become smaller it may be all that is left, and goes to the trash."""

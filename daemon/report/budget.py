@@ -11,6 +11,11 @@ POINTS_MIN = 100
 SIZE_MIN = 200_000
 
 
+def weight(text: str) -> int:
+    """The bytes that a text takes in the file."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 class Budget:
     """Counts down from the size that a report may have.
 

@@ -19,7 +19,7 @@ from sdk.reader.pictures import number
 from sdk.reader.run import SYSTEM_PREFIX
 
 from .budget import SERIES_BYTES, Budget, points_for
-from .markup import Markup, join, plain, tag
+from .markup import Markup, join, plain, short, tag
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,9 +30,12 @@ RELATIVE = "relative"
 LINES_MAX = 20
 CHARTS_MAX = 200
 _STATIC_POINTS = 200
+_KEY_CHARACTERS_MAX = 160
 _WIDTH, _HEIGHT = 560, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 22
 _GAPS_MAX = 50
+# Limit: the newest; more lines in one chart hide it.
+_ATTEMPTS_MAX = 50
 
 
 class Line(NamedTuple):
@@ -69,6 +72,11 @@ class Chart(NamedTuple):
     lines: list[Line]
 
     @property
+    def title(self) -> str:
+        """The key as the page says it."""
+        return short(self.key, _KEY_CHARACTERS_MAX)
+
+    @property
     def section(self) -> str:
         return self.key.rpartition("/")[0]
 
@@ -84,6 +92,9 @@ class Marks(NamedTuple):
 
     gaps: list[tuple[float, float, float | None, float | None]]
     attempts: list[tuple[float, float]]
+
+
+NO_MARKS = Marks([], [])
 
 
 def numeric_keys(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
@@ -219,7 +230,7 @@ def marks_of(run: Run, lines: Iterable[Line]) -> Marks:
     for stream in run.streams:
         if stream.attempt > 1 and stream.started:
             began[stream.attempt] = min(began.get(stream.attempt, math.inf), stream.started)
-    for when in sorted(began.values()):
+    for when in sorted(began.values())[-_ATTEMPTS_MAX:]:
         if longest is None:
             continue
         order = numpy.argsort(longest.time, kind="stable")
@@ -239,11 +250,14 @@ def data_of(charts: Sequence[Chart], labels: Sequence[str], marks: Sequence[Mark
             {"label": plain(label), "created": round(start, 3), "gaps": found.gaps, "attempts": found.attempts}
             for label, start, found in zip(labels, created, marks)
         ],
-        "charts": [
-            {"key": plain(chart.key), "lines": [_line_data(line) for line in chart.lines], "seconds": chart.in_seconds}
-            for chart in charts
-        ],
+        "charts": [chart_data(chart) for chart in charts],
     }
+
+
+def chart_data(chart: Chart) -> dict[str, Any]:
+    """A chart in `data_of`."""
+    lines = [_line_data(line) for line in chart.lines]
+    return {"key": plain(chart.title), "lines": lines, "seconds": chart.in_seconds}
 
 
 def _line_data(line: Line) -> dict[str, Any]:
@@ -255,7 +269,7 @@ def _line_data(line: Line) -> dict[str, Any]:
     }
     if line.x is not None:
         found["x"] = [None if not math.isfinite(x) else _short(x) for x in line.x]
-        found["x_name"] = plain(line.x_name)
+        found["x_name"] = plain(short(line.x_name, _KEY_CHARACTERS_MAX))
     return found
 
 
@@ -302,7 +316,7 @@ def picture(chart: Chart, marks: Sequence[Marks]) -> Markup:
         places = " ".join(f"{across(float(line.still[i])):.1f},{up(float(line.value[i])):.1f}" for i in at)
         parts.append(tag("polyline", points=places, class_=line_class(line.run)))
     label = (
-        f"{chart.key} over {'seconds' if chart.in_seconds else 'the step'}, from {number(low_y)} to {number(high_y)}"
+        f"{chart.title} over {'seconds' if chart.in_seconds else 'the step'}, from {number(low_y)} to {number(high_y)}"
     )
     return tag("svg", join(parts), viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="still", role="img", aria_label=label)
 

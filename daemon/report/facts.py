@@ -16,13 +16,17 @@ from sdk.reader.media import items_in
 from sdk.reader.pictures import duration, number
 from sdk.reader.plain import to_json
 
+from .budget import weight
 from .charts import COLOURS, Chart, Line
-from .markup import Markup, join, plain, tag
+from .markup import Markup, join, plain, short, tag
 
 # Limits: of what one run may fill.
 _CELL_CHARACTERS_MAX = 300
+_NAME_CHARACTERS_MAX = 80
 _CELLS_MAX = 20_000
 _ROWS_MAX = 400
+_MATRIX_BYTES_MAX = 1_000_000
+_ROW_BYTES = len("<tr></tr>")
 LINES_CHARACTERS_MAX = 40_000
 PACKAGES_BYTES_MAX = 20_000
 _GAPS_MAX = 20
@@ -34,7 +38,11 @@ _CONTEXT_OMITTED = frozenset({"environment", "python.path", "pid", "import", "ke
 
 def label(run: Run) -> str:
     """A run as the page calls it."""
-    return f"{run.name} ({run.id})" if run.name and run.name != run.id else run.id
+    return f"{_name(run)} ({run.id})" if run.name and run.name != run.id else run.id
+
+
+def _name(run: Run) -> str:
+    return short(run.name, _NAME_CHARACTERS_MAX)
 
 
 def when(seconds: float) -> str:
@@ -59,8 +67,9 @@ def runs_section(runs: Sequence[Run]) -> Markup:
         steps, records = (_sorted_as(f"{value:,}", value) for value in (run.step_max, run.records))
         ended = join([state(run), _ending(run)])
         rows.append([
-            swatch(place), run.name, run.id, run.project, ended, when(run.started), _sorted_as(duration(took), took), steps, records,
-            run.group, ", ".join(run.tags), run.notes,
+            swatch(place), _name(run), run.id, short(run.project, _NAME_CHARACTERS_MAX), ended, when(run.started),
+            _sorted_as(duration(took), took), steps, records, short(run.group, _NAME_CHARACTERS_MAX), _cut(", ".join(run.tags)),
+            _cut(run.notes),
         ])  # fmt: skip
     return table(titles, rows)
 
@@ -118,7 +127,7 @@ def value_text(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _CELL_CHARACTERS_MAX else f"{text[:_CELL_CHARACTERS_MAX]}… ({len(text):,} characters)"
+    return short(text, _CELL_CHARACTERS_MAX)
 
 
 def flat(values: Mapping[str, Any], name: str = "", depth: int = 0) -> dict[str, Any]:
@@ -135,29 +144,45 @@ def flat(values: Mapping[str, Any], name: str = "", depth: int = 0) -> dict[str,
 
 def matrix(
     runs: Sequence[Run], maps: Sequence[Mapping[str, Any]], *, first: Sequence[str] = (),
-    shown: Callable[[Any], Any] = value_text, what: str = "values",
+    shown: Callable[[Any], Any] = value_text, what: str = "values", room: int = _MATRIX_BYTES_MAX,
 ) -> Markup:  # fmt: skip
     """What each run says under each name: names of which the runs say different things first, the rest folded away.
 
     Args:
         first: Names that come first among those that differ.
         what: What the names are names of.
+        room: In bytes; names for which there is none are counted.
     """
     rows_max = min(_ROWS_MAX, _CELLS_MAX // max(len(runs), 1))
     names = list(dict.fromkeys([*first, *sorted({name for one in maps for name in one})]))
     rows = {name: [shown(one[name]) if name in one else "" for one in maps] for name in names}
     rows = {name: cells for name, cells in rows.items() if any(cell not in ("", None) for cell in cells)}
     if len(runs) == 1:
-        return _columns(["", ""], dict(list(rows.items())[:rows_max]), len(rows))
+        return _columns(["", ""], _within(rows, rows_max, room), len(rows))
     differing = {name: cells for name, cells in rows.items() if len(set(map(_key, cells))) > 1}
     same = {name: cells[:1] for name, cells in rows.items() if name not in differing}
-    heads = [join([swatch(place), " ", run.name or run.id]) for place, run in enumerate(runs)]
-    parts = [_columns(["", *heads], dict(list(differing.items())[:rows_max]), len(differing))] if differing else []
+    heads = [join([swatch(place), " ", _name(run) or run.id]) for place, run in enumerate(runs)]
+    parts = [_columns(["", *heads], _within(differing, rows_max, room), len(differing))] if differing else []
     if same:
-        folded = _columns(["", "all"], dict(list(same.items())[:rows_max]), len(same))
+        folded = _columns(["", "all"], _within(same, rows_max, room - sum(map(weight, parts))), len(same))
         title = f"{count(len(same), what.rstrip('s'))}, the same in all runs"
         parts.append(tag("details", tag("summary", title), folded))
     return join(parts)
+
+
+def _within(rows: Mapping[str, Sequence[Any]], rows_max: int, room: int) -> dict[str, Sequence[Any]]:
+    """As many of the first rows as so many bytes hold."""
+    found: dict[str, Sequence[Any]] = {}
+    for name, cells in rows.items():
+        room -= weight(join(map(_cell, (_name_cell(name), *cells)))) + _ROW_BYTES
+        if room < 0 or len(found) == rows_max:
+            break
+        found[name] = cells
+    return found
+
+
+def _name_cell(name: str) -> Markup:
+    return tag("b", _cut(name))
 
 
 def _key(cell: Any) -> str:
@@ -165,16 +190,18 @@ def _key(cell: Any) -> str:
 
 
 def _columns(titles: Sequence[Any], rows: Mapping[str, Sequence[Any]], total: int) -> Markup:
-    if not rows:
+    if not total:
         return Markup()
-    found = table(titles, [[tag("b", name), *cells] for name, cells in rows.items()], "matrix")
+    found = table(titles, [[_name_cell(name), *cells] for name, cells in rows.items()], "matrix") if rows else Markup()
     return join([found, tag("p", f"… {total - len(rows):,} more", class_="quiet")]) if total > len(rows) else found
 
 
 # -- summary -------------------------------------------------------------------------------------------------------------
 
 
-def summary_section(runs: Sequence[Run], charts: Sequence[Chart], goal: Callable[[Run, str], str]) -> Markup:
+def summary_section(
+    runs: Sequence[Run], charts: Sequence[Chart], goal: Callable[[Run, str], str], room: int = _MATRIX_BYTES_MAX
+) -> Markup:
     """Last and best of each key; best of what is drawn, whose points hold the extremes."""
     lines = {(line.run, chart.key): line for chart in charts for line in chart.lines}
     maps = []
@@ -184,7 +211,7 @@ def summary_section(runs: Sequence[Run], charts: Sequence[Chart], goal: Callable
             if not (isinstance(value, (dict, list)) or items_in(value) or run.metric(key).hidden):
                 cells[key] = _summary_cell(run, key, value, lines.get((place, key)), goal)
         maps.append(cells)
-    return matrix(runs, maps, shown=lambda cell: cell, what="keys")
+    return matrix(runs, maps, shown=lambda cell: cell, what="keys", room=room)
 
 
 def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Callable[[Run, str], str]) -> Any:
@@ -201,11 +228,13 @@ def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Calla
 # -- where it came from ----------------------------------------------------------------------------------------------------
 
 
-def environment_section(runs: Sequence[Run], room: int = PACKAGES_BYTES_MAX) -> Markup:
+def environment_section(
+    runs: Sequence[Run], room: int = PACKAGES_BYTES_MAX, facts_room: int = _MATRIX_BYTES_MAX
+) -> Markup:
     """Command, code, machine and packages, what differs first.
 
     Args:
-        room: For each list of packages, in bytes.
+        room: For each list of packages, in bytes. facts_room: For all else.
     """
     maps = []
     for run in runs:
@@ -214,7 +243,7 @@ def environment_section(runs: Sequence[Run], room: int = PACKAGES_BYTES_MAX) -> 
             told["command"] = " ".join(map(str, command))
         found = flat(told)
         maps.append({name: value for name, value in found.items() if name not in _CONTEXT_OMITTED})
-    parts = [matrix(runs, maps, what="facts")]
+    parts = [matrix(runs, maps, what="facts", room=facts_room)]
     packages: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         listed = _packages(run, room)
@@ -245,7 +274,7 @@ def console_of(run: Run, lines: int, room: int = LINES_CHARACTERS_MAX) -> Markup
     """The last lines of a run's console, log records marked by their level.
 
     Args:
-        room: In characters; earlier lines are left out for it.
+        room: In bytes; earlier lines are left out for it.
     """
     if not lines or not run.has_console:
         return None
@@ -256,10 +285,11 @@ def console_of(run: Run, lines: int, room: int = LINES_CHARACTERS_MAX) -> Markup
             text = f"{line.level_name} {line.logger or ''}: {text}"
         if line.error:
             text += "\n" + _ESCAPES.sub("", line.error)
-        room -= len(text)
+        part = tag("span", text, "\n", class_=_look(line) or None)
+        room -= weight(part)
         if room < 0:
             break
-        parts.append(tag("span", text, "\n", class_=_look(line) or None))
+        parts.append(part)
     parts.reverse()
     return tag("pre", parts, tabindex="0") if parts else None
 
@@ -295,7 +325,7 @@ def health_of(run: Run, room: int = LINES_CHARACTERS_MAX) -> Markup:
     lines += [f"misuse: {name}: {value_text(told)}" for name, told in list(run.misuse.items())[:_GAPS_MAX]]
     lines += [f"alert {one.level}: {one.title} {one.text}".strip() for one in run.alerts[:_GAPS_MAX]]
     error = run.error
-    ended = [tag("p", f"ended by {error.type}: {_cut(error.message)}")] if error is not None else []
+    ended = [tag("p", f"ended by {_cut(error.type)}: {_cut(error.message)}")] if error is not None else []
     if error is not None and error.traceback:
         ended.append(tag("pre", plain(error.traceback)[-room:], tabindex="0"))
-    return join([tag("ul", [tag("li", line) for line in lines]), ended])
+    return join([tag("ul", [tag("li", _cut(line)) for line in lines]), ended])

@@ -40,6 +40,11 @@ def plain(value: object) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
+def short(text: str, characters: int) -> str:
+    """A text that is cut where it is longer."""
+    return text if len(text) <= characters else f"{text[:characters]}… ({len(text):,} characters)"
+
+
 def text(value: object) -> Markup:
     """A value as text of a page."""
     return value if isinstance(value, Markup) else Markup(html.escape(plain(value)))

@@ -17,7 +17,7 @@ from sdk.reader import MediaItem, Run
 from sdk.reader.pictures import number
 
 from . import facts
-from .budget import Budget
+from .budget import Budget, weight
 from .markup import Markup, data_url, frame_source, join, tag
 
 _PIXELS = (1024, 640, 320, 160)
@@ -31,6 +31,8 @@ _READ_BYTES_MAX = 256 << 20
 # Limit: a table is read whole for its first rows; as Python's objects it takes about ten times as much.
 _TABLE_BYTES_MAX = 32 << 20
 _BASE64 = 4 / 3
+# What stands around a value: its key, cut, and tags.
+_HEADING_BYTES = 400
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"), (8, b"WEBP", "image/webp"),
     (0, b"BM", "image/bmp"), (4, b"ftyp", "video/mp4"), (0, b"\x1a\x45\xdf\xa3", "video/webm"), (8, b"WAVE", "audio/wav"),
@@ -114,8 +116,9 @@ def _figure(entry: _Entry, share: int, budget: Budget, left_out: dict[str, int])
     why = "bytes that are not stored, or cannot be read"
     try:
         shown = _SHOWN.get(item.kind, _named)(item, min(share, budget.left))
-        if shown is not None and budget.fits(len(shown)):
-            return _captioned(entry, shown)
+        shown = None if shown is None else _captioned(entry, shown)
+        if shown is not None and budget.fits(weight(shown) + _HEADING_BYTES):
+            return shown
         why = f"too large for a file of {bytes_text(budget.size_max)} (--max-size)"
     except (Error, OSError, ValueError, MemoryError):
         pass
@@ -264,7 +267,7 @@ def _rows(item: MediaItem, columns: Sequence[Any], rows: Sequence[Sequence[Any]]
     left = room - 2000
     for row in rows[:TABLE_ROWS_MAX]:
         cells = [_table_cell(row[i] if i < len(row) else "", left) for i in range(len(used))]
-        left -= sum(len(str(cell)) + 40 for cell in cells)
+        left -= sum(weight(str(cell)) + 40 for cell in cells)
         if left < 0:
             break
         shown.append(cells)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sdk import __version__, clock
 from sdk._greeting import count
@@ -19,9 +19,9 @@ from sdk.reader import Run
 from sdk.reader.names import list_names, nearest
 
 from . import facts
-from .budget import CHARTS_SHARE, SIZE_MIN, Budget
-from .charts import Chart, Marks, data_of, marks_of, numeric_keys, picture, read_charts
-from .markup import Markup, asset, join, place, script_data, tag
+from .budget import CHARTS_SHARE, SIZE_MIN, Budget, weight
+from .charts import NO_MARKS, Chart, Marks, chart_data, data_of, marks_of, numeric_keys, picture, read_charts
+from .markup import Markup, asset, join, place, script_data, short, tag
 from .media import Shown, read_media
 
 # Limit: more rows and lines than anybody compares; what is left out is said.
@@ -32,6 +32,11 @@ _MANY = 10
 # Of the size: what each of the console, the packages and the tracebacks of all runs may fill.
 _WORDS_SHARE = 0.1
 _ROOM_MIN = 1000
+# Limit: of the page around its sections, with what was left out.
+_PAGE_BYTES = 8000
+_TITLE_CHARACTERS_MAX = 200
+_ORDER = ("runs", "summary", "config", "charts", "media", "tables", "console", "environment", "health")
+_Section: TypeAlias = tuple[str, str, Markup]
 
 
 class Wishes(NamedTuple):
@@ -78,29 +83,33 @@ def report(runs: Sequence[Run], wishes: Wishes, tell: Callable[[str], None] = la
         runs = runs[:RUNS_MAX]
     tell("facts")
     scripts, style = [asset("uplot.js"), asset("report.js")], join([asset("uplot.css"), asset("report.css")])
-    budget.take(sum(map(len, scripts)) + len(style) + 4000)
+    budget.take(sum(map(weight, [*scripts, style])) + _PAGE_BYTES)
+    labels, created = [facts.label(run) for run in runs], [run.created for run in runs]
+    bare = weight(script_data(data_of([], labels, [NO_MARKS] * len(runs), created)))
+    budget.take(bare)
     _check_keys(runs, wishes.keys)
-    words = _words(runs, int(budget.size_max * _WORDS_SHARE / max(len(runs), 1)))
-    budget.take(sum(len(part) for _, _, part in words))
+    words = _fitting(
+        [("runs", "Runs", facts.runs_section(runs)), *_words(runs, int(budget.size_max * _WORDS_SHARE))], budget
+    )
     tell("charts")
     charts = read_charts(runs, numeric_keys(runs, wishes.keys), wishes.points, budget, int(budget.left * CHARTS_SHARE))
     marks = [
         marks_of(run, (line for one in charts for line in one.lines if line.run == at)) for at, run in enumerate(runs)
     ]
-    summary = facts.summary_section(runs, charts, goal_of)
-    drawn = _charts_section(charts, marks)
-    data = script_data(data_of(charts, [facts.label(run) for run in runs], marks, [run.created for run in runs]))
-    budget.take(len(summary) + len(drawn) + len(data))
+    summary = facts.summary_section(runs, charts, goal_of, int(budget.size_max * _WORDS_SHARE))
+    words += _fitting([("summary", "Summary", summary)], budget)
+    if not budget.fits(weight(script_data(data_of([], labels, marks, created))) - bare):
+        marks = [NO_MARKS] * len(runs)
+        budget.leave_out("There is no room for marks of gaps and attempts.")
+    charts = _charts_that_fit(charts, marks, budget)
+    drawn, data = _charts_section(charts, marks), script_data(data_of(charts, labels, marks, created))
     tell("media")
     shown = read_media(runs, wishes.keys, wishes.media, budget)
-    if budget.used > budget.size_max:
-        budget.leave_out(f"Nothing more could be left out to come below {budget.size_max:,} bytes.")
     sections = [
-        ("runs", "Runs", facts.runs_section(runs)), ("summary", "Summary", summary), *[part for part in words if part[0] == "config"],
-        ("charts", "Charts", drawn), ("media", "Media", _media_section(shown)), ("tables", "Tables", _tables_section(shown)),
-        *[part for part in words if part[0] != "config"],
+        *words, ("charts", "Charts", drawn), ("media", "Media", _media_section(shown)), ("tables", "Tables", _tables_section(shown)),
     ]  # fmt: skip
-    title = wishes.title or _title(runs)
+    sections.sort(key=lambda part: _ORDER.index(part[0]))
+    title = short(wishes.title or _title(runs), _TITLE_CHARACTERS_MAX)
     page = _page(title, [part for part in sections if part[2]], runs, budget.left_out, scripts, style, data)
     return Report(page, len(runs), len(charts), shown.values, budget.left_out)
 
@@ -125,9 +134,35 @@ def _known(run: Run) -> set[str]:
     return {*run.all_keys(), *run.keys(kind="system")}
 
 
-def _words(runs: Sequence[Run], room: int) -> list[tuple[str, str, Markup]]:
-    """The sections whose size does not depend on what is left: id, title, content. `room` is what each part of a run may fill."""
-    room = max(room, _ROOM_MIN)
+def _fitting(sections: Sequence[_Section], budget: Budget) -> list[_Section]:
+    """Those for which there is room. Each is bounded, so that only a hostile or a very small report lacks one."""
+    found = []
+    for section in sections:
+        if budget.fits(weight(section[2])):
+            found.append(section)
+        else:
+            budget.leave_out(f"There is no room for {section[1].lower()}.")
+    return found
+
+
+def _charts_that_fit(charts: Sequence[Chart], marks: Sequence[Marks], budget: Budget) -> list[Chart]:
+    """The first of them, as many as there is room for: what a point takes was only guessed."""
+    found: list[Chart] = []
+    sections: set[str] = set()
+    for chart in charts:
+        size = weight(_figure(0, chart, marks)) + weight(script_data(chart_data(chart)))
+        size += 0 if chart.section in sections else weight(_section(chart.section, []))
+        sections.add(chart.section)
+        if not budget.fits(size):
+            budget.leave_out(f"There is room for {len(found)} of {count(len(charts), 'chart')}; choose with --keys.")
+            break
+        found.append(chart)
+    return found
+
+
+def _words(runs: Sequence[Run], whole: int) -> list[_Section]:
+    """The sections whose size does not depend on what is left: id, title, content. `whole` is what each may fill, about."""
+    room = max(whole // max(len(runs), 1), _ROOM_MIN)
     text, packages = min(room, facts.LINES_CHARACTERS_MAX), min(room, facts.PACKAGES_BYTES_MAX)
     lines = _CONSOLE_LINES if len(runs) <= _MANY else _CONSOLE_LINES_OF_MANY
     console = [(run, found) for run in runs if (found := facts.console_of(run, lines, text)) is not None]
@@ -135,10 +170,10 @@ def _words(runs: Sequence[Run], room: int) -> list[tuple[str, str, Markup]]:
         (
             "config",
             "Config",
-            facts.matrix(runs, [facts.flat(run.config) for run in runs], first=differing_config(runs)),
+            facts.matrix(runs, [facts.flat(run.config) for run in runs], first=differing_config(runs), room=whole),
         ),
         ("console", "Console", join(_of_run(runs, run, found, open_=len(runs) == 1) for run, found in console)),
-        ("environment", "Environment", facts.environment_section(runs, packages)),
+        ("environment", "Environment", facts.environment_section(runs, packages, whole)),
         (
             "health",
             "Health",
@@ -158,22 +193,18 @@ def _charts_section(charts: Sequence[Chart], marks: Sequence[Marks]) -> Markup:
     """Sections by the text before the last slash; the page's script finds a chart by its number."""
     sections: dict[str, list[Markup]] = {}
     for number, chart in enumerate(charts):
-        head = tag("figcaption", tag("b", chart.key), tag("span", _told(chart), class_="quiet"))
-        figure = tag(
-            "figure",
-            head,
-            picture(chart, marks),
-            tag("div", class_="live"),
-            class_="chart",
-            data_chart=number,
-            tabindex="0",
-        )
-        sections.setdefault(chart.section, []).append(figure)
+        sections.setdefault(chart.section, []).append(_figure(number, chart, marks))
     return join(_section(name or "charts", found) for name, found in sections.items())
 
 
+def _figure(number: int, chart: Chart, marks: Sequence[Marks]) -> Markup:
+    head = tag("figcaption", tag("b", chart.title), tag("span", _told(chart), class_="quiet"))
+    live = tag("div", class_="live")
+    return tag("figure", head, picture(chart, marks), live, class_="chart", data_chart=number, tabindex="0")
+
+
 def _section(name: str, figures: Sequence[Markup]) -> Markup:
-    title = tag("summary", f"{name} ({len(figures)})")
+    title = tag("summary", f"{short(name, _TITLE_CHARACTERS_MAX)} ({len(figures)})")
     return tag(
         "details", title, tag("div", figures, class_="charts"), open=not name.startswith("system"), class_="section"
     )
@@ -189,13 +220,17 @@ def _told(chart: Chart) -> str:
 
 def _media_section(shown: Shown) -> Markup:
     return join(
-        tag("section", tag("h3", key), tag("div", figures, class_="gallery"), class_="key")
+        tag(
+            "section", tag("h3", short(key, _TITLE_CHARACTERS_MAX)), tag("div", figures, class_="gallery"), class_="key"
+        )
         for key, figures in shown.media
     )
 
 
 def _tables_section(shown: Shown) -> Markup:
-    found = [tag("section", tag("h3", title), one, class_="key") for title, one in shown.tables]
+    found = [
+        tag("section", tag("h3", short(title, _TITLE_CHARACTERS_MAX)), one, class_="key") for title, one in shown.tables
+    ]
     return tag("div", found, class_="gallery") if found else Markup()
 
 

@@ -144,11 +144,12 @@ class Board:
             self.runs.look(tell)
         except Error as error:
             trouble = error.message
-        self._is_reading = False
+        is_first, self._is_reading = self._is_reading, False
         self._health = self._look_at_health()
         began = clock.monotonic()
         found = self.scene(wanted)
-        self._cost_seconds = self.runs.cost_seconds + clock.monotonic() - began
+        # What the first look costs, which opens everything, tells nothing about the others.
+        self._cost_seconds = 0.0 if is_first else self.runs.cost_seconds + clock.monotonic() - began
         return found._replace(trouble=trouble) if trouble else found
 
     def fill(self, wanted: Wanted) -> bool:

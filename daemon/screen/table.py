@@ -44,6 +44,11 @@ def fitting(scene: Scene, place: Place, width: int, height: int) -> Place:
     room = max(height - HEAD_LINES - 1, 1)
     while top < selected and sum(lines_of(one, width) for one in scene.glances[top : selected + 1]) > room:
         top += 1
+    below = sum(lines_of(one, width) for one in scene.glances[top : top + room])
+    while (
+        top and (below := below + lines_of(scene.glances[top - 1], width)) <= room
+    ):  # no room is left empty below the last
+        top -= 1
     return place._replace(selected=selected, top=top)
 
 

@@ -129,10 +129,15 @@ def spark(steps: Sequence[int], values: Sequence[float], width: int) -> str:
         place = min((step - first) * width // span, width - 1)
         sums[place] += value / 2  # halves: the sum of two huge floats may be infinite
         counts[place] += 1
-    means = [total / count * 2 if count else None for total, count in zip(sums, counts)]
+    low, high = min(values), max(values)
+    # Within their range: of a constant the sums are rounded to different means.
+    means = [min(max(total / count * 2, low), high) if count else None for total, count in zip(sums, counts)]
     held = [mean for mean in means if mean is not None and math.isfinite(mean)]
     shown = iter(bars(held) if held else "")
     return "".join(next(shown, " ") if mean is not None and math.isfinite(mean) else " " for mean in means)
+
+
+_NUMBER_CHARACTERS = 7
 
 
 def number(value: float) -> str:
@@ -144,10 +149,12 @@ def number(value: float) -> str:
     size = abs(value)
     if value == int(value) and size < 1e5:
         return str(int(value))
-    if size >= 1e5 or size < 1e-3:
-        digits = 1 if 1e-99 < size < 1e99 else 0
-        return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    return f"{value:.4g}"
+    if 1e4 <= size < 1e5:
+        return f"{value:.0f}"
+    texts = [f"{value:.{digits}g}" for digits in (4, 3, 2)] if 1e-3 <= size < 1e5 else []
+    texts += [f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e") for digits in (1, 0)]
+    # What is cut would say another number: fewer digits.
+    return next((text for text in texts if len(text) <= _NUMBER_CHARACTERS), texts[-1])
 
 
 def count(value: float) -> str:

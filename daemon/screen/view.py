@@ -46,6 +46,8 @@ class View:
         self.sort = _SORTS[0]
         self.is_reversed = False
         self.every = False
+        # Whether the next scene is shown from its beginning: it has been sorted anew.
+        self._is_new_order = False
         # What is being typed; None: nothing.
         self.typed: str | None = None
 
@@ -63,9 +65,9 @@ class View:
         return self.page.detail(self.size) if self.page is not None else None
 
     def take(self, scene: Scene) -> None:
-        """Takes what was seen; the selection stays on its run."""
-        chosen = self._selected()
-        self.scene = scene
+        """Takes what was seen; the selection stays on its run, unless the list has been sorted anew."""
+        chosen = None if self._is_new_order else self._selected()
+        self.scene, self._is_new_order = scene, False
         for index, glance in enumerate(scene.glances) if chosen is not None else ():
             if glance.id == chosen:
                 self.place = self.place._replace(selected=index)
@@ -129,8 +131,10 @@ class View:
             self.every = not self.every
         elif name == "s":
             self.sort = _SORTS[(_SORTS.index(self.sort) + 1) % len(_SORTS)]
+            self.place, self._is_new_order = Place(), True
         elif name == "S":
             self.is_reversed = not self.is_reversed
+            self.place, self._is_new_order = Place(), True
 
     def _type(self, key: str, character: str | None) -> None:
         assert self.typed is not None

@@ -163,6 +163,9 @@ class Run:
     def __init__(self, stored: StoredRun) -> None:
         self.stored = stored
         self._given: dict[str, Any] = {}
+        # What was there when it was first asked for: what somebody else sets meanwhile is no change of ours.
+        self._tags_before: list[str] | None = None
+        self._config_before: dict[str, Any] = {}
         self._config: dict[str, Any] | None = None
         self._summary: Summary | None = None
         self._summary_before: dict[str, Any] = {}
@@ -224,12 +227,16 @@ class Run:
     @property
     def tags(self) -> list[str]:
         """A list that may be changed."""
-        found: list[str] = self._given.setdefault("tags", self.stored.tags)
+        if "tags" not in self._given:
+            self._tags_before = self.stored.tags
+            self._given["tags"] = list(self._tags_before)
+        found: list[str] = self._given["tags"]
         return found
 
     @tags.setter
     def tags(self, value: Iterable[str]) -> None:
         self._given["tags"] = list(value)
+        self._tags_before = None
 
     @property
     def notes(self) -> str:
@@ -247,7 +254,8 @@ class Run:
     def config(self) -> dict[str, Any]:
         """May get keys that it lacks; one that is there stays as it is."""
         if self._config is None:
-            self._config = copy.deepcopy(self.stored.config)
+            self._config_before = self.stored.config
+            self._config = copy.deepcopy(self._config_before)
         return self._config
 
     @property
@@ -255,14 +263,16 @@ class Run:
         """As it was when it was first asked for, or at the last `load`."""
         if self._summary is None:
             self._summary_before = self.stored.summary
-            self._summary = Summary(self._summary_before, self._save_summary)
+            self._summary = Summary(_own(self._summary_before), self._save_summary)
         return self._summary
 
     def _save_summary(self, summary: Summary) -> None:
         before = self._summary_before
-        changed = {key: value for key, value in summary.items() if key not in before or before[key] is not value}
+        changed = {
+            key: value for key, value in summary.items() if key not in before or not _is_same(before[key], value)
+        }
         self.stored.set(summary=changed, summary_removed=before.keys() - summary.keys())
-        self._summary_before = dict(summary)
+        self._summary_before = _own(dict(summary))
 
     def update(self) -> None:
         """Stores what was changed (docs/compare.md#set).
@@ -272,12 +282,15 @@ class Run:
             StoreError: The store cannot be written.
         """
         config = self._config or {}
-        gone = self.stored.config.keys() - config.keys() if self._config is not None else ()
+        gone = self._config_before.keys() - config.keys() if self._config is not None else ()
         if gone:
             raise UsageError(f"update() cannot take {min(gone)!r} out of the config: the run was started with it")
         given = {name: value for name, value in self._given.items() if value != getattr(self.stored, name)}
+        if given.get("tags") == self._tags_before:
+            given.pop("tags", None)
         self.stored.set(config=config, **given)
         self._given.clear()
+        self._config_before = dict(config)
         if self._summary is not None:
             self._save_summary(self._summary)
 
@@ -406,6 +419,18 @@ class Run:
     def used_artifacts(self, *_: Any, **__: Any) -> list[Artifact]:
         """What it used."""
         return self.stored.used_artifacts()
+
+
+def _own(value: Any) -> Any:
+    """The value, whose maps and lists are copies that may be changed."""
+    if isinstance(value, dict):
+        return {key: _own(inner) for key, inner in value.items()}
+    return [_own(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    """Whether nobody has set or changed it; what was set to an equal number was set."""
+    return bool(before == value) if isinstance(value, (dict, list)) else before is value
 
 
 def _names(keys: Iterable[str] | None) -> list[str] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 # What is computing notices an interrupt between two chunks of rows; some aggregates take longer, and are left alone.
 _PATIENCE_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 
 
 class Aside:
@@ -34,9 +35,10 @@ class Aside:
             # A daemon: what cannot be interrupted must not keep the program.
             self._thread = threading.Thread(target=self._work, name="stepd-sql", daemon=True)
             self._thread.start()
-        self._asked.put((function, words))
         try:
-            result, error = self._done.get()
+            # Race: 1. it is asked, 2. the interrupt comes before the wait for the answer: so both are under one `try`.
+            self._asked.put((function, words))
+            result, error = self._answer()
         except BaseException:
             self._interrupt()
             try:
@@ -47,6 +49,14 @@ class Aside:
         if error is not None:
             raise error
         return result
+
+    def _answer(self) -> tuple[Any, BaseException | None]:
+        while True:
+            # Race: 1. a signal comes, 2. this thread begins to wait, and would sleep on with the signal noted: so it looks up often.
+            try:
+                return self._done.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                pass
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:

@@ -317,7 +317,7 @@ def _hardware(context: Mapping[str, Any]) -> dict[str, Any]:
 
 def _environment(context: Mapping[str, Any]) -> dict[str, Any]:
     python, launcher, hydra = (_map(context, name) for name in ("python", "launcher", "hydra"))
-    variables = {f"${name}": value for name, value in sorted(_map(context, "environment").items())}
+    variables = dict(sorted((f"${name}", value) for name, value in _map(context, "environment").items()))
     return _known(
         {
             "python": python.get("version"),

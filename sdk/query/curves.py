@@ -37,8 +37,10 @@ _WHOLE_MAX = 1_000_000
 _DEFAULT_KEYS_MAX = 4
 # Limit: marks of one line; nearer ones are joined.
 _MARKS_MAX = 500
-# Limit: whose keys are looked at to choose the default ones; the runs of one command are mostly alike.
+# Limits: whose keys are looked at to choose the default ones, as the runs of one command are mostly alike; and how many of them may hold
+# no numbers before nobody looks further.
 _LOOKED_AT_MAX = 4
+_EMPTY_MAX = 48
 _PATTERN = "*?["
 
 
@@ -161,17 +163,23 @@ def default_keys(runs: Sequence[Run]) -> list[str]:
     Raises:
         NotFoundError: None does.
     """
-    looked_at = runs[:_LOOKED_AT_MAX]
+    for start in range(0, min(len(runs), _EMPTY_MAX), _LOOKED_AT_MAX):
+        if found := _default_keys(runs[start : start + _LOOKED_AT_MAX]):
+            return found
+    names = ", ".join(run.id for run in runs[:3])
+    raise NotFoundError(f"{names} holds no numbers to draw yet", hint=f"stepd show {runs[0].id}" if runs else "")
+
+
+def _default_keys(looked_at: Sequence[Run]) -> list[str]:
     keys = sorted(set().union(*(run.shown_keys(quick=True) for run in looked_at)))
     losses = [key for key in keys if "loss" in key.lower()]
     found = [key for key in losses[: 2 * _DEFAULT_KEYS_MAX] if _holds_numbers(looked_at, key)]
     if found:
         return found[:_DEFAULT_KEYS_MAX]
-    for key in choose_keys(keys, looked_at[0].metrics if looked_at else {}, len(keys)):
+    for key in choose_keys(keys, looked_at[0].metrics, len(keys)):
         if _holds_numbers(looked_at, key):
             return [key]
-    names = ", ".join(run.id for run in runs[:3])
-    raise NotFoundError(f"{names} holds no numbers to draw yet", hint=f"stepd show {runs[0].id}" if runs else "")
+    return []
 
 
 def _holds_numbers(runs: Sequence[Run], key: str) -> bool:
@@ -427,8 +435,8 @@ def _with_ends(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats]:
     """As `slices`, with the first and the last value as they are: members that end at one place still do."""
     if len(x) <= points:
         return x, y
-    inner = slices(x[1:-1], y[1:-1], points - 2)
-    return tuple(numpy.concatenate((whole[:1], part, whole[-1:])) for whole, part in zip((x, y), inner))  # type: ignore[return-value]
+    inner_x, inner_y = slices(x[1:-1], y[1:-1], points - 2)
+    return numpy.concatenate((x[:1], inner_x, x[-1:])), numpy.concatenate((y[:1], inner_y, y[-1:]))
 
 
 def _mean(

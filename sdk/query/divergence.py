@@ -43,7 +43,8 @@ class Divergence(NamedTuple):
     Attributes:
         first: Where their values differ first; None: nowhere.
         beyond: Where they differ first by more than the tolerance; None where none was asked for, or nowhere.
-        lone: The first step, before `first`, at which only one of them has a value; None: there is none.
+        lone: The first step, before `first` (where a tolerance was asked for, before `beyond`), at which only one of them has a value;
+            None: there is none.
         lone_in: Which one has it, 0 or 1.
         shared: How many steps of both were compared: all of them, or those up to where it was decided.
         last_shared: The last of these; None: they share none.
@@ -206,7 +207,9 @@ class _Walk:
             top = min(int(one.values.step[-1]), int(other.values.step[-1]))
             self._compare(one.take(top), other.take(top))
         lone, lone_in = self._lone or (None, None)
-        if self._first is not None and lone is not None and lone > self._first.step:
+        # What a tolerance allows does not hide that one of them has a step alone.
+        parted = self._first if self._tolerance is None else self._beyond
+        if parted is not None and lone is not None and lone > parted.step:
             lone = lone_in = None
         kinds = ", ".join(one.kinds), ", ".join(other.kinds)
         ends = one.end(), other.end()
@@ -299,10 +302,19 @@ def _same_object(one: Any, other: Any) -> bool:
 def alike(one: NDArray[Any], other: NDArray[Any], tolerance: float) -> NDArray[numpy.bool_]:
     """bool[n]: where they are the same, or numbers no further apart than that part of the larger one."""
     found = same(one, other)
-    if {one.dtype.kind, other.dtype.kind} <= {"i", "u", "f", "b"} and not found.all():
-        a, b = one.astype(numpy.float64), other.astype(numpy.float64)
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            # Halves, whose difference is finite; an infinity is near to nothing but itself.
-            is_near = numpy.abs(a / 2 - b / 2) <= tolerance * numpy.maximum(numpy.abs(a / 2), numpy.abs(b / 2))
-            found |= is_near & numpy.isfinite(a) & numpy.isfinite(b) | (a == b)
+    if found.all():
+        return found
+    if {one.dtype.kind, other.dtype.kind} <= {"i", "u", "f"}:
+        return numpy.asarray(found | _near(one.astype(numpy.float64), other.astype(numpy.float64), tolerance))
+    kinds = (float, int)  # what is no number among them is left alone, a truth value too
+    is_number = numpy.array([type(a) in kinds and type(b) in kinds for a, b in zip(one.tolist(), other.tolist())], bool)
+    a, b = (side[is_number].astype(numpy.float64) for side in (one, other))
+    found[is_number] |= _near(a, b, tolerance)
     return found
+
+
+def _near(a: NDArray[numpy.float64], b: NDArray[numpy.float64], tolerance: float) -> NDArray[numpy.bool_]:
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        # Halves, whose difference is finite; an infinity is near to nothing but itself.
+        is_near = numpy.abs(a / 2 - b / 2) <= tolerance * numpy.maximum(numpy.abs(a / 2), numpy.abs(b / 2))
+        return numpy.asarray(is_near & numpy.isfinite(a) & numpy.isfinite(b) | (a == b))

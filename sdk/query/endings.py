@@ -24,6 +24,11 @@ _FULL_SHARE = 0.9
 _SHORT_SHARE = 0.03
 # A GPU's error this long before the end may be its reason.
 _XID_SECONDS = 600.0
+# A process that the observer did not watch may be one of the run's when it crashed so near to the end.
+_CRASH_SECONDS = 60.0
+_CRASHES = {
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
+}  # fmt: skip
 _CHARACTERS_MAX = 300
 
 # What the OOM killer's line says of the memory that the process held.
@@ -152,12 +157,29 @@ def signal_name(number: int) -> str:
 
 
 def kernel_lines(found: Findings) -> list[KernelLine]:
-    """What is known of the kernel's log, each line once, in order."""
+    """What is known of the kernel's log and may concern this run, each line once, in order."""
     told = [*(line for end in found.ends for line in end.lines or ()), *(found.lines or ())]
     killed = {line.pid for line in told if line.kind == "oom" and not line.text.startswith("oom-kill:")}
     # Of the two lines that the OOM killer writes about a process the second one has the numbers.
     chosen = [line for line in told if not (line.text.startswith("oom-kill:") and line.pid in killed)]
+    chosen = [line for line in chosen if line.kind != "crash" or _is_its_crash(found, line)]
     return sorted({(line.kind, line.pid, line.text): line for line in chosen}.values())
+
+
+def _is_its_crash(found: Findings, line: KernelLine) -> bool:
+    """Whether a process of the run may have crashed, not any other one of this machine.
+
+    One that the observer did not watch may be a worker of it, or have another number in its container: then its time counts, and that
+    somebody noticed.
+    """
+    if line.pid in {end.pid for end in found.ends}:
+        return True
+    unseen = found.state == "crashed" and all(end.signal is None and end.exit_code is None for end in found.ends)
+    noticed = any(end.signal in _CRASHES for end in found.ends) or (
+        found.error is not None
+        and re.search(r"(?i)signal|segmentation|terminated abruptly", found.error.message) is not None
+    )
+    return (unseen or noticed) and abs(found.ended - line.time) < _CRASH_SECONDS
 
 
 def gib(count: float) -> str:
@@ -239,11 +261,10 @@ def _oom(found: Findings) -> Iterator[Verdict]:
 def _crashed_natively(found: Findings) -> Iterator[Verdict]:
     end = culprit_of(found)
     crash = next((line for line in kernel_lines(found) if line.kind == "crash"), None)
-    names = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
     number = end.signal if end is not None else None
     if number is None and crash is not None and not found.ends:
         number = signal.SIGSEGV
-    if number not in names:
+    if number not in _CRASHES:
         return
     xid = _xid(found)
     advice = ["python -X faulthandler train.py prints the Python stack of such a crash; it is in the console then"]
@@ -252,7 +273,10 @@ def _crashed_natively(found: Findings) -> Iterator[Verdict]:
             0, "df -h /dev/shm: full shared memory is the usual reason; in a container --shm-size (docs/containers.md)"
         )
     text = f"It crashed in native code ({signal_name(number)}), not in Python"
-    yield Verdict("native-crash", f"{text}{f', after {_xid_text(*xid[1:])}' if xid else ''}.", CERTAIN, tuple(advice))
+    confidence = CERTAIN if found.ends else LIKELY
+    yield Verdict(
+        "native-crash", f"{text}{f', after {_xid_text(*xid[1:])}' if xid else ''}.", confidence, tuple(advice)
+    )
 
 
 def _ended_by_signal(found: Findings) -> Iterator[Verdict]:

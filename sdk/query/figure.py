@@ -20,6 +20,7 @@ _INCHES = (8.0, 4.5)
 # Limits: what a legend and an eye can hold; beyond, colours come again.
 _LEGEND_LINES_MAX = 24
 _TEXT_CHARACTERS_MAX = 60
+_NOTES_MAX = 4
 _RAW_ALPHA, _BAND_ALPHA = 0.22, 0.18
 _GAP_COLOUR, _MARK_COLOUR = "#c33c3c", "#777777"
 
@@ -45,7 +46,7 @@ def figure(
     where an attempt began. The legend says the last and the best value of each line, as they were logged.
 
     Args:
-        title: Above the axes; None: the key, where all lines are of one.
+        title: Above the axes; None: the key and the run, where all lines are of one.
         log: A logarithmic y axis; values that are not positive are left out.
         size: Inches, width and height.
 
@@ -72,15 +73,31 @@ def figure(
     axes.set_xlabel(_plain({"relative": "seconds", "time": "time (UTC)"}.get(lines.x_name, lines.x_name)))
     if len(keys) == 1:
         axes.set_ylabel(_plain(next(iter(keys))))
-    said = title if title is not None else next(iter(keys)) if len(keys) == 1 else ""
+    said = _title(lines.lines) if title is None else title
     if said:
         axes.set_title(_plain(said))
     axes.grid(visible=True, alpha=0.25)
     axes.margins(x=0.01)
     axes.legend(fontsize="small", framealpha=0.8)
-    for note in lines.notes[:3]:
-        drawn.text(0.005, 0.005, _plain(note), fontsize="x-small", color=_MARK_COLOUR)
+    if lines.notes:
+        # Below everything: of all texts of a figure only its titles and labels are given room of their own.
+        said = "\n".join(_plain(note) for note in lines.notes[:_NOTES_MAX])
+        drawn.supxlabel(said, x=0.005, ha="left", fontsize="x-small", color=_MARK_COLOUR)
     return drawn
+
+
+def _title(found: Sequence[Line]) -> str:
+    """The key and the run, where all lines are of one."""
+    keys = {line.key for line in found}
+    runs = {_whose(line) for line in found if line.members == 1}
+    is_of_one = len(runs) == 1 and len({line.run for line in found}) == 1
+    return "   ".join(_cut(text) for text in [*(keys if len(keys) == 1 else ()), *(runs if is_of_one else ())])
+
+
+def _whose(line: Line) -> str:
+    if line.members > 1:
+        return f"{line.name} ({line.members} runs)"
+    return line.run if line.name == line.run else f"{line.name} ({line.run})"
 
 
 def _draw(axes: Any, line: Line, x_name: str, colour: str, label: str | None) -> None:
@@ -114,9 +131,8 @@ def _places(x: Sequence[float] | Any, x_name: str) -> Any:
 
 
 def _label(line: Line, names_run: bool, names_key: bool) -> str:
-    whose = f"{line.name} ({line.run})" if line.members == 1 else f"{line.name} ({line.members} runs)"
     parts = [line.key] if names_key or not names_run else []
-    parts += [whose] if names_run else []
+    parts += [_whose(line)] if names_run else []
     told = "  ".join(_cut(part) for part in parts)
     if line.last is not None:
         told += f"   last {line.last:.4g}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from .. import clock
 from ..errors import Error
 from ..headline import choose_keys
+from ..limits import STEP_MAX
 from ..reader.newest import New, Newest
 from ..reader.parts import Part, column_of, highest_step, times_us, values_of
 from ..reader.run import Run
@@ -83,6 +84,7 @@ class Glance(NamedTuple):
     """What is to be seen of a run at one moment.
 
     Attributes:
+        updated: When it ended, where it said so; else when it last wrote. Unix seconds.
         step: The last one; None before the first row.
         steps: How many there will be, by its config; None: nobody said.
         rate: Steps a second, by the times at which they were logged; None: not known.
@@ -114,9 +116,15 @@ class Glance(NamedTuple):
 def glance_of(run: Run) -> Glance:
     """What a list tells of a run that is over, without opening it where it has a card."""
     return Glance(
-        run.id, run.name, run.project, run.group, tuple(run.tags), run.state, run.started, run.updated,
+        run.id, run.name, run.project, run.group, tuple(run.tags), run.state, run.started, _last_seen(run, run.state),
         run.step_max if run.records else None,
     )  # fmt: skip
+
+
+def _last_seen(run: Run, state: str) -> float:
+    """When it ended, as far as it said so: its files are younger once they were copied or compacted."""
+    ended = run.ended if state != RUNNING else None
+    return run.updated if ended is None else min(ended, run.updated)
 
 
 class LivingRun:
@@ -162,9 +170,30 @@ class LivingRun:
             self._choose()
             self._take(newest, first)
         elif newest.has_changed():
-            self._take(newest, newest.look(_BLOCKS_MAX))
+            before = newest.course
+            found = newest.look(_BLOCKS_MAX)
+            if newest.course != before:
+                # Resumed, perhaps at an earlier step: what is hidden now must not stand before what comes.
+                self._times.clear()
+                self._epoch = None
+            if newest.course != before or newest.missed:
+                self._sparks.clear()
+                self._choose()
+            self._take(newest, found)
         self.glance = self._seen(newest)
         return self.glance != old
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it may be running again, without a file that comes or goes: nobody here can know whether its processes live, they
+        were only silent for long.
+        """
+        return self._newest is not None and self._newest.is_doubtful()
+
+    def rest(self) -> None:
+        """Closes what was kept open, and goes on."""
+        if self._newest is not None:
+            self._newest.rest()
 
     def close(self) -> None:
         """Closes what was kept open."""
@@ -194,17 +223,20 @@ class LivingRun:
                     if key in told or len(told) < _KEYS_MAX:
                         told[key] = value
             elif stream.id in training:
+                limit = newest.course[1].get(stream.id, STEP_MAX + 1)
                 for part in parts:
-                    self._take_part(part, stream.id in main, fresh)
+                    self._take_part(part, stream.id in main, limit, fresh)
         if len(self._keys) < _KEYS_MAX and not fresh <= self._keys:
             self._keys |= fresh
             self._choose()
 
-    def _take_part(self, part: Part, is_main: bool, fresh: set[str]) -> None:
+    def _take_part(self, part: Part, is_main: bool, limit: int, fresh: set[str]) -> None:
         for time, step in _ends(part) if is_main else ():
-            if not self._times or (step > self._times[-1][1] and time >= self._times[-1][0]):
+            if step < limit and (not self._times or (step > self._times[-1][1] and time >= self._times[-1][0])):
                 self._times.append((time, step))
         for key, step, value in _last_numbers(part):
+            if step >= limit:
+                continue
             if is_main and len(self._main_keys) < _KEYS_MAX:
                 self._main_keys.add(key)
             elif key in self._main_keys and not is_main:
@@ -229,7 +261,7 @@ class LivingRun:
         if state == RUNNING and rate and not quiet and step is not None:
             eta = _left(step, steps, rate) if steps is not None else _left_of_epochs(step, epochs, epoch, rate)
         return Glance(
-            run.id, run.name, run.project, run.group, tuple(run.tags), state, run.started, run.updated, step, steps,
+            run.id, run.name, run.project, run.group, tuple(run.tags), state, run.started, _last_seen(run, state), step, steps,
             rate if state == RUNNING and not quiet else None, eta, self._times[-1][0] if self._times else None, quiet,
             sum(gap.count for gap in newest.refused()),
             tuple(points.spark(key) for key, points in list(self._sparks.items())[:SPARKS_MAX]),
@@ -281,16 +313,18 @@ class _Points:
         self.is_numeric = getattr(values, "dtype", None) is not None and values.dtype.kind in "biuf" and len(values) > 0
         pairs = zip(steps.tolist(), values.tolist()) if self.is_numeric else ()
         self._points = [(int(step), float(value)) for step, value in pairs]
-        self._last = self._points[-1][1] if self._points else math.nan
+        self._step, self._last = self._points[-1] if self._points else (-1, math.nan)
         self._points = [point for point in self._points if math.isfinite(point[1])]
 
     def add(self, step: int, value: float) -> None:
-        if self._points and step <= self._points[-1][0]:
-            return
-        self._last = value
-        if not math.isfinite(value):
+        if step < self._step:
             return
         points = self._points
+        if points and points[-1][0] == step:  # said again of the same row: the later one holds
+            points.pop()
+        self._step, self._last = step, value
+        if not math.isfinite(value):
+            return
         # The last point stands in for those after the one before it, until it is as far from that one as the others are from each other.
         if len(points) > 1 and points[-1][0] - points[-2][0] < (step - points[0][0]) / SPARK_POINTS:
             points[-1] = (step, value)

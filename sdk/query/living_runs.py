@@ -84,12 +84,18 @@ class LivingRuns:
         except Error:
             return
         old = self.glances.get(name)
-        if old is not None:  # compacted, or said again: what was seen of its series stays
+        if old is not None and (old.started, old.step) == (glance.started, glance.step):
+            # Compacted, or edited: what was seen of its series stays.
             glance = glance._replace(sparks=old.sparks, last_time=old.last_time, refused=old.refused)
+        else:
+            self._deaf.discard(name)
         self.glances[name] = glance
         if glance.state == RUNNING:
             # Its own `Run`: what others read of `runs` would take away what came since the last look.
-            own = self.store.run(run.id)
+            try:
+                own = self.store.run(run.id)
+            except Error:  # removed since it was listed
+                return
             self._living[name] = LivingRun(own, self._now_ns, keep_open=len(self._living) < _KEPT_OPEN_MAX)
 
     def _look_at(self, name: str, living: LivingRun) -> None:
@@ -101,7 +107,11 @@ class LivingRuns:
             self._living.pop(name).close()  # its directory goes, or is taken up again when it changes
             return
         self.glances[name] = living.glance
-        if living.glance.state != RUNNING:
+        if living.glance.state == RUNNING:
+            return
+        if living.may_go_on:
+            living.rest()
+        else:
             self._living.pop(name).close()
 
     def fill(self, ids: Iterable[str], seconds: float) -> bool:

@@ -6,6 +6,7 @@ before its first and behind its last one it does not count.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -90,7 +91,7 @@ def _identity(value: Any) -> tuple[str, Any]:
 def _labels(groups: Sequence[Sequence[Any]]) -> list[str]:
     """What the groups of these values are called; more exactly where two would be called the same."""
     labels = [", ".join(map(_text, values)) for values in groups]
-    twice = {label for label in labels if labels.count(label) > 1}
+    twice = {label for label, count in Counter(labels).items() if count > 1}
     return [
         ", ".join(map(_exact_text, values)) if label in twice and not _is_plain(values) else label
         for label, values in zip(labels, groups)

@@ -224,6 +224,9 @@ class _Asked:
         )  # fmt: skip
 
     def _busy(self, tasks: Iterable[Task]) -> int:
+        sender = self._question.thread if self._question is not None else 0
+        if any(task.id == sender and task.state == "D" for task in tasks):
+            return 0  # who should answer waits for a disk itself, so it is not the GIL of who computes that it lacks
         elapsed = clock.monotonic() - self._began
         used = [(task.cpu_seconds - self._before.get(task.id, task.cpu_seconds), task.id) for task in tasks]
         most, which = max(used, default=(0.0, 0))

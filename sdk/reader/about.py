@@ -452,10 +452,18 @@ class About:
 
     @Fact
     def step_max(self) -> int:
-        """The largest step by the blocks' headers alone: 0 before the first row, hidden rows included. For lists."""
-        training = {number for number, facts in self._facts.streams.items() if facts.kind in TRAINING}
+        """The largest step by the blocks' headers alone, of rows that no resume hid: 0 before the first one. For lists."""
         plan = self._scan.plan()
-        return max((e.step_max for number in plan.keys() & training for e in plan[number]), default=0)
+        return max(
+            (
+                min(entry.step_max, limit - 1)
+                for lane in self._lanes
+                for stream, limit in zip(lane.streams, lane.step_limits)
+                for entry in plan.get(stream.id, ())
+                if entry.step_min < limit and entry.holds_rows
+            ),
+            default=0,
+        )
 
     def card_if_over(self, *, digest: bool = True) -> Card | None:
         """What lists may keep of the run; None while more may be said of it without a file that comes or goes.

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import DamageError
-from ..segment.format import KIND_ROWS, Block
+from ..limits import STEP_MAX
+from ..segment.format import KIND_COLUMNS, KIND_ROWS, Block
 from . import state
 from .entries import Source
 from .facts import StreamFacts
 from .gaps import Gap
-from .lanes import TRAINING, Lane, lanes_of
+from .lanes import Lane, lanes_of
 from .parts import Part
 from .run import Run
 from .scan import row_parts
@@ -39,7 +40,13 @@ class New(NamedTuple):
 
 
 class Newest:
-    """A place in a run's growth. Owns the run that it is given: nobody else may use it. `close` when it is not looked at any more."""
+    """A place in a run's growth. Owns the run that it is given: nobody else may use it. `close` when it is not looked at any more.
+
+    Attributes:
+        step_max: The largest step of the training's rows, by the blocks' headers; what a resume hid does not count.
+        course: The streams of the main lane, and from which step on rows of any stream are hidden: another one when the run was resumed.
+        missed: Whether rows came with the last look that were columns already, which are not read.
+    """
 
     def __init__(self, run: Run, keep_open: bool = True) -> None:
         """Args: `keep_open` keeps segments that may grow open between two looks."""
@@ -50,6 +57,8 @@ class Newest:
         self._counts: dict[str, int] = {}
         self._last: dict[int, int] = {}
         self.step_max = 0
+        self.missed = False
+        self.course: tuple[tuple[int, ...], dict[int, int]] = ((), {})
 
     def has_changed(self) -> bool:
         """Whether anything in the run's directory is not as it was at the last look."""
@@ -74,6 +83,11 @@ class Newest:
         """The run's state now, by what was looked at."""
         return state.run_state(lanes_of(self.run._facts.streams), self.run._stream_state)
 
+    def is_doubtful(self) -> bool:
+        """Whether its state is only by how long its files were silent: of a process of another host that did not say that it ends."""
+        streams = (stream for lane in self.run._lanes for stream in lane.streams)
+        return any(stream.end is None and self.run._alive(stream) is None for stream in streams)
+
     def lanes(self, kind: str | None = None) -> list[Lane]:
         """The lanes of the training, or of the streams of a kind that accompanies it."""
         return self.run._lanes if kind is None else self.run._side_lanes(kind)
@@ -81,6 +95,12 @@ class Newest:
     def refused(self) -> list[Gap]:
         """What the run says was refused."""
         return self.run._facts.refused()
+
+    def rest(self) -> None:
+        """Closes what was kept open until there is something new."""
+        kept, self.run._scan.growing_open_max = self.run._scan.growing_open_max, 0
+        self.run._scan.close()
+        self.run._scan.growing_open_max = kept
 
     def close(self) -> None:
         """Closes what was kept open."""
@@ -90,21 +110,26 @@ class Newest:
     def _read(self, blocks_max: int) -> list[New]:
         scan, streams = self.run._scan, self.run._facts.streams
         counts = {name: len(source.blocks) for name, source in scan.sources.items()}
-        training = {number for number, facts in streams.items() if facts.kind in TRAINING}
+        lanes = self.run._lanes
+        limits = {stream.id: limit for lane in lanes for stream, limit in zip(lane.streams, lane.step_limits)}
+        main = tuple(stream.id for lane in lanes[:1] for stream in lane.streams)
+        course = main, {number: limit for number, limit in limits.items() if limit <= STEP_MAX}
         found: dict[int, list[tuple[Source, Block]]] = {}
-        last, step_max = dict(self._last), self.step_max
+        last, missed = dict(self._last), False
+        step_max = self.step_max if course == self.course else self.run.step_max
         for name, source in scan.sources.items():
             for block in source.blocks[self._counts.get(name, 0) :]:
                 # What was rewritten or comes from another writer says again what was seen.
                 if block.stream not in streams or block.last <= self._last.get(block.stream, 0):
                     continue
-                if block.stream in training:
-                    step_max = max(step_max, block.step_max)
+                if block.step_min < limits.get(block.stream, 0):
+                    step_max = max(step_max, min(block.step_max, limits[block.stream] - 1))
                 last[block.stream] = max(last.get(block.stream, 0), block.last)
+                missed |= block.kind == KIND_COLUMNS
                 if block.kind == KIND_ROWS:
                     found.setdefault(block.stream, []).append((source, block))
         new = [self._new(streams[number], blocks, blocks_max) for number, blocks in found.items()]
-        self._counts, self._last, self.step_max = counts, last, step_max
+        self._counts, self._last, self.step_max, self.course, self.missed = counts, last, step_max, course, missed
         return [one for one in new if one.parts or one.skipped]
 
     def _new(self, stream: StreamFacts, blocks: list[tuple[Source, Block]], blocks_max: int) -> New:

@@ -100,9 +100,10 @@ class Scan:
         if source.sealed or source.seen == size:
             return True
         try:
-            if source.reader is not None:
-                self._grown(source, source.reader)
-            else:
+            if source.reader is None:
+                self._opened(source)
+            elif not self._grown(source, source.reader, size):
+                self._shut(source)
                 self._opened(source)
         except Gone:
             del self.sources[name]
@@ -114,12 +115,18 @@ class Scan:
         source.seen = size
         return True
 
-    def _grown(self, source: Source, reader: SegmentReader) -> None:
+    def _grown(self, source: Source, reader: SegmentReader, size: int) -> bool:
+        """Takes what an open file, which is listed with `size` bytes, has got; False where another file has its name now: a copy of
+        the store was brought up to date by something that replaces what has changed.
+        """
         try:
             reader.refresh()
         except Exception as error:  # as in `_opened`
             raise DamageError(f"cannot read {reader.path!r}: {error}") from error
+        if not source.seen <= size <= reader.size:
+            return False
         self._take(source, reader)
+        return True
 
     def _opened(self, source: Source) -> SegmentReader:
         """The source's open reader.

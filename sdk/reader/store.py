@@ -112,7 +112,10 @@ class Store:
         look = look_at(entries, changed, now)
         if name in cards and cards[name][:2] == look[:2]:
             return self._open(name, cards[name][2], look)
-        return self._open(name, look=look) if _hold_segments(entries) else None
+        try:
+            return self._open(name, look=look) if _hold_segments(entries) else None
+        except StoreError:  # its segments keep disappearing: it is being removed
+            return None
 
     def run(self, text: str = "latest") -> Run:
         """The run that `text` names: an id, a prefix of one, a name, `latest`, `latest~2` (two before it), or `project/…`.

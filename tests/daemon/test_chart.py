@@ -173,6 +173,13 @@ def test_texts_of_a_store_are_cleaned() -> None:
     assert not set(text) & {"\x1b", "\x07", "\x9b"}
 
 
+def test_a_wide_name_of_an_axis() -> None:
+    """A name whose characters take two cells each leaves the row as wide as the others."""
+    rows = chart(line(range(8)), width=40, x_name="日本語の軸")
+    assert rows[-2].endswith("日本語の軸")
+    assert len(rows[-2]) + 5 <= 40
+
+
 def test_round_numbers_on_axes() -> None:
     """Ticks are 1, 2 or 5 times a power of ten, with as many digits as tell them apart."""
     assert [tick.text for tick in up(0.03, 1.02, 16)] == ["0.2", "0.4", "0.6", "0.8", "1.0"]

@@ -116,6 +116,16 @@ class TestCompare:
         assert found["where"][1].split() == ["series", "wide", "again"]
         assert found["where"][-1].split() == ["val/acc", "step", "149", "ends", "199"]
 
+    def test_more_runs_than_fit(self, tmp_path: Path) -> None:
+        """Below one another, in the terminal's width."""
+        store = make_store(tmp_path)
+        names = [f"r{number}" for number in range(12)]
+        for place, name in enumerate(names):
+            make_run(store, name, [{"loss": float(place)}], name=f"name-{name}")
+        text = said(store, "compare", *names)
+        assert max(map(len, text.splitlines())) <= 80
+        assert sections(text)["where"][2:4] == ["  loss", "    name-r1         step 0"]
+
     def test_without_names(self, compared: str) -> None:
         """The last two of the latest one's project; of one name, that and the one before it."""
         assert said(compared, "compare").splitlines()[0].split()[:2] == ["reference", "b7c2"]
@@ -237,6 +247,30 @@ class TestCompare:
             text = said(store, "compare", "a1", "b2", *more)
             assert all(c.isprintable() or c == "\n" for c in text)
 
+    def test_settings_that_differ_look_different(self, tmp_path: Path) -> None:
+        """However close they are, and whatever kind they are of; a name without end takes no more room than it needs."""
+        store = make_store(tmp_path)
+        make_run(store, "r1", [{"loss": 0.1234567}], name="n" * 5000, config={"lr": 0.1, "seed": 1, "wd": 0.5})
+        make_run(store, "r2", [{"loss": 0.1234568}], name="short", config={"lr": 0.10000001, "seed": "1", "wd": 0.6})
+        found = sections(said(store, "compare", "r1", "r2"))
+        assert [line.split() for line in found["config"][1:]] == [
+            ["lr", "0.1", "0.10000001"], ["seed", "1", '"1"'], ["wd", "0.5", "0.6"],
+        ]  # fmt: skip
+        assert ["loss", "0.1234567", "*", "0.1234568"] in [line.split() for line in found["results"]]
+        assert max(map(len, found["reference"])) < 120
+
+    def test_a_tolerance_hides_no_missing_steps(self, tmp_path: Path) -> None:
+        """Where values are within it, and one run ends before: said, and a failure."""
+        store = make_store(tmp_path)
+        make_run(store, "r1", [{"loss": 1.0}] * 10, name="long")
+        make_run(store, "r2", [{"loss": 1.0000001}] * 5, name="short")
+        result = stepd(store, "compare", "r1", "r2", "--only", "series", "--tolerance", "1e-3", "--fail-before", "9")
+        assert result.exit_code == 1
+        assert sections(result.stdout)["series"][1].split()[:5] == ["loss", "step", "0", "ends", "4"]
+        make_run(store, "r3", [{"loss": 1.0}] * 10, name="other")
+        several = said(store, "compare", "r1", "r2", "r3", "--only", "series", "--tolerance", "1")
+        assert sections(several)["where"][2].split() == ["loss", "ends", "4", "nowhere"]
+
     def test_values_that_differ_look_different(self) -> None:
         """As many digits as that takes, and no more."""
         assert told_apart(0.1, 0.2) == ("0.1", "0.2")
@@ -317,6 +351,13 @@ class TestSet:
         """All that are named get it, with --json too."""
         told = json.loads(said(store, "set", "first", "second", "group=night", "tags+=one", "--json"))
         assert told == {"a41f": {"group": ["", "night"]}, "b7c2": {"group": ["", "night"], "tags": [[], ["one"]]}}
+
+    def test_what_was_done_before_an_error_is_told(self, store: str) -> None:
+        """Of several runs the first ones are changed when a later one cannot be."""
+        result = stepd(store, "set", "second", "first", "config.lr=0.5")
+        assert result.exit_code != 0
+        assert result.stdout.split() == ["b7c2", "second", "config.lr", "(none)", "→", "0.5"]
+        assert Store(store).run("second").config["lr"] == 0.5
 
     def test_what_is_so_already(self, store: str) -> None:
         """Nothing is written."""

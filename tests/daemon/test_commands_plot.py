@@ -116,6 +116,17 @@ def test_groups(sweep: str) -> None:
     assert all(low <= y <= high for low, y, high in zip(adam["low"], adam["value"], adam["high"]))
 
 
+def test_how_groups_are_asked_for(sweep: str) -> None:
+    """Blanks between names are none of them; a band needs a group."""
+    assert [line["name"] for line in told(sweep, "loss", "--group", " config.method , seed,")][:2] == [
+        "adam, 0",
+        "adam, 1",
+    ]
+    result = stepd(sweep, "loss", "--band", "std")
+    assert result.exit_code != 0
+    assert "there are no groups" in result.output
+
+
 def test_no_more_runs_than_can_be_told_apart(sweep: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last started ones are drawn, and how many were left out is said."""
     monkeypatch.setattr(plot, "_LINES_MAX", 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 
 import pyte
 import pytest
@@ -59,6 +60,24 @@ def test_the_cursor_comes_back_whatever_happens(stdout: Screen) -> None:
     with pytest.raises(KeyboardInterrupt), InPlace(stdout):
         raise KeyboardInterrupt
     assert stdout.getvalue() == "\x1b[?25l\x1b[?25h"
+
+
+def test_a_signal_that_ends_the_program_brings_the_cursor_back(stdout: Screen) -> None:
+    """With the exit code that a shell gives it; afterwards the signal does what it did before."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, InPlace(stdout):
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert stdout.getvalue() == "\x1b[?25l\x1b[?25h"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_line_that_is_too_long_stays_one_line(stdout: Screen) -> None:
+    """In a terminal narrower than any chart the end of a row is not seen, and nothing piles up."""
+    with InPlace(stdout) as place:
+        place.show(["a" * 30, "b"])
+        place.show(["c" * 30, "d"])
+    assert stdout.shown() == ["c" * 20, "d"]
 
 
 def test_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

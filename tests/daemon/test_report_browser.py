@@ -218,6 +218,25 @@ def test_charts_are_worked_with(plain: Path, browser: Browser) -> None:
         assert page.said == []
 
 
+def test_charts_out_of_sight_wait(tmp_path: Path, browser: Browser) -> None:
+    """A slider redraws what is seen; a chart that is not is drawn with the new choice when it comes into sight."""
+    store = make_store(tmp_path)
+    make_run(store, values=[{f"k{n:02}": float(n + step) for n in range(40)} for step in range(5)])
+    with browser.page(written(tmp_path, store, ("a41f",))) as page:
+        page.until("document.documentElement.dataset.ready === 'yes'")
+        first, last = "document.querySelector('figure.chart')", "[...document.querySelectorAll('figure.chart')].at(-1)"
+        for figure in (first, last):
+            page.value(f"{figure}.scrollIntoView()")
+            page.until(f"{figure}.querySelector('canvas')")
+        page.value(f"window.before = [{first}, {last}].map(f => f.querySelector('canvas'))")
+        page.value("(s => { s.value = '0.9'; s.dispatchEvent(new Event('input')) })(document.getElementById('smooth'))")
+        same = f"[{first}, {last}].map((f, i) => f.querySelector('canvas') === before[i])"
+        assert page.value(same) == [True, False]
+        page.value(f"{first}.scrollIntoView()")
+        page.until(f"!({same})[0]")
+        assert page.said == []
+
+
 def test_tables_sort(tmp_path: Path, browser: Browser) -> None:
     """A click on a heading sorts by number where there are numbers, and once more the other way."""
     store = make_store(tmp_path)

@@ -67,17 +67,17 @@ def test_captured_output_ends_with_the_trainer(store: Path, tmp_path: Path) -> N
         ("sdk.finish()", "finished", 0),
         ("", "finished", 0),
         ("raise RuntimeError('x')", "failed", 1),
-        ("raise KeyboardInterrupt", "interrupted", None),
+        ("raise KeyboardInterrupt", "interrupted", -signal.SIGINT),
         ("import os; os._exit(3)", "crashed", 3),
         ("import os; os.abort()", "crashed", -signal.SIGABRT),
         ("sys.exit(4)", "failed", 4),
         ("run.mark_preempting(); import os; os.kill(os.getpid(), 15)", "preempted", -signal.SIGTERM),
     ],
 )
-def test_the_state_tells_how_it_ended(store: Path, tmp_path: Path, end: str, state: str, code: int | None) -> None:
-    """finish, exit, exception, Ctrl-C, os._exit and a crash: each is told apart, and every call is stored."""
+def test_the_state_tells_how_it_ended(store: Path, tmp_path: Path, end: str, state: str, code: int) -> None:
+    """finish, exit, exception, Ctrl-C, os._exit and a crash: each is told apart, ends the process as it would, and every call is stored."""
     done = subprocess.run([sys.executable, script(tmp_path, end)], capture_output=True, timeout=30)
-    assert code is None or done.returncode == code, done.stderr
+    assert done.returncode == code, done.stderr
     until_drained(store)
     run = sdk.open_store(store).run("run")
     assert run.state == state

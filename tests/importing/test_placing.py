@@ -84,7 +84,7 @@ def bring_all(store: str, rows: int, files: Disk) -> list[Any]:
     return list(bring(make_store(store), source, source.runs(), files=files))
 
 
-def is_whole(run: Run) -> int:
+def is_whole(run: Run, streams: int = 3) -> int:
     """How many rows it has; everything of them is there."""
     rows = run.config["rows"]
     assert len(run.series("loss")) == rows
@@ -92,7 +92,7 @@ def is_whole(run: Run) -> int:
     assert [line.text for line in run.logs()] == ["done"]
     (last,) = run.rows(keys=["picture"])
     assert last["picture"].to_pil().size == (200, 200)
-    assert len(run.streams) == 3
+    assert len(run.streams) == streams
     return int(rows)
 
 
@@ -142,3 +142,22 @@ def test_a_source_that_has_become_smaller_leaves_the_old_run_in_the_trash(tmp_pa
     assert is_whole(Store(store).run("made1")) == 4
     (name,) = os.listdir(tmp_path / "store" / "trash")
     assert is_whole(Run(str(tmp_path / "store" / "trash" / name))) == 9
+
+
+class Editing(Disk):
+    """A disk on which somebody sets facts of a run just before it is put aside."""
+
+    def rename(self, source: str, target: str) -> None:
+        if target.endswith(".old"):
+            Run(source).set(name="at the last moment")
+        super().rename(source, target)
+
+
+def test_what_is_set_while_a_run_is_replaced_is_kept(tmp_path: Path) -> None:
+    """An edit that comes between the carrying of edits and the new run's taking its place; none is carried twice."""
+    store = str(tmp_path / "store")
+    bring_all(store, 4, Disk())
+    Store(store).run("made1").set(tags=["kept"])
+    bring_all(store, 9, Editing())
+    run = Store(store).run("made1")
+    assert (run.name, run.tags, is_whole(run, streams=5)) == ("at the last moment", ["kept"], 9)

@@ -19,10 +19,11 @@ from sdk.errors import DamageError, StoreError
 from sdk.journal.appender import open_journal
 from sdk.journal.asking import _PAUSE_SECONDS, ANSWER_BYTES_MAX, Question, Questions
 from sdk.journal.drain import _DRAFT_AGE_NS, remove_drafts
-from sdk.journal.format import ANSWER_SUFFIX, CAPACITY_MIN
+from sdk.journal.format import ANSWER_SUFFIX, CAPACITY_MIN, WORD_ANSWERED, WORD_ASKED
 from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
-from sdk.query.stacks import ask_stacks
+from sdk.platform.tasks import Task
+from sdk.query.stacks import _Asked, ask_stacks
 from sdk.reader.facts import StreamFacts
 from sdk.record import decode_map
 
@@ -121,22 +122,20 @@ def test_an_answer_replaces_a_longer_one(journal: Journal) -> None:
         assert question.look() == b"short"
 
 
+def stored_run(*rings: Ring) -> Any:
+    """What `ask_stacks` looks at of a run whose ranks have these rings."""
+    streams = [StreamFacts(STREAM + rank) for rank in range(len(rings))]
+    here = {"pid": 1, "host": platform.host_name(), "boot_id": platform.boot_id()}
+    for rank, (facts, ring) in enumerate(zip(streams, rings)):
+        facts.about = {"ring": ring.path, "rank": rank, **here}
+    known = SimpleNamespace(streams={facts.id: facts for facts in streams})
+    return SimpleNamespace(_facts=known, _alive=lambda _: True, refresh=lambda: None, created=0.0)
+
+
 def test_one_silent_process_hides_no_other(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 0 keeps its GIL: rank 1 is asked and heard all the same."""
-    ring, _ = Ring.create(
-        "/dev/shm", os.urandom(8).hex(), STREAM + 1, CAPACITY_MIN, {"run": "a41f", "store": b"s" * 16}
-    )
-    streams = []
-    for rank, each in enumerate((journal.ring, ring)):
-        facts = StreamFacts(STREAM + rank)
-        facts.about = {
-            "ring": each.path,
-            "rank": rank,
-            "pid": 1,
-            "host": platform.host_name(),
-            "boot_id": platform.boot_id(),
-        }
-        streams.append(facts)
+    identity = {"run": "a41f", "store": b"s" * 16}
+    ring, _ = Ring.create("/dev/shm", os.urandom(8).hex(), STREAM + 1, CAPACITY_MIN, identity)
     Questions(journal, answers=True).listen()
     questions = Questions(open_journal(ring), answers=True)
     questions.listen()
@@ -146,18 +145,39 @@ def test_one_silent_process_hides_no_other(journal: Journal, monkeypatch: pytest
             questions.answer(number, _stacks.packed_stacks())
 
     monkeypatch.setattr(clock, "pause", wake)
-    run = SimpleNamespace(
-        _facts=SimpleNamespace(streams={facts.id: facts for facts in streams}),
-        _alive=lambda _: True,
-        refresh=lambda: None,
-        created=0.0,
-    )
-    found = ask_stacks(run, 0.1, debugger=False)  # type: ignore[arg-type]
+    found = ask_stacks(stored_run(journal.ring, ring), 0.1, debugger=False)
     ring.close()
     assert [(process.rank, process.outcome, bool(process.threads)) for process in found] == [
         (0, "silent", False),
         (1, "answered", True),
     ]
+
+
+def test_a_process_that_answers_others_is_not_silent(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose turn never comes learns nothing of the threads, and does not take it for a process without its GIL."""
+    questions = Questions(journal, answers=True)
+    questions.listen()
+    words = journal.ring.words
+
+    def wake(_: float) -> None:
+        words[WORD_ASKED] = words[WORD_ANSWERED] = words[WORD_ANSWERED] + 1  # somebody else's, asked and answered
+
+    monkeypatch.setattr(clock, "pause", wake)
+    (found,) = ask_stacks(stored_run(journal.ring), 0.01, debugger=False)
+    assert (found.outcome, found.threads) == ("answered", ())
+
+
+def test_a_sender_that_waits_for_a_disk_tells_nothing_of_the_gil(journal: Journal) -> None:
+    """The main thread computes, and who should answer is in the kernel: that one is told of, not the other."""
+    Questions(journal, answers=True).listen()
+    asked = _Asked(stored_run(journal.ring)._facts.streams[STREAM], None)
+    asked._began -= 10
+    asked._before = {1: 0.0}
+    main = Task(1, "python", "R", "", "", 9.0)
+    sender = Task(threading.get_native_id(), "stepd-sender", "D", "nfs_wait", "fsync", 0.0)
+    assert asked._busy([main, sender]) == 0
+    assert asked._busy([main, sender._replace(state="S")]) == 1
+    asked.close()
 
 
 def test_nobody_listens_before_the_sender_runs(journal: Journal) -> None:

@@ -139,7 +139,7 @@ def test_hostile_facts(tmp_path: Path) -> None:
         {},
         [[]],
         {"name": []},
-        {3: 4},
+        {3: 4, "A": 1, None: 2},
         float("nan"),
         [{"name": None, "memory_bytes": "x"}],
     ]

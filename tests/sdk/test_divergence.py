@@ -120,6 +120,21 @@ class TestValues:
         assert found.differs_before(3)
         assert not found.differs_before(3, tolerant=True)
 
+    def test_a_tolerance_hides_no_missing_step(self, store: str) -> None:
+        """A first difference within it is none, so a step that only one of them has behind that still counts."""
+        found = difference(store, [1.0] * 10, [1.0, 1.0000001, *[1.0] * 4], tolerance=1e-3)
+        assert (found.first and found.first.step, found.beyond, found.lone, found.lone_in) == (1, None, 6, 0)
+        assert found.differs_before(100, tolerant=True)
+        assert not found.differs_before(6, tolerant=True)
+
+    def test_a_tolerance_among_texts(self, store: str) -> None:
+        """Numbers of a series that holds other values as well are held against it too; a truth value is no number."""
+        found = difference(
+            store, ["on", 1.0, 2**64 - 1, 7], ["on", 1.0001, 1.8446744073709552e19, True], tolerance=1e-2
+        )
+        assert (found.first and found.first.step, found.beyond) == (1, (3, 7, True))
+        assert not alike(numpy.array([True]), numpy.array([1]), 0.5).any()
+
     @pytest.mark.parametrize(
         ("one", "other", "is_alike"),
         [(1e308, -1e308, False), (math.inf, 1.0, False), (math.inf, math.inf, True), (NAN, NAN, True), (NAN, 1.0, False),

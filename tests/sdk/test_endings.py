@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from sdk.platform.kernel_log import KernelLine, classified, read_kernel_log, xid_of
-from sdk.query.endings import CERTAIN, LIKELY, UNKNOWN, End, Findings, Memory, verdict_of
+from sdk.query.endings import CERTAIN, LIKELY, UNKNOWN, End, Findings, Memory, kernel_lines, verdict_of
 from sdk.reader.about import RunError
 from sdk.reader.gaps import Gap
 
 OOM = "Memory cgroup out of memory: Killed process 4121 (python) total-vm:612012kB, anon-rss:183156kB, file-rss:13648kB"
+SEGFAULT = "python[4121]: segfault at 0 ip 00007ff1 sp 00007ffe error 4 in libc.so.6[167ad8]"
 XID = "NVRM: Xid (PCI:0000:3b:00): 79, pid=4121, name=python, GPU has fallen off the bus."
 
 
@@ -66,6 +67,8 @@ GAP = Gap("77", 5, 1, 2, 90.0, 91.0, "disk full")
         (crashed(end(200)), "terminated", CERTAIN),
         (crashed(end(signal.SIGSEGV)), "native-crash", CERTAIN),
         (crashed(end(signal.SIGBUS)), "native-crash", CERTAIN),
+        (crashed(lines=(line(SEGFAULT),)), "native-crash", LIKELY),
+        (crashed(lines=(line(SEGFAULT, 10.0),)), "unknown", UNKNOWN),  # some other program, a while before
         (crashed(end(exit_code=7)), "exit-code", CERTAIN),
         (crashed(KILLED, xids=((90.0, "gpu.0", 79),)), "gpu", LIKELY),
         (crashed(lines=(line(XID),)), "gpu", LIKELY),
@@ -95,6 +98,21 @@ def test_a_verdict_says_what_it_knows() -> None:
 
 
 @pytest.mark.parametrize(
+    ("found", "count"),
+    [
+        (crashed(end(signal.SIGSEGV, lines=(line(SEGFAULT),))), 1),
+        (crashed(end(signal.SIGSEGV, pid=9, lines=(line(SEGFAULT),))), 1),  # a container's pids are other ones
+        (crashed(end(signal.SIGKILL, pid=9, lines=(line(SEGFAULT),))), 0),
+        (crashed(end(exit_code=1, pid=9, lines=(line(SEGFAULT),)))._replace(state="failed"), 0),
+        (crashed(end(exit_code=1, pid=9, lines=(line(SEGFAULT),)), error=RunError("RuntimeError", "worker killed by signal: 11", "")), 1),
+    ],
+)  # fmt: skip
+def test_crashes_of_other_programs_say_nothing(found: Findings, count: int) -> None:
+    """A segmentation fault on the same machine is evidence where it is the run's own, or where somebody noticed one."""
+    assert len(kernel_lines(found)) == count
+
+
+@pytest.mark.parametrize(
     ("text", "kind", "pid"),
     [
         (OOM, "oom", 4121),
@@ -102,7 +120,7 @@ def test_a_verdict_says_what_it_knows() -> None:
         ("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),task_memcg=/a,task=python,pid=4121,uid=0", "oom", 4121),
         (XID, "xid", 4121),
         ("NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.", "xid", 0),
-        ("python[4121]: segfault at 0 ip 00007ff1 sp 00007ffe error 4 in libc.so.6[167ad8]", "crash", 4121),
+        (SEGFAULT, "crash", 4121),
         ("traps: python[4121] general protection fault ip:7f sp:7f error:0 in x.so[7f]", "crash", 4121),
         ("EXT4-fs error (device sda1): ext4_find_entry", "disk", 0),
         ("nfs: server files not responding, still trying", "disk", 0),

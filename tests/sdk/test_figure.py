@@ -68,6 +68,29 @@ def test_names_say_only_what_differs() -> None:
     )
 
 
+def test_the_title_names_what_all_lines_share() -> None:
+    """A picture of one run says whose it is, once; a chosen title is taken as it is."""
+    for lines, title in (
+        ([line()], "loss   calm-otter (a41f)"),
+        ([line(name="a41f")], "loss   a41f"),
+        ([line(), line(key="acc")], "calm-otter (a41f)"),
+        ([line(), line(run="b41f")], "loss"),
+        ([line(), line(run="b41f", key="acc")], ""),
+        ([line(members=3)], "loss"),
+    ):
+        assert figure(Lines("step", lines, [])).axes[0].get_title() == title
+        assert figure(Lines("step", lines, []), title="mine").axes[0].get_title() == "mine"
+
+
+def test_notes_stand_below_one_another_and_below_the_axes() -> None:
+    """None lies on another, or on the name of an axis."""
+    drawn = figure(Lines("step", [line()], ["3 of 9 runs end early", "they differ in config.lr too"]))
+    drawn.draw_without_rendering()
+    (below,) = drawn.texts
+    assert below.get_text().splitlines() == ["3 of 9 runs end early", "they differ in config.lr too"]
+    assert below.get_window_extent().y1 <= drawn.axes[0].xaxis.label.get_window_extent().y0
+
+
 def test_axes() -> None:
     """Their names, dates where they are times, a logarithm without what has none."""
     drawn = figure(

@@ -169,6 +169,32 @@ def test_update(api: Api) -> None:
         found.update()
 
 
+def test_update_leaves_alone_what_was_only_looked_at(api: Api) -> None:
+    """Tags, config and summary that somebody else has set since are not set back."""
+    run, other = api.run("a41f"), api.run("a41f")
+    assert (run.tags, "late" in run.config, run.summary.get("late")) == (other.tags, False, None)
+    other.tags.append("late")
+    other.config["late"] = other.summary["late"] = 1
+    other.update()
+    run.stored.refresh()
+    run.notes = "mine"
+    run.update()
+    found = api.run("a41f")
+    assert (found.tags[-1], found.config["late"], found.summary["late"], found.notes) == ("late", 1, 1, "mine")
+
+
+def test_update_of_what_lies_inside_of_the_summary(api: Api) -> None:
+    """A map or list that was changed in place was changed."""
+    run = api.run("a41f")
+    run.summary.update({"best": {"step": 1, "all": [1]}})
+    run.summary["best"]["all"].append(2)
+    run.update()
+    assert api.run("a41f").summary["best"] == {"step": 1, "all": [1, 2]}
+    files = os.listdir(run.stored.directory)
+    run.update()
+    assert os.listdir(run.stored.directory) == files
+
+
 def test_update_of_the_summary(api: Api) -> None:
     """`summary.update()` stores it at once: values that came, that changed, that went."""
     run = api.run("a41f")

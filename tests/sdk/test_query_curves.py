@@ -147,6 +147,14 @@ def test_default_keys(store: str) -> None:
 # ---- smoothing
 
 
+def test_default_keys_of_runs_that_came_to_nothing(store: str) -> None:
+    """The first runs may have ended before they logged a number; the key is that of the others."""
+    for number in range(9):
+        make_run(store, f"a{number}", [{"text": "x"}] if number % 2 else [])
+    make_run(store, "b", rows([1.0]))
+    assert default_keys([*runs(store, *(f"a{number}" for number in range(9))), *runs(store, "b")]) == ["loss"]
+
+
 def slow_exponential(values: list[float], weight: float) -> list[float]:
     """As TensorBoard's page does it: https://github.com/tensorflow/tensorboard, vz_line_chart2/line-chart.ts, resmoothDataset."""
     last, found = 0.0, []
@@ -318,7 +326,9 @@ def test_a_name_that_no_run_has(store: str) -> None:
 def test_members_that_are_brought_to_few_values(store: str) -> None:
     """Each keeps its first and its last value: those that end at the same step end there."""
     make_run(store, "a", rows([0.0] * 299 + [7.0]), config={"m": 1})
-    make_run(store, "b", [{"loss": 0.0}] + [{"loss": 1.0} if n % 23 == 0 else {} for n in range(1, 300)], config={"m": 1})
+    make_run(
+        store, "b", [{"loss": 0.0}] + [{"loss": 1.0} if n % 23 == 0 else {} for n in range(1, 300)], config={"m": 1}
+    )
     found = grouped(store, group=["m"], points=20)
     (line,) = found.lines
     assert found.notes == []

@@ -173,6 +173,22 @@ def test_how_it_ended(store: str) -> None:
     assert (found.state, found.exit_code, found.error) == ("failed", 3, ("ValueError", "no", ""))
 
 
+def test_how_long_it_took(store: str) -> None:
+    """Until it said that it ends, whenever its files were touched afterwards; of a killed run until it last wrote."""
+    run = RunBuilder(store, "a41f")
+    main = run.stream()
+    main.time_ns += 30 * 10**9
+    run.flush()
+    killed = opened(store, alive=dead)
+    assert killed.ended is None
+    assert killed.duration == pytest.approx(killed.updated - killed.started)
+    main.finish()
+    run.flush()
+    for path in Path(killed.directory).iterdir():
+        os.utime(path, (4e9, 4e9))
+    assert opened(store, alive=dead).duration == pytest.approx(30, abs=1)
+
+
 def test_alerts(store: str) -> None:
     """In order of time; what is no alert is left out."""
     run = RunBuilder(store, "a41f")

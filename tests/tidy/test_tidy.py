@@ -71,10 +71,11 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "open os.path.exists os.path.isfile os.path.realpath os.replace os.unlink",
         "writes where its user says",
     ),
-    "daemon/commands/report.py": (
-        "open os.path.exists os.path.isdir os.path.isfile os.path.realpath os.replace os.unlink",
+    "daemon/commands/output.py": (
+        "open os.chmod os.path.exists os.path.isfile os.path.realpath os.replace os.stat os.unlink",
         "likewise",
     ),
+    "daemon/commands/report.py": ("os.path.isdir os.path.realpath", "likewise"),
     "daemon/commands/media_files.py": (
         "os.makedirs os.path.lexists os.path.realpath os.rename shutil.rmtree",
         "likewise",

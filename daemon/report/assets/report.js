@@ -5,7 +5,8 @@
   var data = JSON.parse(document.getElementById("data").textContent);
   var COLOURS = 10, HEIGHT = 230, WEIGHTS = 1000;
   var state = { x: "own", log: false, smooth: 0, hidden: {} };
-  var live = new Map(); // figure -> {chart, plot, tip, zoom}
+  var live = new Map(); // figure -> {plot, tip}
+  var near = new Set(), stale = new Set(); // figures in sight, and those drawn with choices that are no longer so
 
   function make(name, words, text) {
     var element = document.createElement(name);
@@ -192,7 +193,8 @@
     box.append(tip);
   }
 
-  function redraw() { live.forEach(function (entry, figure) { draw(figure); }); }
+  // Only what is in sight; the others when they come into it: a slider asks many times a second.
+  function redraw() { live.forEach(function (entry, figure) { if (near.has(figure)) draw(figure); else stale.add(figure); }); }
 
   // -- by keys: left and right move the cursor, + and - zoom around it, 0 and Escape go back
 
@@ -304,7 +306,11 @@
   document.querySelectorAll("table.sortable").forEach(sortable);
   var figures = Array.from(document.querySelectorAll("figure.chart"));
   var sight = new IntersectionObserver(function (seen) {
-    seen.forEach(function (one) { if (one.isIntersecting && !live.has(one.target)) draw(one.target); });
+    seen.forEach(function (one) {
+      if (!one.isIntersecting) { near.delete(one.target); return; }
+      near.add(one.target);
+      if (stale.delete(one.target) || !live.has(one.target)) draw(one.target);
+    });
   }, { rootMargin: "400px" });
   figures.forEach(function (figure) { sight.observe(figure); figure.addEventListener("keydown", keyed); });
   var waiting = 0;
