@@ -119,8 +119,12 @@ def write_edit(
             f"the store {store!r} is not yours alone, so nothing is written there",
             hint="STEPD_TRUST_STORE=1, if you trust everybody who can write there",
         )
+    if after_ns >= _TIME_MAX:
+        raise StoreError(
+            f"run {run_id!r} holds a fact of the last moment that can be told (the year 2262), and nothing set now would win over it"
+        )
     stream = random_u64()
-    time_ns = min(max(clock.wall_ns() if now_ns is None else now_ns, after_ns + 1), _TIME_MAX)
+    time_ns = max(clock.wall_ns() if now_ns is None else now_ns, after_ns + 1)
     about = {"id": hex_u64(stream), "kind": KIND, **platform.identity(), "started_ns": time_ns, "user": _user()}
     told = {"stream": about, **facts, "end": {"state": "finished", "exit_code": 0, "time_ns": time_ns}}
     packed = encode_map(told)
@@ -130,9 +134,7 @@ def write_edit(
         check_store(identity, files)
         path = _write(identity, directory, run_id, stream, Record(1, 0, 0, KIND_META, time_ns, packed), modified, files)
     except OSError as error:
-        raise StoreError(
-            f"cannot write to run {run_id!r}: {error}", hint="stepd doctor"
-        ) from error
+        raise StoreError(f"cannot write to run {run_id!r}: {error}", hint="stepd doctor") from error
     try:
         sync_names(files, directory, RUN_LEVELS)
     except OSError as error:

@@ -153,17 +153,23 @@ def split_words(store: Store, words: Sequence[str]) -> tuple[list[Run], list[str
         elif isinstance(found, Run):
             runs.append(found)
         else:
-            raise _neither(word, found, where, known)
+            raise _neither(store, word, found, where, known)
     return runs or [store.run("latest")], keys
 
 
-def _neither(word: str, error: NotFoundError, where: list[Run], known: set[str]) -> NotFoundError:
+def _neither(store: Store, word: str, error: NotFoundError, where: list[Run], known: set[str]) -> NotFoundError:
     near = nearest(word, known)
     if "matches" in error.message and "no run matches" not in error.message:
         return error  # an ambiguous prefix: its candidates say more
     names = " and ".join(run.id for run in where[:3])
-    told = f"Nearest keys: {list_names(near)}" if near else f"Keys: {list_names(sorted(known)[:5]) or 'none yet'}"
-    return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint=f"stepd show {where[0].id}")
+    hint = f"stepd show {where[0].id}"
+    if near:
+        told = f"Nearest keys: {list_names(near)}"
+    elif runs := nearest(word, {each for run in store.runs() for each in (run.name, run.id)}):
+        told, hint = f"Nearest runs: {list_names(runs)}", "stepd runs"
+    else:
+        told = f"Keys: {list_names(sorted(known)[:5]) or 'none yet'}"
+    return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint=hint)
 
 
 def one_run(store: Store, words: Sequence[str], usage: Callable[[str], Exception]) -> tuple[Run, list[str]]:

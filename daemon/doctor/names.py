@@ -126,7 +126,7 @@ def commands_on_path(name: str, path: str) -> list[Command]:
 
 def _python_of(path: str) -> str | None:
     """The interpreter of a console script of ours."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:  # ValueError: a first line with an odd quote
         text = file.read(_SCRIPT_BYTES).decode("utf-8", "replace")
         if "from stepd import" in text or "import stepd" in text:
             first = text.partition("\n")[0]

@@ -21,8 +21,8 @@ from daemon.doctor.machine import Machine
 from sdk import clock
 
 _READ_BYTES = 1 << 16
-# Limit: what one check may say; the longest list any of them makes is some kilobytes.
-_LINE_BYTES_MAX = 1 << 20
+# Limit: of a line; a variable's name may have 128 KiB.
+_TEXT_CHARACTERS_MAX = 2000
 
 
 class Check(NamedTuple):
@@ -96,7 +96,7 @@ class _Child:
                 return None
             data = os.read(self._pipe, _READ_BYTES)
             self._rest += data
-            if not data or len(self._rest) > _LINE_BYTES_MAX:
+            if not data:
                 return None
         line, _, self._rest = self._rest.partition(b"\n")
         return [Finding(level, text, tuple(mend)) for level, text, mend in json.loads(line)]
@@ -134,12 +134,20 @@ def _run(checks: Sequence[Check | Callable[[], Iterable[Finding]]], machine: Mac
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for check in checks:
         try:
-            found = list(_function(check)(machine) if isinstance(check, Check) else check())
+            found = [_cut(one) for one in _function(check)(machine)] if isinstance(check, Check) else list(check())
         except Exception as error:
             found = [warn(f"this check failed: {type(error).__name__}: {error}")]
         data = json.dumps(found).encode() + b"\n"
         while data:
             data = data[os.write(pipe, data) :]
+
+
+def _cut(finding: Finding) -> Finding:
+    text, *mend = (
+        line if len(line) <= _TEXT_CHARACTERS_MAX else f"{line[:_TEXT_CHARACTERS_MAX]}…"
+        for line in (finding.text, *finding.mend)
+    )
+    return Finding(finding.level, text, tuple(mend))
 
 
 def _function(check: Check) -> Callable[[Machine | None], Iterable[Finding]]:

@@ -15,6 +15,7 @@ from sdk.reader.logs import LogLine
 from sdk.reader.media import items_in
 from sdk.reader.pictures import duration, number
 from sdk.reader.plain import to_json
+from sdk.reader.state import FINISHED, RUNNING
 
 from .budget import weight
 from .charts import COLOURS, Chart, Line
@@ -33,7 +34,7 @@ _GAPS_MAX = 20
 _NESTING_MAX = 8
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # Facts about the process that say nothing about the result, or far too much.
-_CONTEXT_OMITTED = frozenset({"environment", "python.path", "pid", "import", "kept", "git.untracked", "hydra"})
+_CONTEXT_OMITTED = frozenset({"environment", "python.path", "pid", "import", "kept", "git.untracked", "hydra", "console"})
 
 
 def label(run: Run) -> str:
@@ -325,7 +326,17 @@ def health_of(run: Run, room: int = LINES_CHARACTERS_MAX) -> Markup:
     lines += [f"misuse: {name}: {value_text(told)}" for name, told in list(run.misuse.items())[:_GAPS_MAX]]
     lines += [f"alert {one.level}: {one.title} {one.text}".strip() for one in run.alerts[:_GAPS_MAX]]
     error = run.error
-    ended = [tag("p", f"ended by {_cut(error.type)}: {_cut(error.message)}")] if error is not None else []
+    ended = [tag("p", f"ended by {_cut(error.type)}: {_cut(error.message)}")] if error is not None else _end_of(run)
     if error is not None and error.traceback:
         ended.append(tag("pre", plain(error.traceback)[-room:], tabindex="0"))
     return join([tag("ul", [tag("li", _cut(line)) for line in lines]), ended])
+
+
+def _end_of(run: Run) -> list[Markup]:
+    """What `stepd why` says of a run that did not end well, and of which no exception tells why."""
+    if run.state in (RUNNING, FINISHED):
+        return []
+    from sdk.query.postmortem import postmortem
+
+    verdict = postmortem(run).verdict
+    return [tag("p", f"{_cut(verdict.text)} [{verdict.confidence}]")]

@@ -22,6 +22,8 @@ from .markup import Markup, data_url, frame_source, join, tag
 
 _PIXELS = (1024, 640, 320, 160)
 _CELL_PIXELS = 96
+# An image of at most so many pixels to a side is shown larger: a digit of 28 × 28 is a dot on a screen.
+_SMALL_PIXELS = 64
 # Limit: a key may hold hundreds of thousands; this many rows of a table are shown.
 TABLE_ROWS_MAX = 100
 _CELLS_MAX = 30
@@ -162,7 +164,14 @@ def _image(item: MediaItem, room: int) -> Markup | None:
         if smaller is None:
             return None
         kind, data = "image/jpeg", smaller
-    return tag("img", src=data_url(kind, data), alt=item.caption or item.key, loading="lazy")
+    look = "small" if _is_small(item) else None
+    return tag("img", src=data_url(kind, data), alt=item.caption or item.key, loading="lazy", class_=look)
+
+
+def _is_small(item: MediaItem) -> bool:
+    """Whether an image has so few pixels that a page should show each of them larger."""
+    sides = [item.value.get(name) for name in ("width", "height")]
+    return all(type(side) is int and 0 < side <= _SMALL_PIXELS for side in sides)
 
 
 def smaller_image(data: bytes, size: int, pixels: Sequence[int]) -> bytes | None:
@@ -287,7 +296,8 @@ def _table_cell(value: Any, room: int) -> Any:
         except (Error, OSError, ValueError):
             small = None
         if small is not None:
-            return tag("img", src=data_url("image/jpeg", small), alt=value.caption or "image", class_="cell")
+            look = "cell small" if _is_small(value) else "cell"
+            return tag("img", src=data_url("image/jpeg", small), alt=value.caption or "image", class_=look)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     return facts.value_text(value)

@@ -91,6 +91,8 @@ class Watch(App[None]):
     def on_mount(self) -> None:
         self.view.resize((self.size.width, self.size.height))
         self._draw()
+        # After ctrl+z the terminal shows a screen that is empty.
+        self.app_resume_signal.subscribe(self, lambda app: self._shown.refresh())
         with contextlib.suppress(
             NotImplementedError, RuntimeError, ValueError
         ):  # where it is not the main thread's loop

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import NotFoundError
 from ..headline import choose_keys, good_end
+from ..reader import state
 from ..reader.digest import row_bytes
 from ..reader.names import list_names, nearest
 from .expression import CONFIG, FACTS, OPERATIONS, SUMMARY, TIMES, Expression, parse, parse_list
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # What is shown of every run where nobody chose.
 COUNT = "count"  # of a table of groups: how many runs
 BASE_COLUMNS = ("id", "name", "state", "started", "step")
+_STATES = (state.RUNNING, state.FINISHED, state.FAILED, state.CRASHED, state.INTERRUPTED, state.PREEMPTED)
 # Limits: columns of config and of series that are chosen by themselves.
 _CONFIG_COLUMNS_MAX = 12
 _SERIES_COLUMNS_MAX = 4
@@ -176,8 +178,8 @@ def _no_name(name: str, found: Sequence[Values]) -> NotFoundError:
     names = near or [each[0] for each in known.values() if each[0] not in FACTS][:5] or sorted(FACTS)
     count = f"none of {len(found):,} runs has" if len(found) > 1 else "the run does not have"
     # Why quoted: a key may come from a hostile store, and a hint is meant to be pasted into a shell.
-    hint = f"stepd runs --columns {shlex.quote(names[0])}"
-    return NotFoundError(f"{count} {name!r}. Nearest: {list_names(names)}", hint=hint)
+    hint = f"--where 'state = {name}'" if name in _STATES else f"stepd runs --columns {shlex.quote(names[0])}"
+    return NotFoundError(f"{count} {name!r}. {'Nearest' if near else 'There are'}: {list_names(names)}", hint=hint)
 
 
 def _parts(name: str) -> tuple[str, str]:

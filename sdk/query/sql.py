@@ -300,7 +300,7 @@ class Database:
             for column, one in zip(columns, relation.schema)
         ]
         source = _name(f"{name} as stored")
-        self._connection.execute(f"create view {_name(name)} as select {', '.join(shown)} from {source}")
+        self._connection.execute(f"create or replace view {_name(name)} as select {', '.join(shown)} from {source}")
 
     def told(self, error: Exception, query: str) -> Exception:
         """What DuckDB said, in a line or two, with the nearest names; anything else as it is."""

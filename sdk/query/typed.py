@@ -96,7 +96,9 @@ def _struct(values: Sequence[Any], depth: int, left: list[int]) -> Any:
     if not names:
         return None
     left[0] -= len(names)
-    fields = [_column([None if value is None else value.get(name) for value in values], depth + 1, left) for name in names]
+    fields = [
+        _column([None if value is None else value.get(name) for value in values], depth + 1, left) for name in names
+    ]
     mask = pyarrow.array([value is None for value in values], pyarrow.bool_())
     return pyarrow.StructArray.from_arrays(fields, names=distinct(names), mask=mask)
 

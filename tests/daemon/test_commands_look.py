@@ -173,10 +173,11 @@ def test_tail_follows_to_the_end(store: str) -> None:
 
 
 def test_unknown_key(store: str) -> None:
-    """A word that is neither run nor key names the nearest keys."""
+    """A word that is neither run nor key names the nearest keys, else the nearest runs."""
     result = stepd(store, "tail", "a41f", "los")
     assert result.exit_code == 1
     assert "'los' is no run, and no key of a41f. Nearest keys: 'train/loss'" in result.stderr
+    assert "no key of b7c2. Nearest runs: 'a41f'\n  Try: stepd runs\n" in stepd(store, "plot", "a41g").stderr
 
 
 @pytest.fixture

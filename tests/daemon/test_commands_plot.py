@@ -93,7 +93,9 @@ def test_as_json(store: str) -> None:
 def test_of_what_cannot_be_drawn(store: str) -> None:
     """Text, unknown keys, empty choices and other files are errors with a cure."""
     assert "'text' of b7c2 holds no numbers\n  Try: stepd show b7c2 text" in stepd(store, "text").stderr
-    assert "Nearest: 'train/loss'" in stepd(store, "-k", "loss").stderr
+    nearest = stepd(store, "-k", "loss").stderr
+    assert "Nearest: 'train/loss'" in nearest
+    assert nearest.endswith("\n  Try: stepd show b7c2\n")
     assert stepd(store, "a41f", "-k", "text").exit_code == 1
     assert "no run is so: state = running" in stepd(store, "--where", "state = running").stderr
     assert "expected one of .png, .svg, .pdf" in stepd(store, "-o", "chart.gif").stderr

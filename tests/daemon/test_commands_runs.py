@@ -111,6 +111,7 @@ def test_nothing_found_says_what_there_is(store: str, tmp_path: Path) -> None:
     [
         (["--where", "lr <"], "    lr <\n        ^\n  Try: "), (["--sort", "best:val/ac"], "Nearest: 'best:val/acc'"),
         (["--columns", "config.lrr"], "Try: stepd runs --columns config.lr\n"), (["--group", "methid"], "'config.method'"),
+        (["--where", "finished"], "Try: --where 'state = finished'\n"), (["--where", "qqqqqq > 1"], "There are: 'config.lr'"),
     ],
 )  # fmt: skip
 def test_errors(store: str, words: list[str], expected: str) -> None:

@@ -140,6 +140,8 @@ def test_a_missing_or_another_stepd_gets_a_line_that_always_works(tmp_path: Path
     strange = one(names.check_commands(made(tmp_path, PATH=str(tmp_path / "a"))), WARN)
     assert "not ours" in strange.text
     assert "-m stepd" in strange.mend[0]
+    script(tmp_path / "c" / "stepd", '#!/usr/bin/python "odd\nfrom stepd import main\n')
+    assert "not ours" in one(names.check_commands(made(tmp_path, PATH=str(tmp_path / "c"))), WARN).text
     script(tmp_path / "b" / "stepd", "#!/another/env/bin/python\nfrom stepd import main\n")
     assert "/another/env/bin/python" in one(names.check_commands(made(tmp_path, PATH=str(tmp_path / "b"))), NOTE).text
 

@@ -23,6 +23,7 @@ from daemon.report import charts, media
 from daemon.report.budget import POINTS_MIN, SIZE_MIN, points_for
 from daemon.report.markup import data_url, frame_source, place, script_data, tag, text
 from daemon.report.page import RUNS_MAX, Wishes, report
+from sdk.query.postmortem import postmortem
 from sdk.reader import Store
 from tests.builders import RunBuilder, compact, make_run, make_store
 from tests.media_rig import MediaBuilder
@@ -145,6 +146,30 @@ def test_facts_of_one_run(tmp_path: Path) -> None:
     assert "\x1b" not in found.html
     assert data_of(found.html)["runs"][0]["gaps"][0][:2] == [5, 8]
     assert 'class="gap"' in found.html
+
+
+def test_a_run_without_last_words(tmp_path: Path) -> None:
+    """Of one that did not end well and left no exception the page says what is known; of a finished one nothing."""
+    store = make_store(tmp_path)
+    make_run(store, "a41f", [{"loss": 1.0}], state="interrupted")
+    make_run(store, "b52e", [{"loss": 1.0}])
+    (verdict,) = re.findall(r"<p>([^<]*\])</p>", made(store).html)
+    told = postmortem(Store(store).run("a41f")).verdict
+    assert verdict == text(f"{told.text} [{told.confidence}]")
+    assert not re.findall(r"<p>[^<]*\]</p>", made(store, "b52e").html)
+
+
+def test_the_places_of_console_lines_are_no_facts(tmp_path: Path) -> None:
+    """Where in its file the output of each run began would always differ."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    main = run.stream()
+    main.meta({"context": {"host": "node-7", "console": {"stdout": {"kind": "file", "path": "log", "from": 105}}}})
+    main.finish()
+    run.seal()
+    words = words_of(made(store).html)
+    assert "host node-7" in words
+    assert "console.stdout" not in words
 
 
 def test_where_an_attempt_began(tmp_path: Path) -> None:
@@ -363,7 +388,8 @@ def test_the_newest_of_each_key(pictures: str) -> None:
         "step 4 [1]",
     ]
     assert f"{media.TABLE_ROWS_MAX} of {media.TABLE_ROWS_MAX + 20} rows, 2 of 2 columns" in words_of(found.html)
-    assert found.html.count('class="cell"') == 2
+    assert found.html.count('class="cell small"') == 2, "of 9 pixels: shown larger"
+    assert found.html.count('class="small"') == 2
     assert '<iframe sandbox="" srcdoc="&lt;meta http-equiv=&quot;Content-Security-Policy&quot;' in found.html
     assert '<audio src="data:audio/' in found.html
     assert "tensor · npy · 3×4" in found.html

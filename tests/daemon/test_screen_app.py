@@ -31,8 +31,9 @@ def piloted(store: str, size: tuple[int, int], steps: Steps) -> Watch:
     """The screen of a store, worked by `steps` until they end or it does."""
 
     async def work() -> Watch:
-        found = Store(store)
-        app = Watch(Board(found, ask=lambda path: None), View(Scene(store), size, Ink()))
+        view = View(Scene(store), size, Ink())
+        view.every = True  # those that are made here ended long ago
+        app = Watch(Board(Store(store), ask=lambda path: None), view)
         async with app.run_test(size=size) as pilot:
             await steps(app, pilot)
         return app
@@ -96,6 +97,21 @@ def test_the_screen_follows_the_size_of_its_terminal(store: str) -> None:
         await until(app, pilot, "train/loss  0.025")
 
     piloted(store, SMALL, steps)
+
+
+def test_back_in_the_foreground_every_line_is_drawn(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ctrl+z and `fg` the terminal shows an empty screen: not only lines that change are written to it."""
+    asked: list[tuple[Any, ...]] = []
+
+    async def steps(app: Watch, pilot: Pilot[None]) -> None:
+        await until(app, pilot, "run-5")
+        monkeypatch.setattr(app._shown, "refresh", lambda *regions: asked.append(regions))
+        app.app_resume_signal.publish(app)
+        while () not in asked:
+            await pilot.pause(0.005)
+
+    piloted(store, SMALL, steps)
+    assert () in asked
 
 
 def test_a_failure_of_the_reading_thread_ends_the_program(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

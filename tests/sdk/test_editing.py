@@ -57,6 +57,19 @@ class TestSetting:
             run_of(store, now).set(name=f"name {number}")
             assert run_of(store).name == f"name {number}"
 
+    def test_nothing_is_later_than_the_last_moment(self, tmp_path: Path) -> None:
+        """Where a store holds a fact of the end of time, an edit that would not hold is refused, and not taken in silence."""
+        store = make_store(tmp_path)
+        builder = RunBuilder(store, "a41f")
+        main = builder.stream()
+        main.time_ns = 2**63 - 2 - 10**6
+        main.meta({"run": {"name": "future"}})
+        builder.close()
+        run_of(store).set(name="mine")
+        assert run_of(store).name == "mine"
+        with pytest.raises(StoreError, match="year 2262"):
+            run_of(store).set(name="too late")
+
     def test_a_training_that_runs_wins_again(self, tmp_path: Path) -> None:
         """What it sets after the edit holds, what it set before does not."""
         store = make_store(tmp_path)

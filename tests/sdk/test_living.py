@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,65 @@ def test_the_last_rows_before_the_end_are_seen(store: str) -> None:
     runs.close()
 
 
+def test_a_resume_that_goes_back(store: str) -> None:
+    """What it hid is gone: the step, the curve, the rate and the time left are those of the attempt that goes on."""
+    trainer = Trainer(store, max_steps=60)
+    trainer.steps(50, loss=9.0)
+    living = trainer.living()
+    living.look()
+    before = trainer.main
+    trainer.main = trainer.run.stream(
+        continues=before.hex, attempt=2, first_step=10, started_ns=before.time_ns + SECOND
+    )
+    trainer.main.meta({"hide": {"from_step": 10}})
+    trainer.steps(11, seconds=2.0, loss=1.0)
+    living.look()
+    trainer.steps(1, seconds=2.0, loss=0.5)
+    living.look()
+    glance = living.glance
+    (spark,) = glance.sparks
+    assert (glance.step, glance.rate, glance.quiet_seconds) == (21, pytest.approx(0.5), 0.0)
+    assert glance.eta_seconds == pytest.approx(2 * (59 - 21))
+    assert (max(spark.steps), spark.last) == (21, 0.5)
+    assert {value for step, value in zip(spark.steps, spark.values) if step >= 10} <= {1.0, 0.5}
+    assert living.run.step_max == living.run.last_step == 21
+    living.close()
+
+
+def test_a_row_that_is_said_again(store: str) -> None:
+    """Of a value that is logged twice in one row the later one holds; a late row is not the last one."""
+    trainer = Trainer(store)
+    trainer.steps(3, loss=1.0)
+    living = trainer.living()
+    living.look()
+    trainer.main.log({"loss": 0.5}, step=3, commit=False)
+    trainer.main.log({"loss": 0.25, "other": 1.0}, step=3)
+    trainer.main.log({"loss": math.nan}, step=4)
+    trainer.main.log({"loss": 7.0, "late": 1.0}, step=2)
+    trainer.run.flush()
+    living.look()
+    spark = next(spark for spark in living.glance.sparks if spark.key == "loss")
+    assert (spark.steps[-1], spark.values[-1]) == (3, 0.25)
+    assert math.isnan(spark.last)
+    living.close()
+
+
+def test_what_became_columns_before_it_was_seen(store: str) -> None:
+    """The last values of a run that ended and was compacted between two looks are those of its columns."""
+    trainer = Trainer(store)
+    trainer.steps(5, loss=1.0)
+    living = trainer.living()
+    living.look()
+    trainer.steps(5, loss=0.25)
+    trainer.main.finish()
+    trainer.system.finish()
+    trainer.run.seal()
+    compact(trainer.run)
+    living.look()
+    assert (living.glance.state, living.glance.step, living.glance.sparks[0].last) == ("finished", 9, 0.25)
+    living.close()
+
+
 # ---- the runs of a store
 
 
@@ -310,4 +370,45 @@ def test_series_of_runs_that_are_over_are_read_when_they_are_wanted(store: str) 
     assert not runs.fill(["b1"], 10.0)
     assert {glance.id: len(glance.sparks) for glance in runs.glances.values()} == {"b1": 1, "b2": 0}
     assert runs.glances["b1"].state == "finished"
+    runs.close()
+
+
+def test_a_run_of_another_host_was_only_silent(store: str) -> None:
+    """Nobody here knows whether it lives: silent for long it counts as crashed, and as running when its file grows again."""
+    run = RunBuilder(store, "far")
+    main = run.stream()
+    now = 4 * 10**9  # the directory has not changed for long
+    runs = LivingRuns(Store(store, alive=lambda stream: None, now_ns=lambda: now * SECOND), lambda: now * SECOND)
+
+    def seen(values: int) -> str:
+        for _ in range(values):
+            main.log({"loss": 1.0})
+        run.flush()
+        if values:
+            os.utime(run.daemon.paths[0], (now, now))
+        runs.look()
+        return runs.glances["far"].state
+
+    assert seen(3) == "running"
+    now += 3600
+    assert (seen(0), seen(0)) == ("crashed", "crashed")
+    assert (seen(1), runs.glances["far"].step) == ("running", 3)
+    main.finish()
+    assert (seen(1), seen(0)) == ("finished", "finished")
+    runs.close()
+
+
+def test_an_attempt_that_nobody_saw(store: str) -> None:
+    """A run that was over, was resumed and ended between two looks has the values of its last attempt when they are wanted."""
+    run = make_run(store, "b1", [{"loss": 1.0}])
+    runs = LivingRuns(Store(store))
+    runs.look()
+    runs.fill(["b1"], 10.0)
+    again = run.stream(continues=run.streams[0].hex, attempt=2, first_step=1)
+    again.log({"loss": 0.25})
+    again.finish()
+    run.seal()
+    runs.look()
+    runs.fill(["b1"], 10.0)
+    assert (runs.glances["b1"].step, runs.glances["b1"].sparks[0].last) == (1, 0.25)
     runs.close()
