@@ -233,8 +233,9 @@ def spark_text(key: str, steps: Sequence[float], values: Sequence[float], exact:
     points = [(int(s), float(v)) for s, v in zip(steps, values) if math.isfinite(float(v))]
     if not points:
         return f"{clean(key)}  no finite value"
-    stride = max(1, math.ceil(len(points) / SPARK_POINTS))
-    kept = [value for _, value in points[::-stride]][::-1]  # the last one included
+    shown = min(len(points), SPARK_POINTS)
+    # The first and the last one among them: their numbers stand beside the bars.
+    kept = [points[i * (len(points) - 1) // max(shown - 1, 1)][1] for i in range(shown)]
     text = f"{clean(key)}  {number(points[0][1])} {bars(kept)} {number(points[-1][1])}"
     direction = headline.good_end(key)
     if direction and exact:

@@ -71,7 +71,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        os.close(self._main)
+        self.hang_up()
 
     def press(self, keys: str) -> None:
         r"""Types; ``\r`` is enter, ``\x1b`` escape, ``\x1b[A`` an arrow up."""
@@ -82,6 +82,12 @@ class Terminal:
         self._screen.resize(lines, columns)
         fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         os.killpg(self.process.pid, signal.SIGWINCH)
+
+    def hang_up(self) -> None:
+        """The terminal is gone. The command has a session of its own, but no controlling terminal: no signal tells it."""
+        main, self._main = self._main, -1
+        if main >= 0:
+            os.close(main)
 
     def text(self) -> str:
         """The lines that are on the screen now, without blanks at their ends."""

@@ -11,12 +11,12 @@ this 0.01 + 0.01 s. What else we missed in what they drew is in docs/plot.md#why
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import click
 
+from daemon.commands.cells import cells, cut, left
 from daemon.commands.service import clean
 from daemon.commands.ticks import Tick, across, decades, place_text, up
 
@@ -330,7 +330,7 @@ def _marks(drawn: Sequence[_Drawn], x_span: Span, columns: int, signs: _Signs) -
 def _floor(ticks: Sequence[Tick], name: str, x_span: Span, columns: int, signs: _Signs) -> tuple[str, str]:
     """The x axis and what stands below it: labels under their ticks as far as there is room, the axis' name at the end."""
     name = _fit(name, max(columns // 2, 8), signs)
-    room = columns - _cells(name)
+    room = columns - cells(name)
     axis, below = [signs.floor] * columns, [" "] * room
     free_to = room - 2
     free_from = 0
@@ -357,7 +357,7 @@ def _title(lines: Lines) -> str:
 def _legend(lines: Lines, drawn: Sequence[_Drawn], pen: _Pen, signs: _Signs, width: int, room: int) -> list[str]:
     """A row for each line as far as there is room, what the marks mean, and notes."""
     names = _names(lines, drawn)
-    name_width = min(max(map(_cells, names)), max(width - 44, 12))
+    name_width = min(max(map(cells, names)), max(width - 44, 12))
     rows = []
     for one, name in zip(drawn, names):
         told = "  ".join(
@@ -379,7 +379,7 @@ def _names(lines: Lines, drawn: Sequence[_Drawn]) -> list[str]:
     several_keys = len({line.key for line in lines.lines}) > 1
     several_runs = len({line.run for line in lines.lines}) > 1 or any(line.members > 1 for line in lines.lines)
     keys = [clean(one.line.key) if several_keys else "" for one in drawn]
-    key_width = max(map(_cells, keys)) if several_runs else 0
+    key_width = max(map(cells, keys)) if several_runs else 0
     runs = [_run_name(one.line) if several_runs else "" for one in drawn]
     return [f"{_padded(key, key_width)}{'  ' if key and run else ''}{run}" for key, run in zip(keys, runs)]
 
@@ -421,33 +421,11 @@ def _marked(drawn: Sequence[_Drawn], x_name: str, signs: _Signs) -> list[str]:
 # ---- text of a given width
 
 
-def _cells(text: str) -> int:
-    """How many cells of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_width(character) for character in text)
-
-
-def _width(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
 def _fit(text: str, width: int, signs: _Signs) -> str:
     """A text in at most so many cells."""
     if not text.isascii() and signs is _ASCII:
         text = text.replace("…", "...").encode("ascii", "replace").decode()
-    if _cells(text) <= width:
-        return text.rstrip()
-    kept = ""
-    room = width - 1
-    for character in text:
-        room -= _width(character)
-        if room < 0:
-            break
-        kept += character
-    return kept + signs.cut
+    return text.rstrip() if cells(text) <= width else cut(text, width, signs.cut)
 
 
 def _wrapped(text: str, width: int, signs: _Signs) -> list[str]:
@@ -458,4 +436,4 @@ def _wrapped(text: str, width: int, signs: _Signs) -> list[str]:
 
 
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _cells(text))
+    return left(text, width)

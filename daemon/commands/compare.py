@@ -354,12 +354,9 @@ class _Pair:
         self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
 
     def head(self) -> str:
-        arrow = _arrow()
         middle = "" if self._tolerance is None else f"  {f'beyond {self._tolerance:g}':<14}"
-        return (
-            f"{'series':<{self._key + 2}}  {'first differs':<14}{middle}  {'at the end':<10}  "
-            f"{self._titles[0]} {arrow} {self._titles[1]}"
-        )
+        line = f"{'series':<{self._key + 2}}  {'first differs':<14}{middle}  {'at the end':<10}"
+        return _beside(line, f"{self._titles[0]} {_arrow()} {self._titles[1]}")
 
     def row(self, key: str, row: Sequence[Divergence | None]) -> str:
         (found,) = row
@@ -367,10 +364,7 @@ class _Pair:
             return f"  {clean(key):<{self._key}}  {_NO_VALUE}"
         middle = "" if self._tolerance is None else f"  {_beyond(found) or 'nowhere':<14}"
         line = f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}"
-        values = self._values(found)
-        if len(line) + 2 + len(values) <= shutil.get_terminal_size().columns:
-            return f"{line}  {values}"
-        return f"{line.rstrip()}\n    {values}"
+        return _beside(line, self._values(found))
 
     def _values(self, found: Divergence) -> str:
         if found.first is not None:
@@ -381,6 +375,13 @@ class _Pair:
             return f"{found.shared:,} values{mixed}"
         title = self._titles[found.lone_in or 0]
         return f"only {title} {'goes on after' if found.is_cut else 'has'} step {_last_or_lone(found):,}"
+
+
+def _beside(line: str, values: str) -> str:
+    """The values at the end of the line, or in one of their own."""
+    if len(line) + 2 + len(values) <= shutil.get_terminal_size().columns:
+        return f"{line}  {values}"
+    return f"{line.rstrip()}\n    {values}"
 
 
 def _last_or_lone(found: Divergence) -> int:
@@ -448,7 +449,9 @@ def _end_text(found: Divergence) -> str:
         return "the same"
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and a and type(a) is not bool:
         percent = (b - a) / abs(a) * 100
-        return f"{percent:+.3g} %" if math.isfinite(percent) else ""
+        if not math.isfinite(percent):
+            return ""
+        return f"{percent:+,.0f} %" if 1000 <= abs(percent) < 1e6 else f"{percent:+.3g} %"
     return ""
 
 

@@ -231,10 +231,14 @@ def _drawn_or_waiting(asked: _Asked, shape: _Shape, going: bool) -> list[str]:
 
 def _save(lines: Lines, path: str, title: str | None, log: bool) -> None:
     """Draws into a file."""
+    import warnings
+
     from daemon.commands.output import write_file
     from sdk.query.figure import figure
 
     picture = io.BytesIO()
-    figure(lines, title=title, log=log).savefig(picture, format=path.lower().rpartition(".")[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that its font lacks, and of a logarithm of nothing
+        figure(lines, title=title, log=log).savefig(picture, format=path.lower().rpartition(".")[2])
     write_file(path, picture.getvalue())
     click.echo(f"{clean(path)}: {len(lines.lines)} line{'' if len(lines.lines) == 1 else 's'}")

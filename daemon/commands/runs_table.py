@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from daemon.commands.cells import cells, cut, left, right
 from daemon.commands.service import clean, duration, size
 from sdk.query.expression import CONFIG, FACTS, OPERATIONS
 from sdk.query.lookup import text_of
@@ -54,7 +55,7 @@ class _Shown(NamedTuple):
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.title, *self.cells)))
+        return max(map(cells, (self.title, *self.cells)))
 
 
 def table_lines(table: Overview, page: Page) -> list[str]:
@@ -90,7 +91,7 @@ def table_lines(table: Overview, page: Page) -> list[str]:
 
 def _left_out(names: Sequence[str], page: Page) -> str:
     text = f"+ {len(names)} more column{'s' if len(names) > 1 else ''}: --columns {pasted(names)}"
-    return _cut(text, page.width, page) if page.width is not None else text
+    return cut(text, page.width, _mark(page)) if page.width is not None else text
 
 
 def pasted(names: Sequence[str]) -> str:
@@ -103,11 +104,12 @@ def pasted(names: Sequence[str]) -> str:
 
 def _as_text(column: Column, page: Page) -> _Shown:
     write = _writer(column, page)
-    cells = ["-" if value is None else write(value) for value in column.values]
+    texts = ["-" if value is None else write(value) for value in column.values]
     most = _CELL_CHARACTERS_MAX if page.width is not None else _PIPE_CHARACTERS_MAX
-    cells = [cell if len(cell) <= most else _cut(cell, most, page) for cell in cells]
+    texts = [cut(text, most, _mark(page)) for text in texts]
     is_right = column.kind in ("number", "size", "length") or column.name == COUNT
-    return _Shown(column, clean(_title(column.name)), cells, is_right)
+    title = cut(clean(_title(column.name)), _PIPE_CHARACTERS_MAX, _mark(page))
+    return _Shown(column, title, texts, is_right)
 
 
 def _title(name: str) -> str:
@@ -159,15 +161,7 @@ def number(value: float) -> str:
 
 def _spread(value: Spread, column: Column, page: Page) -> str:
     """``0.9786 ± 0.0041, 0.9867``: mean, standard deviation and where one end is good that end."""
-    text = number(value.mean)
-    if value.std == 0:
-        text += f" {_plus(page)} 0"
-    elif value.std is not None and math.isfinite(value.mean) and math.isfinite(value.std):
-        # Two digits of the deviation count, and so many of the mean.
-        digits = max(1 - math.floor(math.log10(value.std)), 0)
-        is_plain = digits <= 6 and 1e-3 <= abs(value.mean) < 1e6
-        form, part = (f".{digits}f", f".{digits}f") if is_plain else (".2e", ".1e")
-        text = f"{value.mean:{form}} {_plus(page)} {value.std:{part}}"
+    text = value.text(_plus(page))
     if column.goal is None or value.runs < 2:
         return text
     return f"{text}, {number(value.low if column.goal == 'min' else value.high)}"
@@ -186,22 +180,22 @@ def when(seconds: float, now: float) -> str:
 # Lines.
 
 
-def _cut(text: str, width: int, page: Page) -> str:
-    mark = "…" if page.unicode else "~"
-    return text if len(text) <= width else text[: max(width - 1, 0)] + mark
+def _mark(page: Page) -> str:
+    """What stands where something was cut off."""
+    return "…" if page.unicode else "~"
 
 
-def _line(cells: Sequence[str], shown: Sequence[_Shown], widths: Sequence[int]) -> str:
-    parts = (cell.rjust(width) if one.is_right else cell.ljust(width) for cell, one, width in zip(cells, shown, widths))
+def _line(texts: Sequence[str], shown: Sequence[_Shown], widths: Sequence[int]) -> str:
+    parts = ((right if one.is_right else left)(text, width) for text, one, width in zip(texts, shown, widths))
     return (" " * _GAP).join(parts)
 
 
 def _colored(one: _Shown, cell: str, width: int, page: Page, *, is_best: bool) -> str:
-    padded = cell.rjust(width) if one.is_right else cell.ljust(width)
+    padded = (right if one.is_right else left)(cell, width)
     if not page.color:
         return padded
     if one.column.kind == "state" and cell in STATE_COLORS:
-        return click.style(cell, fg=STATE_COLORS[cell]) + " " * (width - len(cell))
+        return click.style(cell, fg=STATE_COLORS[cell]) + " " * (width - cells(cell))
     return click.style(padded, bold=True) if is_best else padded
 
 
@@ -236,7 +230,7 @@ def _shrunk(shown: Sequence[_Shown], room: int) -> list[_Shown]:
             break
         widths[max(able, key=lambda n: widths[n])] -= 1
     return [
-        one._replace(title=one.title[:width], cells=[c if len(c) <= width else c[: width - 1] + "~" for c in one.cells])
+        one._replace(title=cut(one.title, width, "~"), cells=[cut(text, width, "~") for text in one.cells])
         for one, width in zip(shown, widths)
     ]
 

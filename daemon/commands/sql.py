@@ -18,6 +18,7 @@ from daemon.commands.export import Screen, complete_file
 from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import UsageError
+from sdk.query.shown import interval_text, is_interval
 from sdk.reader import Store
 from sdk.settings import parse_bytes
 
@@ -200,7 +201,9 @@ def _rows(reader: Any) -> Iterator[list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON and CSV have it: what DuckDB sums as a HUGEINT is a number."""
+    """A cell as JSON and CSV have it: what DuckDB sums as a HUGEINT is a number, a difference of times a text."""
+    if is_interval(value):
+        return interval_text(value)
     if isinstance(value, decimal.Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return value
@@ -251,6 +254,23 @@ class _Counted:
             yield batch
 
 
+def _parquet_type(kind: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.string() if kind == pyarrow.month_day_nano_interval() else kind
+
+
+def _for_parquet(batch: Any, schema: Any) -> Any:
+    """The batch with differences of times as texts: Parquet has no type for them that is read elsewhere."""
+    import pyarrow
+
+    columns = [
+        column if column.type == kind else pyarrow.array(map(_plain, column.to_pylist()), kind)
+        for column, kind in zip(batch.columns, schema.types)
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def _write_parquet(reader: Any, file: Any) -> int:
     import pyarrow.parquet
 
@@ -258,9 +278,10 @@ def _write_parquet(reader: Any, file: Any) -> int:
 
     count = 0
     held: list[Any] = []
-    with pyarrow.parquet.ParquetWriter(file.buffer, reader.schema, compression="zstd") as writer:
+    schema = pyarrow.schema([(field.name, _parquet_type(field.type)) for field in reader.schema])
+    with pyarrow.parquet.ParquetWriter(file.buffer, schema, compression="zstd") as writer:
         # Each write is a row group, and DuckDB's batches may be short.
-        for batch in itertools.chain(reader, [None]):
+        for batch in itertools.chain((_for_parquet(one, schema) for one in reader), [None]):
             rows = sum(one.num_rows for one in held)
             if held and (batch is None or rows >= BATCH_ROWS):
                 writer.write_table(pyarrow.Table.from_batches(held))

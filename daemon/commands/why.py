@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,7 @@ from sdk.reader.logs import LogLine
 _LINES_MIN, _COLUMNS = 24, 80
 _EVIDENCE_MAX, _ADVICE_MAX, _FRAMES_MAX, _KEYS_MAX = 8, 3, 8, 6
 _TIME_MAX = 1e11
+_FRAME_LINE = re.compile(r'  File "([^"]*)", line ')
 _ASCII = str.maketrans({"…": "...", "–": "-", "×": "x"})
 
 
@@ -164,7 +166,7 @@ def _print(found: Postmortem, everything: bool) -> None:
     if found.processes:
         _print_stacks(page, found.processes)
     if found.error is not None and found.error.traceback:
-        page.part("traceback", [clean(line) for line in found.error.traceback.rstrip("\n").split("\n")], last=True)
+        page.part("traceback", list(_traceback_lines(found.error.traceback, everything)), last=True)
     page.part("last rows", list(_rows(found, everything)), last=True)
     page.part("last lines", [_console_line(line) for line in found.lines], last=True)
     if page.hidden:
@@ -248,6 +250,26 @@ def _frame_lines(group: Group, page: _Page) -> Iterator[str]:
         yield _frame_text(frame, page.everything)
     if folded:
         yield f"({folded} more {'call' if folded == 1 else 'calls'})"
+
+
+def _traceback_lines(text: str, everything: bool) -> Iterator[str]:
+    """A traceback as Python prints it; of library code, where not everything is wanted, only the innermost calls."""
+    lines = [clean(line) for line in text.rstrip("\n").split("\n")]
+    folded = begin = 0
+    while begin < len(lines):
+        file = _FRAME_LINE.match(lines[begin])
+        end = begin + 1
+        while file is not None and end < len(lines) and lines[end].startswith("    "):
+            end += 1
+        is_followed = end < len(lines) and _FRAME_LINE.match(lines[end]) is not None
+        if file is not None and is_followed and not everything and is_library(file[1]):
+            folded += 1
+        else:
+            if folded:
+                yield f"  ({count(folded, 'call')} in libraries)"
+            folded = 0
+            yield from lines[begin:end]
+        begin = end
 
 
 def _frame_text(frame: Frame, whole: bool) -> str:

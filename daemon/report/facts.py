@@ -34,7 +34,9 @@ _GAPS_MAX = 20
 _NESTING_MAX = 8
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # Facts about the process that say nothing about the result, or far too much.
-_CONTEXT_OMITTED = frozenset({"environment", "python.path", "pid", "import", "kept", "git.untracked", "hydra", "console"})
+_CONTEXT_OMITTED = frozenset(
+    {"environment", "python.path", "pid", "import", "kept", "git.untracked", "hydra", "console"}
+)
 
 
 def label(run: Run) -> str:

@@ -22,7 +22,7 @@ from .markup import Markup, data_url, frame_source, join, tag
 
 _PIXELS = (1024, 640, 320, 160)
 _CELL_PIXELS = 96
-# An image of at most so many pixels to a side is shown larger: a digit of 28 × 28 is a dot on a screen.
+# An image of at most so many pixels to a side is shown larger: a digit of 28 by 28 is a dot on a screen.
 _SMALL_PIXELS = 64
 # Limit: a key may hold hundreds of thousands; this many rows of a table are shown.
 TABLE_ROWS_MAX = 100

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 import signal
 import threading
 from functools import lru_cache
@@ -25,6 +27,8 @@ from daemon.screen.page import Content, Detail, Page
 from daemon.screen.view import View
 from sdk import clock
 from sdk.errors import Error
+
+_TERMINAL_LOOK_SECONDS = 2.0
 
 
 class Lines(Widget, can_focus=False):
@@ -97,12 +101,21 @@ class Watch(App[None]):
             NotImplementedError, RuntimeError, ValueError
         ):  # where it is not the main thread's loop
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
+        if not self.is_headless and os.isatty(0):
+            self.set_interval(_TERMINAL_LOOK_SECONDS, self._end_without_terminal)
         self._thread = threading.Thread(target=self._read, name="stepd-watch", daemon=True)
         self._thread.start()
 
     def on_unmount(self) -> None:
         self._over = True
         self._wake.set()
+
+    def _end_without_terminal(self) -> None:
+        """Where the terminal is gone and no SIGHUP told of it, as under `setsid`; its input would end again and again."""
+        terminal = select.poll()
+        terminal.register(0, 0)
+        if any(state & select.POLLHUP for _, state in terminal.poll(0)):
+            os._exit(1)  # there is nothing to restore, and whoever tries to would wait
 
     def screen_lines(self) -> list[str]:
         """What stands on the screen, without colours."""

@@ -76,7 +76,7 @@ class Result(NamedTuple):
 
     Attributes:
         last, best: By run; None: it has none.
-        best_run: The place of the best of the best, where there is one alone.
+        best_run: The place of the best of the best, where there is one alone, and it is known which end is good.
         best_last: The same of the last ones.
     """
 
@@ -362,6 +362,8 @@ def _result(key: str, found: Sequence[Values]) -> Result | None:
     best = [None if told is None else told.high if goal == "max" else told.low for told in ranges]
     if all(value is None for value in (*last, *best)):
         return None
+    if not any(values.told_goal(key) for values in found):
+        return Result(key, goal, last, best, None, None)
     return Result(key, goal, last, best, _best_of(best, goal), _best_of(last, goal))
 
 

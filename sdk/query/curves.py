@@ -150,7 +150,8 @@ def _read_lines(
         lines = [
             _smoothed(line, one and _points_of(reader.whole(one), x_name), smooth) for line, one in zip(lines, alone)
         ]
-    if (smooth or group or over) and any((one.series.sample_of or 0) > _WHOLE_MAX for one in found):
+    needs_all = bool(smooth or group or over)
+    if any((one.series.sample_of or 0) > _WHOLE_MAX and (needs_all or _is_crowded(one.series)) for one in found):
         notes.append(
             f"of more than {_WHOLE_MAX:,} values only those count that were chosen to be drawn, extremes among them"
         )
@@ -253,16 +254,18 @@ class _Reader:
 
     def with_finite(self, found: _Found) -> _Found:
         """The series, whole where infinities stand among its points: they took the places of the finite extremes."""
-        value = found.series.value
-        if found.series.sample_of is None or value.dtype.kind != "f" or not numpy.isinf(value).any():
-            return found
-        return found._replace(series=self.whole(found))
+        return found._replace(series=self.whole(found)) if _is_crowded(found.series) else found
 
     def whole(self, found: _Found) -> Series:
         """All values, where they are not too many."""
         if found.series.sample_of is None or found.series.sample_of > _WHOLE_MAX:
             return found.series
         return found.run.series(found.key, x=self._x, **self._whose)
+
+
+def _is_crowded(series: Series) -> bool:
+    """Whether infinities are among points that were chosen."""
+    return series.sample_of is not None and series.value.dtype.kind == "f" and bool(numpy.isinf(series.value).any())
 
 
 def _common_axis(found: Iterable[_Found]) -> str:

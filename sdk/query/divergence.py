@@ -1,7 +1,8 @@
 """Where two runs part: the first step at which a series that both have holds different values.
 
 Two series are walked side by side, piece by piece in order of steps (`sdk.reader.pieces`), and no further than to the first
-difference. Of pieces that stand on the disk byte for byte alike nothing is decoded. Memory holds a piece of each.
+difference. Of pieces that stand on the disk byte for byte alike nothing is decoded. Memory holds a piece of each, and of rows that
+are no columns yet what they hold of the next keys.
 
 Values are the same where their bits are, and a NaN is like any other NaN; so 0.0 and -0.0 differ. An integer is the same as the float of
 exactly its value, and `Divergence.kinds` tells. Beside that a tolerance may be asked for, relative to the larger of the two.
@@ -16,7 +17,7 @@ import numpy
 
 from ..errors import StoreError
 from ..reader.about import TRIES_MAX
-from ..reader.pieces import Piece, Values, are_stored_alike, looked_at, pieces_of
+from ..reader.pieces import Piece, Together, Values, are_stored_alike, looked_at, pieces_of
 from ..reader.plain import to_json
 from ..reader.scan import Gone
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from ..reader import Run
 
+# Limits: of rows that are no columns yet so many keys are decoded at a time, and so many values of them kept: 60 MB.
+_TOGETHER_KEYS, _TOGETHER_VALUES_MAX = 64, 1_000_000
 # Beyond it a float does not hold every integer.
 _EXACT_MAX = 2.0**53
 
@@ -106,19 +109,29 @@ def differences(
     Args:
         tolerance, before, moved: As in `first_difference`.
     """  # fmt: skip
+    together: dict[str, Together] = {}
+
+    def side(run: Run, key: str) -> _Side:
+        return _Side(pieces_of(run, key, together.get(run.directory)), before)
 
     def difference(key: str, other: Run) -> Divergence | None:
         for _ in range(TRIES_MAX):
             try:
-                sides = _Side(pieces_of(one, key), before), _Side(pieces_of(other, key), before)
+                sides = side(one, key), side(other, key)
                 return _Walk(key, sides, tolerance, moved).run() if all(side.holds for side in sides) else None
             except Gone:
+                together.clear()
                 one.refresh()
                 other.refresh()
         raise StoreError(f"segments of run {one.id!r} or {other.id!r} keep disappearing")
 
     with looked_at(one, *others):
-        for key in keys:
+        wanted = list(keys)
+        for place, key in enumerate(wanted):
+            if place % _TOGETHER_KEYS == 0:
+                batch = wanted[place : place + _TOGETHER_KEYS]
+                values_max = _TOGETHER_VALUES_MAX // (1 + len(others)) if len(batch) > 1 else 0
+                together = {run.directory: Together(batch, values_max) for run in (one, *others)}
             yield [difference(key, other) for other in others]
 
 

@@ -48,7 +48,7 @@ XIDS = {
 _KNOWN_ERRORS: tuple[tuple[str, str, str], ...] = (
     (r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED", "gpu-memory",
      "a smaller batch, gradient checkpointing; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True where memory is fragmented"),
-    (r"DataLoader worker .* (?:killed by signal|exited unexpectedly)", "worker",
+    (r"DataLoader worker .* (?:killed by signal|exited unexpectedly)|process pool was terminated abruptly", "worker",
      "the worker's own end says more: shared memory (docs/containers.md: --shm-size) and the OOM killer are the usual reasons"),
     (r"No space left on device|ENOSPC|Disk quota exceeded", "disk-full",
      "stepd du shows what the runs take; df -h and df -i what the disk has"),

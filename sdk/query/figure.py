@@ -22,6 +22,8 @@ _LEGEND_LINES_MAX = 24
 _TEXT_CHARACTERS_MAX = 60
 _NOTES_MAX = 4
 _RAW_ALPHA, _BAND_ALPHA = 0.22, 0.18
+_LARGEST = 1e300
+_SECONDS_MAX = 1e11  # the year 5138: what is beyond it is no time
 _GAP_COLOUR, _MARK_COLOUR = "#c33c3c", "#777777"
 
 
@@ -101,15 +103,18 @@ def _whose(line: Line) -> str:
 
 
 def _draw(axes: Any, line: Line, x_name: str, colour: str, label: str | None) -> None:
-    x = _places(line.x, x_name)
-    raw: Any = line.raw
-    low: Any = line.low
-    if raw is not None:
-        axes.plot(x, raw, color=colour, alpha=_RAW_ALPHA, linewidth=0.8)
-    if low is not None:
-        axes.fill_between(x, low, line.high, color=colour, alpha=_BAND_ALPHA, linewidth=0)
+    x = _places(_bounded(line.x), x_name)
+    if line.raw is not None:
+        axes.plot(x, _bounded(line.raw), color=colour, alpha=_RAW_ALPHA, linewidth=0.8)
+    if line.low is not None and line.high is not None:
+        axes.fill_between(x, _bounded(line.low), _bounded(line.high), color=colour, alpha=_BAND_ALPHA, linewidth=0)
     marker = "o" if len(line.x) == 1 else None
-    axes.plot(x, line.y, color=colour, linewidth=1.4, marker=marker, label=label)
+    axes.plot(x, _bounded(line.y), color=colour, linewidth=1.4, marker=marker, label=label)
+
+
+def _bounded(values: Any) -> Any:
+    """Numbers whose distances matplotlib can reckon with."""
+    return values.clip(-_LARGEST, _LARGEST)
 
 
 def _mark(axes: Any, lines: Lines) -> None:
@@ -127,7 +132,10 @@ def _places(x: Sequence[float] | Any, x_name: str) -> Any:
     """Positions as the axes take them: dates of an axis of time."""
     if x_name != "time":
         return x
-    return [datetime.datetime.fromtimestamp(float(seconds), datetime.timezone.utc) for seconds in x]
+    return [
+        datetime.datetime.fromtimestamp(min(max(float(seconds), 0.0), _SECONDS_MAX), datetime.timezone.utc)
+        for seconds in x
+    ]
 
 
 def _label(line: Line, names_run: bool, names_key: bool) -> str:

@@ -26,6 +26,7 @@ _LEVELS_MAX = 20
 _HIGH_WORDS = frozenset(
     "map mrr iou dice recall precision psnr ssim ndcg hits win wins return returns rouge meteor mcc kappa".split()
 )
+_LOW_WORDS = frozenset("mae mse rmse mape nll wer cer fid bpb bpc".split())
 
 
 class Values:
@@ -141,7 +142,11 @@ class Values:
 
     def goal(self, key: str) -> Goal:
         """As `goal_of`."""
-        return _goal(self.definitions, key)
+        return self.told_goal(key) or "min"
+
+    def told_goal(self, key: str) -> Goal | None:
+        """The same where somebody or the name says it; None of an epoch or a learning rate, of which neither end is better."""
+        return _told_goal(self.definitions, key)
 
     def series_names(self) -> list[str]:
         """The series that may have a column."""
@@ -181,7 +186,7 @@ def goal_of(run: Run, key: str) -> Goal:
     return Values(run).goal(key)
 
 
-def _goal(definitions: Definitions, key: str) -> Goal:
+def _told_goal(definitions: Definitions, key: str) -> Goal | None:
     said = definitions.of(key) if definitions else None
     if said is not None and said.goal is not None:
         return "max" if said.goal == "maximize" else "min"
@@ -191,7 +196,8 @@ def _goal(definitions: Definitions, key: str) -> Goal:
     by_name = good_end(key)
     if by_name:
         return "max" if by_name == "max" else "min"
-    return "max" if _HIGH_WORDS & set(re.findall("[a-z]+", key.lower())) else "min"
+    words = set(re.findall("[a-z]+", key.lower()))
+    return "max" if words & _HIGH_WORDS else "min" if words & _LOW_WORDS else None
 
 
 def _is_apart(key: str) -> bool:

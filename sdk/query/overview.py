@@ -69,6 +69,17 @@ class Spread(NamedTuple):
     low: float
     high: float
 
+    def text(self, plus: str = "±") -> str:
+        """``0.9786 ± 0.0041``: two digits of the deviation count, and so many of the mean."""
+        if self.std == 0:
+            return f"{self.mean:.4g} {plus} 0"
+        if self.std is None or not (math.isfinite(self.mean) and math.isfinite(self.std)):
+            return f"{self.mean:.4g}"
+        digits = max(1 - math.floor(math.log10(self.std)), 0)
+        is_plain = digits <= 6 and 1e-3 <= abs(self.mean) < 1e6
+        form, part = (f".{digits}f", f".{digits}f") if is_plain else (".2e", ".1e")
+        return f"{self.mean:{form}} {plus} {self.std:{part}}"
+
 
 class Overview(NamedTuple):
     """A table of runs, or of groups of them.
@@ -139,28 +150,34 @@ def select(runs: Iterable[Run], where: str | None = None, sort: str | None = Non
     return [one.run for one in _selected(found, where, sort)]
 
 
-def _selected(found: list[Values], where: str | None, sort: str | None) -> list[Values]:
+def _selected(everything: list[Values], where: str | None, sort: str | None) -> list[Values]:
+    found = everything
     condition = parse(where) if where is not None else None
     order = parse_list(sort, signed=True) if sort is not None else []
     _want(found, order if condition is None else [condition, *order])
     if condition is not None:
         check_names([condition], found)
         found = [one for one in found if condition.matches(one)]
-    check_names(order, found)
+    check_names(order, found, everything)
     return _sorted(found, order, lambda expression, one: expression.value(one))
 
 
-def check_names(expressions: Iterable[Expression], found: Sequence[Values]) -> None:
-    """Raises NotFoundError for the first name of which no run has anything."""
+def check_names(expressions: Iterable[Expression], found: Sequence[Values], everything: Sequence[Values] = ()) -> None:
+    """Raises NotFoundError for the first name of which no run has anything.
+
+    Args:
+        everything: The runs that `found` were chosen from: what only others have is no mistake, those of `found` have nothing yet.
+    """
+    asked = [*found, *everything[:_READ_RUNS_MAX]] if found else []
     for expression in expressions:
         for name in sorted(expression.names - expression.optional - {COUNT}):
-            check_name(name, found)
+            check_name(name, asked, everything)
 
 
-def check_name(name: str, found: Sequence[Values]) -> None:
-    """Raises NotFoundError where no run has anything of a name."""
+def check_name(name: str, found: Sequence[Values], everything: Sequence[Values] = ()) -> None:
+    """Raises NotFoundError where no run has anything of a name; it names what others have."""
     if found and name not in FACTS and all(one(name) is None for one in found):
-        raise _no_name(name, found)
+        raise _no_name(name, everything or found)
 
 
 def _no_name(name: str, found: Sequence[Values]) -> NotFoundError:
@@ -270,8 +287,7 @@ def overview(
     by = _parsed(group)
     asked = _parsed(columns)
     _want(found, [*asked, *by, *order])
-    check_names(by, found)
-    check_names([*asked, *order], found)
+    check_names([*by, *asked, *order], found, everything)
     unread = 0 if asked else _leave_unread(found)
     shown = asked or default_columns(found, [one.text for one in order], by)
     if by:

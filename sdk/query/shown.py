@@ -20,9 +20,32 @@ def cell_text(value: Any) -> str:
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, datetime.datetime):
         return value.isoformat(" ", "seconds")
+    if is_interval(value):
+        return interval_text(value)
     if isinstance(value, (list, dict)):
         value = as_json(_without_nulls(value))
     return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def is_interval(value: Any) -> bool:
+    """Whether a cell is a pyarrow.MonthDayNano: a difference of times, to DuckDB."""
+    return isinstance(value, tuple) and hasattr(value, "nanoseconds")
+
+
+def interval_text(value: Any) -> str:
+    """As DuckDB writes it: `1 year 2 months 3 days 00:18:26.5`."""
+    years, months = divmod(abs(value.months), 12)
+    if value.months < 0:
+        years, months = -years, -months
+    parts = [(years, "year"), (months, "month"), (value.days, "day")]
+    words = [f"{number} {unit}{'' if abs(number) == 1 else 's'}" for number, unit in parts if number]
+    if value.nanoseconds or not words:
+        seconds, fraction = divmod(abs(value.nanoseconds), 10**9)
+        clock = f"{seconds // 3600:02}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
+        words.append(
+            f"{'-' if value.nanoseconds < 0 else ''}{clock}{f'.{fraction:09}'.rstrip('0') if fraction else ''}"
+        )
+    return " ".join(words)
 
 
 def _without_nulls(value: Any) -> Any:

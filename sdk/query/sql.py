@@ -309,10 +309,13 @@ class Database:
             return error
         lines = [line.strip() for line in str(error).split("\n") if line.strip()]
         place = next((at for at, line in enumerate(lines) if line.startswith("LINE ")), len(lines))
-        head = " ".join(lines[:place])
+        # Of an operator that does not fit there are dozens of others.
+        head = " ".join(lines[:place]).partition(" Candidate functions:")[0]
         where = f" in {lines[place].partition(':')[2].strip()[:_SHOWN_CHARACTERS]!r}" if place < len(lines) else ""
         missing = re.search(r"Table with name (.+?) does not exist", head)
         hint = _HINT if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)) else None
+        if isinstance(error, duckdb.PermissionException) and "file system" in head:
+            hint = "--allow-files (allow_files=True in Python) lets a query read and write files"
         if missing:
             from .contents import quoted
             from .wide import nearest_names

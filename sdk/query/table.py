@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import clock
-from ..reader import pictures
 from ..reader.frames import pandas_module
-from ..reader.times import ago
 from .overview import Overview, Spread
 
 if TYPE_CHECKING:
     from ..reader.run import Run
-
-# Limit: as the table of a store: what a notebook keeps.
-_ROWS_SHOWN_MAX = 100
 
 
 class RunsTable:
@@ -53,18 +47,7 @@ class RunsTable:
         return f"<{len(self):,} {'groups' if self.overview.by else 'runs'} of {self.overview.total:,}: {', '.join(self.columns)}>"
 
     def _repr_html_(self) -> str:
-        columns = self.overview.columns
-        head = "".join(f"<th>{pictures.escaped(column.name)}</th>" for column in columns)
-        now = clock.wall_ns() / 1e9
-        shown = min(len(self), _ROWS_SHOWN_MAX)
-        body = "".join(
-            "<tr>"
-            + "".join(_cell(column.kind, column.values[row], column.best == row, now) for column in columns)
-            + "</tr>"
-            for row in range(shown)
-        )
-        more = f"<p>{shown:,} of {len(self):,} rows</p>" if shown < len(self) else ""
-        return f'<div class="stepd"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>'
+        return self.overview._repr_html_()
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame: one row for each; times are UTC; a spread is two columns, ``NAME`` (its mean) and ``NAME.std``.
@@ -87,20 +70,3 @@ class RunsTable:
             else:
                 data[column.name] = column.values
         return pandas.DataFrame(data)
-
-
-def _cell(kind: str, value: Any, is_best: bool, now: float) -> str:
-    text = pictures.escaped("" if value is None else _text(kind, value, now))
-    return f"<td><b>{text}</b></td>" if is_best else f"<td>{text}</td>"
-
-
-def _text(kind: str, value: Any, now: float) -> str:
-    if isinstance(value, Spread):
-        return _text(kind, value.mean, now) + (f" ± {_text(kind, value.std, now)}" if value.std is not None else "")
-    if kind == "time":
-        return ago(value, now)
-    if kind == "length":
-        return pictures.duration(value)
-    if isinstance(value, float):
-        return pictures.number(value)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

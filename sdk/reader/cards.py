@@ -138,6 +138,8 @@ def _text(value: Any, kind: str, now: float) -> str:
     if value is None:
         return ""
     if hasattr(value, "mean"):
+        if kind == "number":
+            return str(value.text())
         mean = _text(value.mean, kind, now)
         return mean if value.std is None else f"{mean} ± {_text(value.std, 'length' if kind == 'time' else kind, now)}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

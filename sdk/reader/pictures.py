@@ -18,6 +18,7 @@ from ..headline import good_end
 SPARK_WIDTH, SPARK_HEIGHT = 160, 40
 SPARK_POINTS = 80
 SPARKS_MAX = 6
+_UNBROKEN_CHARACTERS_MAX = 32
 CHART_WIDTH, CHART_HEIGHT = 640, 240
 # Limit: a chart is sent again every 2 s and kept in the notebook: 400 points of 4 series are 40 KiB.
 CHART_POINTS = 400
@@ -270,7 +271,9 @@ def _cell(cell: Cell) -> str:
         shown = f"<b>{shown}</b>"
     if cell.state is not None:
         shown = f"{_dot(cell.state)} {shown}"
-    return f"""<td style="text-align:{"right" if cell.is_right else "left"}">{shown}</td>"""
+    # Why no breaks: a row of "just now" and "sgd-0.1-0" would be two lines.
+    whole = ";white-space:nowrap" if len(cell.text) <= _UNBROKEN_CHARACTERS_MAX else ""
+    return f"""<td style="text-align:{"right" if cell.is_right else "left"}{whole}">{shown}</td>"""
 
 
 def series_picture(curve: Curve, count: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
@@ -33,6 +33,36 @@ class Values(NamedTuple):
 
     step: NDArray[numpy.int64]
     value: NDArray[Any]
+
+
+class Together:
+    """What blocks of rows hold of some keys, decoded for all of them when the first one is asked for; of one run, while it stands still.
+
+    Why: a row is decoded as a whole, whichever of its keys is wanted. Of columns each key is read apart.
+    """
+
+    def __init__(self, keys: Iterable[str], values_max: int) -> None:
+        """`values_max`: so many values are kept, of 60 bytes each; what is beyond is decoded again for each key."""
+        self._keys = frozenset(keys)
+        self._left = values_max
+        self._found: dict[tuple[str, int, int], dict[str, dict[int, Column]]] = {}
+
+    def collect(self, scan: Scan, unit: Unit, key: str, columns: dict[str, dict[int, Column]]) -> None:
+        """Adds the values of a key to `columns`, as `collect_entry` does."""
+        place = (unit.entry.source.name, unit.entry.blocks[0].offset, unit.limit)
+        found = self._found.get(place)
+        if found is None and not unit.entry.is_window and key in self._keys and self._left > 0:
+            collect_entry(scan, unit.entry, self._keys, unit.limit, False, found := {})
+            for column in (column for by_stream in found.values() for column in by_stream.values()):
+                column.flush()
+                self._left -= sum(len(chunk.step) for chunk in column.chunks)
+            self._found[place] = found
+        if found is None or key not in self._keys:
+            collect_entry(scan, unit.entry, frozenset([key]), unit.limit, False, columns)
+            return
+        for stream, column in found.get(key, {}).items():
+            for chunk in column.chunks:
+                columns.setdefault(key, {}).setdefault(stream, Column()).extend(chunk)
 
 
 class Piece(NamedTuple):
@@ -80,10 +110,13 @@ def looked_at(*runs: Run) -> Iterator[None]:
             run._scan.close()
 
 
-def pieces_of(run: Run, key: str) -> list[Piece]:
+def pieces_of(run: Run, key: str, together: Together | None = None) -> list[Piece]:
     """The pieces of what `run.series(key)` gives, in order of steps; [] where it gives nothing. Of columns only directories are read.
 
     Inside of `looked_at`, and so is what is read of them.
+
+    Args:
+        together: For other keys of the same run too.
 
     Raises:
         Gone: A segment was replaced; begin again.
@@ -99,7 +132,8 @@ def pieces_of(run: Run, key: str) -> list[Piece]:
                 for entry in plan.get(stream.id, ())
                 if entry.step_min < limit and entry.holds_rows
             ]
-            return list(_apart(scan, lane, key, [unit for unit in units if unit.low < unit.limit]))
+            wanted = [unit for unit in units if unit.low < unit.limit]
+            return list(_apart(scan, lane, key, wanted, together or Together([key], 0)))
     maker = run._maker()
     if maker.definitions.made(key) is None:
         return []
@@ -109,29 +143,29 @@ def pieces_of(run: Run, key: str) -> list[Piece]:
     return [Piece(int(made.step[0]), int(made.step[-1]), key, [], lambda: Values(made.step, made.value))]
 
 
-def _apart(scan: Scan, lane: Lane, key: str, units: list[Unit]) -> Iterator[Piece]:
+def _apart(scan: Scan, lane: Lane, key: str, units: list[Unit], rows: Together) -> Iterator[Piece]:
     """Units that overlap as one piece each."""
     together: list[Unit] = []
     high = -1
     for unit in sorted(units, key=lambda unit: (unit.low, unit.high)):
         if together and unit.low > high:
-            yield _piece(scan, lane, key, together, high)
+            yield _piece(scan, lane, key, together, high, rows)
             together = []
         together.append(unit)
         high = max(high, min(unit.high, unit.limit - 1))
     if together:
-        yield _piece(scan, lane, key, together, high)
+        yield _piece(scan, lane, key, together, high, rows)
 
 
-def _piece(scan: Scan, lane: Lane, key: str, units: list[Unit], high: int) -> Piece:
+def _piece(scan: Scan, lane: Lane, key: str, units: list[Unit], high: int, rows: Together) -> Piece:
     groups = sorted(units[0].groups, key=lambda group: group.step_min) if len(units) == 1 else []
-    return Piece(units[0].low, high, key, groups, functools.partial(_joined, scan, lane, key, units))
+    return Piece(units[0].low, high, key, groups, functools.partial(_joined, scan, lane, key, units, rows))
 
 
-def _joined(scan: Scan, lane: Lane, key: str, units: list[Unit]) -> Values:
+def _joined(scan: Scan, lane: Lane, key: str, units: list[Unit], rows: Together) -> Values:
     columns: dict[str, dict[int, Column]] = {}
     for unit in units:
-        collect_entry(scan, unit.entry, frozenset([key]), unit.limit, False, columns)
+        rows.collect(scan, unit, key, columns)
     by_stream = columns.get(key, {})
     for column in by_stream.values():
         column.flush()

@@ -259,6 +259,18 @@ class TestCompare:
         assert ["loss", "0.1234567", "*", "0.1234568"] in [line.split() for line in found["results"]]
         assert max(map(len, found["reference"])) < 120
 
+    def test_a_narrow_terminal_and_a_large_difference(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What does not fit stands in a line of its own, the heading too; a percentage of thousands is written out."""
+        monkeypatch.setenv("COLUMNS", "60")
+        store = make_store(tmp_path)
+        for run_id, value in (("a41f", 0.01), ("b52e", 0.271)):
+            make_run(store, run_id, [{"loss": value}], name=f"momentum-{run_id}")
+        lines = sections(said(store, "compare", "a41f", "b52e", "--only", "series", "--tolerance", "0.1"))["series"]
+        assert lines == [
+            "series  first differs   beyond 0.1      at the end", "    momentum-a41f → momentum-b52e",
+            "  loss  step 0          step 0          +2,610 %", "    0.01 → 0.271",
+        ]  # fmt: skip
+
     def test_a_tolerance_hides_no_missing_steps(self, tmp_path: Path) -> None:
         """Where values are within it, and one run ends before: said, and a failure."""
         store = make_store(tmp_path)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from daemon.cli import cli
 from daemon.commands import runs
+from daemon.commands.cells import cells
 from daemon.commands.runs_table import Page, number, table_lines, when
 from sdk.query.expression import FACTS, OPERATIONS
 from sdk.query.overview import Column, Overview, Spread
@@ -193,6 +194,17 @@ def test_columns_that_do_not_fit_are_named() -> None:
     assert max(map(len, lines)) <= 40
     chosen = table_lines(table(columns, chosen=True), PLAIN._replace(width=40))
     assert "best:s2" in chosen[0]
+
+
+@pytest.mark.parametrize("room", [None, 60, 30, 22])
+def test_wide_letters_take_two_cells(room: int | None) -> None:
+    """Columns stay below one another and rows within the terminal, whatever script a name is written in."""
+    names = ["日本語テスト", "e\u0301te\u0301", "plain", "한" * 40]
+    columns = [column("name", names, "text"), column("id", ["a", "b", "c", "d"], "text")]
+    lines = table_lines(table(columns, chosen=True), PLAIN._replace(width=room))[1:]
+    assert [line[-1] for line in lines] == ["a", "b", "c", "d"]
+    (size,) = set(map(cells, lines))
+    assert room is None or size <= room
 
 
 def test_bars_go_from_the_smallest_to_the_largest() -> None:

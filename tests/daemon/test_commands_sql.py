@@ -99,6 +99,17 @@ def test_files(store: str, tmp_path: Path, ending: str) -> None:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+def test_differences_of_times(store: str, tmp_path: Path) -> None:
+    """They are texts as DuckDB writes them, on the screen and in every file."""
+    query = "select interval 1106500 millisecond as a, interval 14 month - interval 3 day as b, interval 0 day as c, null::interval as d"
+    said(store, "sql", "-o", str(tmp_path / "out.parquet"), query)
+    back = said(store, "sql", "--allow-files", "--json", f"from '{tmp_path / 'out.parquet'}'")
+    assert json.loads(back) == json.loads(said(store, "sql", "--json", query))
+    assert json.loads(back) == [{"a": "00:18:26.5", "b": "1 year 2 months -3 days", "c": "00:00:00", "d": None}]
+    assert said(store, "sql", "--csv", query).splitlines()[1] == "00:18:26.5,1 year 2 months -3 days,00:00:00,"
+    assert "1 year 2 months -3 days" in said(store, "sql", query)
+
+
 def test_what_there_is(store: str) -> None:
     """Without a query, the relations and their columns: the fields of config and summary, and each project with its keys."""
     lines = said(store, "sql")
@@ -122,7 +133,7 @@ def test_what_there_is(store: str) -> None:
         (["select * from rnus"], "Table with name rnus does not exist\n  Try: from runs\n"),
         (["selec"], "syntax error"),
         (["-o", "x.xls", "select 1"], "expected a name that ends in .parquet, .csv, .json, .jsonl"),
-        (["copy (select 1) to 'x.csv'"], "file system operations are disabled"),
+        (["copy (select 1) to 'x.csv'"], "file system operations are disabled by configuration\n  Try: --allow-files"),
     ],
 )
 def test_errors(store: str, words: list[str], told: str) -> None:

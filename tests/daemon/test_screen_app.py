@@ -175,3 +175,11 @@ def test_a_training_in_a_real_terminal() -> None:
             for pipe in (training.stdin, training.stdout):
                 if pipe is not None:
                     pipe.close()
+
+
+def test_a_terminal_that_goes_away_takes_the_screen_with_it(store: str) -> None:
+    """Also where no signal tells of it, as in a session without a controlling terminal."""
+    with Terminal(["watch", "--dir", store], SMALL) as terminal:
+        terminal.until("stepd watch")
+        terminal.hang_up()
+        assert terminal.process.wait(60) == 1

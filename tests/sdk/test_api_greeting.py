@@ -133,6 +133,8 @@ def test_sparklines_of_odd_values() -> None:
     long = _greeting.spark_text("x", range(1000), [float(i) for i in range(1000)])
     assert long.count("█") >= 1
     assert len(long) < 40
+    spike = _greeting.spark_text("x", range(1000), [9.0, *[1.0] * 998, 5.0])
+    assert spike == "x  9 █▁▁▁▁▁▁▁▁▁▁▁▁▁▁▅ 5", "the numbers beside the bars are the first and the last bar's"
     assert "min" not in _greeting.spark_text("loss", [0, 1], [2, 1], exact=False)
 
 

@@ -184,6 +184,6 @@ def test_a_store_shows_what_differs(tmp_path: Path) -> None:
     assert page.text.count("val/acc: ") == 3, "a curve for each run"
     assert "<b>0.42</b>" in Store(path)._repr_html_()
     table = overview(Store(path).runs(), group="config.same")
-    assert "0.41 ± 0.01" in checked(table._repr_html_()).text
+    assert "0.410 ± 0.010" in checked(table._repr_html_()).text
     assert "1 group of 3 runs" in checked(table._repr_html_()).text
     checked(overview([])._repr_html_())

@@ -89,6 +89,23 @@ def test_results_and_measures(compared: Store) -> None:
     assert measures["steps/s"] == pytest.approx([10, 10, 10], rel=0.02)
 
 
+def test_neither_end_of_an_epoch_is_better(tmp_path: Path) -> None:
+    """A better one is only named where `define_metric` or the name says which end is good."""
+    store = make_store(tmp_path)
+    for at, run_id in enumerate(("a41f", "b52e")):
+        run = RunBuilder(store, run_id)
+        main = run.stream()
+        main.meta({"metric": {"told": {"goal": "minimize"}}})
+        main.log({"epoch": 1.0 + at, "grad_norm": 1.0 + at, "rmse": 1.0 + at, "told": 1.0 + at})
+        main.finish()
+        run.seal()
+    found = {result.key: result for result in of(Store(store), "a41f", "b52e").results()}
+    assert {key: (result.best_run, result.best_last) for key, result in found.items()} == {
+        "epoch": (None, None), "grad_norm": (None, None), "rmse": (0, 0), "told": (0, 0),
+    }  # fmt: skip
+    assert found["epoch"].goal == "min"
+
+
 def test_a_resumed_run_counts_its_last_attempt(tmp_path: Path) -> None:
     """Steps per second are those since it was resumed."""
     store = make_store(tmp_path)

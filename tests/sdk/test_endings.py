@@ -50,6 +50,7 @@ GAP = Gap("77", 5, 1, 2, 90.0, 91.0, "disk full")
         (Findings("failed", 1, RunError("torch.OutOfMemoryError", "CUDA out of memory. Tried …", "")), "gpu-memory", CERTAIN),
         (Findings("failed", 1, RunError("OSError", "[Errno 28] No space left on device", "")), "disk-full", CERTAIN),
         (Findings("failed", 1, RunError("RuntimeError", "DataLoader worker (pid 7) is killed by signal: 9", "")), "worker", CERTAIN),
+        (Findings("failed", 1, RunError("Broken", "A process in the process pool was terminated abruptly", "")), "worker", CERTAIN),
         (Findings("interrupted"), "interrupted", CERTAIN),
         (Findings("preempted"), "preempted", CERTAIN),
         (crashed(KILLED, is_preempted=True), "preempted", CERTAIN),

@@ -60,6 +60,16 @@ def test_what_is_drawn() -> None:
         assert out.tell() > 1000
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("x_name", ["step", "time"])
+def test_any_numbers_are_drawn(x_name: str) -> None:
+    """The largest floats, with a distance that is none any more, and times of no calendar."""
+    huge = numpy.array([1.7e308, -1.7e308, 0.0])
+    one = line(x=numpy.sort(huge), y=huge, raw=huge, low=huge, high=huge, last=1.7e308, gaps=[(-1.7e308, 1.7e308)])
+    figure(Lines(x_name, [one], []), log=x_name == "step").draw_without_rendering()
+    figure(Lines(x_name, [one], [])).draw_without_rendering()
+
+
 def test_names_say_only_what_differs() -> None:
     """Of several runs the run, of several keys the key, of a group how many it is of."""
     assert labels(figure(Lines("step", [line(), line(run="b41f")], [])))[0].startswith("calm-otter (a41f)   last")

@@ -136,6 +136,17 @@ def test_a_name_that_no_run_has(runs: list[Run], asked: dict[str, str], expected
     assert overview([], **asked).groups == []  # type: ignore[arg-type]
 
 
+def test_a_name_that_only_other_runs_have(runs: list[Run]) -> None:
+    """Columns of runs that have measured nothing yet are empty: the name is no mistake where any run has it."""
+    table = overview(runs, where="state = failed", columns="id,best:val/acc,config.seed", sort="-best:val/acc")
+    assert [one.values for one in table.columns] == [["r5"], [None], [None]]
+    assert overview(runs, where="state = failed", group="config.seed", columns="count,best:val/acc").rows() == [
+        {"config.seed": None, "count": 1, "best:val/acc": None}
+    ]
+    with pytest.raises(NotFoundError):
+        overview(runs, where="state = failed", columns="best:val/akk")
+
+
 def test_what_cannot_be_parsed(runs: list[Run]) -> None:
     """Every option says where its text is wrong, in an empty store too."""
     for option in ("where", "sort", "columns", "group"):
@@ -387,7 +398,7 @@ def test_the_table_of_a_store(filled: str) -> None:
     grouped = store.table(group="config.method").to_pandas()
     assert grouped["best:val/acc"].tolist()[1:] == [pytest.approx(0.75), pytest.approx(0.825)]
     assert "best:val/acc.std" in grouped.columns
-    assert "0.825 ± 0.1768" in store.table(group="config.method")._repr_html_()
+    assert "0.82 ± 0.18" in store.table(group="config.method")._repr_html_()
 
 
 def test_the_html_of_a_hostile_store(tmp_path: Path) -> None:

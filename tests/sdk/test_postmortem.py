@@ -167,6 +167,27 @@ def test_a_run_that_raised(store: str) -> None:
     assert document["rows"][-1]["_step"] == 2
 
 
+def test_a_traceback_through_libraries(store: str) -> None:
+    """Of runs of library code the innermost call alone is shown, so that one's own lines are on the page; --all shows all of it."""
+    run, main = crashed(store)
+    files = [
+        "/job/train.py",
+        *(f"/venv/lib/python3.11/site-packages/lib/{n}.py" for n in range(3)),
+        "/job/model.py",
+        "/usr/lib/python3.11/re.py",
+    ]
+    frames = "".join(f'  File "{file}", line 1, in f\n    call()\n    ^^^^^^\n' for file in files)
+    text = f"Traceback (most recent call last):\n{frames}ValueError: bad\n"
+    main.meta({"error": {"type": "ValueError", "message": "bad", "traceback": text}})
+    main.finish("failed", 1)
+    run.seal()
+    printed = why(store, "dead").output
+    assert "  (3 calls in libraries)" in printed and "site-packages" not in printed
+    assert all(file in printed for file in ("train.py", "model.py", "re.py"))
+    whole = why(store, "dead", "--all").output
+    assert all(file in whole for file in files) and "in libraries" not in whole
+
+
 def test_a_worker_that_the_oom_killer_took(store: str) -> None:
     """The trainer raised and said so; what the kernel said of its child then stands beside that."""
     run, main = crashed(store)

@@ -76,6 +76,9 @@ def test_infinities_do_not_crowd_out_the_extremes(store: str, monkeypatch: pytes
     assert (line.best, line.best_x, line.y.max()) == (-99, 2345, 99)
     assert len(line.x) <= 20
     assert (line.count, line.not_finite) == (3000, sum(not math.isfinite(value) for value in values))
+    monkeypatch.setattr(curves, "_WHOLE_MAX", 300)
+    (note,) = read_lines(runs(store, "a"), ["loss"], points=20).notes
+    assert "of more than 300 values only those count" in note
 
 
 def test_patterns(store: str) -> None:

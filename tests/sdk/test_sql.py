@@ -399,6 +399,7 @@ def test_parameters_and_forms(store: str) -> None:
         ("select * from digts", "Table with name digts does not exist\n  Try: from digits"),
         ("select nam from runs", 'Referenced column "nam" not found'),
         ("selec 1", "syntax error"),
+        ("select time '10:00' - time '09:00'", "add explicit type casts.\n  Try: stepd sql"),
         (" ", "it is empty"),
     ],
 )
