@@ -26,14 +26,20 @@ _PACKAGE = os.path.join(_ROOT, "sdk")
 
 def main() -> int:
     """Runs the command line; `daemon` and `sdk` are ours whatever lies in the working directory or on PYTHONPATH."""
-    here = sys.path[0] if sys.path else None
-    if here == "" or (here is not None and os.path.realpath(here) == os.path.realpath(os.curdir)):
+    if sys.path and _is_working_directory(sys.path[0]):
         del sys.path[0]
     if _ROOT in sys.path:
         sys.path.remove(_ROOT)
     sys.path.insert(0, _ROOT)
     cli = importlib.import_module("daemon.cli")
     return int(cli.main() or 0)
+
+
+def _is_working_directory(path: str) -> bool:
+    try:
+        return not path or os.path.realpath(path) == os.path.realpath(os.curdir)
+    except OSError:  # it was removed while somebody stood in it
+        return False
 
 
 def _is_ours(module: ModuleType | None = None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -116,4 +115,3 @@ class _Page:
         if not self._unicode:
             text = text.translate(_PLAIN).encode("ascii", "replace").decode()
         click.echo(text, color=self._color)
-        sys.stdout.flush()

@@ -21,7 +21,7 @@ from daemon.doctor.probing import remove_drafts
 from daemon.doctor.variables import without_ours
 from sdk import _spawn, clock, platform
 from sdk._greeting import duration
-from sdk.errors import NotFoundError, StoreError
+from sdk.errors import Error, NotFoundError, StoreError
 from sdk.location import make_store
 from sdk.transport import lock_path, request
 
@@ -37,6 +37,7 @@ _IMAGES = 6
 _START_SECONDS = 15.0
 _SEEN_SECONDS = 5.0
 _STOP_SECONDS = 5.0
+_IN_FOREGROUND = "stepd start --foreground   # and run it in another terminal: its log says why"
 RUN, PROBE = "doctor", "doctor/probe"
 
 
@@ -67,6 +68,9 @@ def check_log(machine: Machine) -> Iterator[Finding]:
     os.environ.update({"STEPD_OBSERVE": "0", "STEPD_SILENT": "1"})
     try:
         found = measure(path, machine.shared)
+    except (Error, OSError) as error:
+        yield bad(f"what was logged did not come through: {getattr(error, 'message', error)}", _IN_FOREGROUND)
+        return
     finally:
         remove(path, machine.shared)
     yield from judge(machine, found)
@@ -196,7 +200,7 @@ def _judge_way(machine: Machine, found: Measured) -> Finding:
     if found.seen == float("inf") or found.read_back != expected:
         return bad(
             f"{found.read_back:,} of {expected:,} rows were read back: what was logged did not come through",
-            "stepd start --foreground   # and run it in another terminal: its log says why",
+            _IN_FOREGROUND,
         )
     return ok(
         f"a daemon came up in {duration(found.start)}; a row could be read after {duration(found.seen)}, and all "

@@ -136,7 +136,7 @@ def _run(checks: Sequence[Check | Callable[[], Iterable[Finding]]], machine: Mac
         try:
             found = [_cut(one) for one in _function(check)(machine)] if isinstance(check, Check) else list(check())
         except Exception as error:
-            found = [warn(f"this check failed: {type(error).__name__}: {error}")]
+            found = [warn(f"this check failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}")]
         data = json.dumps(found).encode() + b"\n"
         while data:
             data = data[os.write(pipe, data) :]

@@ -57,10 +57,19 @@ def check_store(machine: Machine) -> Iterator[Finding]:
     path = short_path(place.path) + (why and f", {why}")
     if os.path.lexists(os.path.join(place.path, STORE_FILE)):
         yield _judge_owner(machine, place.path, path)
+    elif file := _file_on(place.path):
+        yield bad(f"{path}: cannot be made, as {file} is no directory", _ELSEWHERE)
     elif os.access(machine.place, os.W_OK | os.X_OK):
         yield ok(f"{path}; made by the first init()")
     else:
         yield bad(f"{path}: cannot be made, as {machine.place} may not be written by {_who(machine.uid)}", _ELSEWHERE)
+
+
+def _file_on(path: str) -> str:
+    """What stands where a path needs a directory; "" where nothing does."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return "" if os.path.isdir(path) else path
 
 
 def _judge_owner(machine: Machine, store: str, path: str) -> Finding:

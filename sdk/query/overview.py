@@ -359,8 +359,10 @@ def default_columns(
     several = ["project"] if len({one.run.project for one in found}) > 1 else []
     base = [COUNT] if by else [*BASE_COLUMNS[:2], *several, *BASE_COLUMNS[2:]]
     sorting = [text for text in sorted_by if text not in base]
+    # A bare word is looked for in the config first: `lr` has a column already where the table is sorted or grouped by it.
+    bare = {*sorting, *(one.text for one in by)}
     others = [
-        *(quoted(CONFIG, key) for key in differing[:_CONFIG_COLUMNS_MAX]),
+        *(quoted(CONFIG, key) for key in [key for key in differing if key not in bare][:_CONFIG_COLUMNS_MAX]),
         *(quoted("best:", key) for key in main_series(found)),
     ]
     return [parse(text) for text in dict.fromkeys([*base, *sorting, *others])]

@@ -10,13 +10,16 @@ import contextlib
 
 from ..errors import DamageError
 from .columns import Column, collect_entry, join
+from .entries import Entry
 from .lanes import Lane
 from .points import Unit, told_apart, unit_of
 from .scan import Scan
 from .summaries import Numbers
 
-# Limit: values of so many keys are held at a time where a run is still rows: 4 of 10^7 values are 1 GB.
-_KEYS_AT_A_TIME = 4
+# Limits: values of so many keys are held at a time where a run is still rows: 4 of 10^7 values are 1 GB. Of shorter ones more, since
+# a row is decoded as a whole each time.
+_KEYS_MIN = 4
+_VALUES_MAX = 2_000_000
 
 
 def read_extremes(scan: Scan, lanes: list[Lane], keys: list[str]) -> dict[str, Numbers]:
@@ -26,20 +29,27 @@ def read_extremes(scan: Scan, lanes: list[Lane], keys: list[str]) -> dict[str, N
     found: dict[str, Numbers] = {}
     for lane in lanes:
         rest = [key for key in keys if key not in found]
-        for start in range(0, len(rest), _KEYS_AT_A_TIME):
-            found.update(_of_lane(scan, lane, rest[start : start + _KEYS_AT_A_TIME]))
+        entries = _entries(scan, lane)
+        records = sum(entry.last - entry.first + 1 for entry, _ in entries)
+        count = max(_KEYS_MIN, _VALUES_MAX // max(records, 1))
+        for start in range(0, len(rest), count):
+            found.update(_of_lane(scan, lane, entries, rest[start : start + count]))
     return {key: numbers for key, numbers in found.items() if numbers.count}
 
 
-def _of_lane(scan: Scan, lane: Lane, keys: list[str]) -> dict[str, Numbers]:
-    """Those of one lane; empty ones where what it holds are no numbers; without the keys that it does not hold."""
+def _entries(scan: Scan, lane: Lane) -> list[tuple[Entry, int]]:
+    """What holds rows of a lane, each with the step from which on it is hidden."""
     plan = scan.plan()
-    entries = [
+    return [
         (entry, limit)
         for stream, limit in zip(lane.streams, lane.step_limits)
         for entry in plan.get(stream.id, ())
         if entry.step_min < limit and entry.holds_rows
     ]
+
+
+def _of_lane(scan: Scan, lane: Lane, entries: list[tuple[Entry, int]], keys: list[str]) -> dict[str, Numbers]:
+    """Those of one lane; empty ones where what it holds are no numbers; without the keys that it does not hold."""
     numbers = {key: Numbers() for key in keys}
     to_read: list[set[str]] = [set() for _ in entries]
     for key in keys:

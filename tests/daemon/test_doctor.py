@@ -200,6 +200,10 @@ def test_the_store_and_what_chose_it(store: StoreIdentity, tmp_path: Path) -> No
     strange = one(storage.check_store(made(tmp_path, directory=store.path, uid=3_999_999_999)), BAD)
     assert "writes nothing there" in strange.text
     os.chmod(store.path, 0o700)
+    (tmp_path / "file").write_text("")
+    for path in ("file", "file/store"):
+        blocked = one(storage.check_store(made(tmp_path, directory=str(tmp_path / path))), BAD)
+        assert f"as {tmp_path}/file is no directory" in blocked.text
     (Path(store.path) / "store.json").write_text("{}")
     assert levels(storage.check_store(made(tmp_path, directory=store.path))) == [BAD]
 

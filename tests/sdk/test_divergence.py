@@ -14,9 +14,9 @@ import pytest
 
 from sdk.errors import StoreError
 from sdk.query import divergence
-from sdk.query.divergence import Divergence, alike, first_difference, same
+from sdk.query.divergence import Divergence, alike, differences, first_difference, same
 from sdk.reader import Run
-from sdk.reader.pieces import looked_at, pieces_of
+from sdk.reader.pieces import Together, looked_at, pieces_of
 from sdk.reader.scan import Gone
 from sdk.segment.naming import run_path
 from tests.builders import RunBuilder, compact, make_store
@@ -287,11 +287,35 @@ class TestStorage:
         assert difference is not None
         assert difference.first == (70, 70.0, 0.5)
 
+    @pytest.mark.parametrize("values_max", [0, 30, 10_000])
+    def test_many_keys(self, store: str, monkeypatch: pytest.MonkeyPatch, values_max: int) -> None:
+        """Rows are decoded for several keys at once, as far as there is room; each key gets what it gets alone."""
+        keys = [f"k{number}" for number in range(7)]
+        runs = []
+        for place, run_id in enumerate(("a", "b")):
+            builder = RunBuilder(store, run_id)
+            main = builder.stream()
+            for step in range(40):
+                # From one step on another value under each key.
+                main.log({key: step * n + place * (step > 12 + n) for n, key in enumerate(keys)})
+                if step in (11, 23):
+                    builder.flush()
+                if step == 17 and place:
+                    builder.seal()
+                    compact(builder)
+            builder.close()
+            runs.append(Run(run_path(store, run_id)))
+        monkeypatch.setattr(divergence, "_TOGETHER_KEYS", 3)
+        monkeypatch.setattr(divergence, "_TOGETHER_VALUES_MAX", values_max)
+        found = [row[0] for row in differences(runs[0], runs[1:], keys)]
+        assert found == [first_difference(*runs, key) for key in keys]
+        assert [one and one.first and one.first.step for one in found] == [13 + n for n in range(7)]
+
     def test_a_run_that_never_stands_still(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """After some tries it is an error that says so."""
         runs = made(store, "a", [1.0]), made(store, "b", [1.0])
 
-        def gone(run: Run, key: str) -> list[Any]:
+        def gone(run: Run, key: str, together: Together | None) -> list[Any]:
             raise Gone(key)
 
         monkeypatch.setattr(divergence, "pieces_of", gone)

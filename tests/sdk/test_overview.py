@@ -174,6 +174,14 @@ def test_columns_choose_themselves(runs: list[Run]) -> None:
     )
 
 
+def test_a_bare_word_is_one_column(runs: list[Run]) -> None:
+    """What the table is sorted or grouped by under its short name does not come again under its long one."""
+    for asked in ({"sort": "lr"}, {"group": "lr"}, {"group": "method", "sort": "-best:val/acc"}):
+        names = [one.name.removeprefix("config.") for one in overview(runs, **asked).columns]
+        assert len(set(names)) == len(names)
+        assert {"lr", "method"} & set(names)
+
+
 def test_columns_that_were_asked_for(runs: list[Run]) -> None:
     """Columns are expressions; a value that a run lacks is None."""
     table = overview(runs, where="state = failed or id = r3", columns="id, lr * 100,best:val/acc", sort="id")
