@@ -95,6 +95,11 @@ class Commands(click.Group):
             # The reader of our output went away (`stepd export | head`): that is no error of ours to report.
             sys.stderr.close()
             ctx.exit(0)
+        except OSError as error:  # a full disk behind our output, a directory that is gone: no traceback would say more
+            from daemon.commands.service import clean_lines
+
+            click.echo(clean_lines(f"stepd: cannot go on with {ctx.invoked_subcommand}: {error}"), err=True)
+            ctx.exit(1)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import select
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from daemon.lifecycle import behave_as_worker
 from daemon.observe import machine, processes
-from daemon.observe.ends import PATIENCE_SECONDS, Ends
+from daemon.observe.ends import PATIENCE_SECONDS, Ends, readable
 from daemon.observe.gpu import Device, Gpus
 from daemon.observe.live import LiveFiles
 from daemon.observe.sampling import Course, Reading, lowest_rank, next_sample, phase_of
@@ -493,7 +492,7 @@ def main(store_path: str) -> int:
             wait = observer.step(now) - clock.monotonic()
             if not observer.runs and now - observer.busy_at > _IDLE_SECONDS:
                 break
-            if woken in select.select([woken, *observer.ending], [], [], max(0.0, min(wait, LOOK_SECONDS)))[0]:
+            if woken in readable([woken, *observer.ending], max(0.0, min(wait, LOOK_SECONDS))):
                 break
     finally:
         observer.close()

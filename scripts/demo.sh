@@ -57,5 +57,7 @@ show stepd plot plain-sgd momentum val/accuracy
 show stepd show latest
 show stepd export latest --format csv -o .stepd-demo/latest.csv
 show stepd runs
+show stepd compare plain-sgd momentum
+show stepd report plain-sgd momentum -o .stepd-demo/report.html
 
 stop_everything || fail "a process of the demo did not end"

@@ -175,7 +175,11 @@ def receipt(
     lines += [_INDENT + text for text in [*stored_text(counts, size), *synced]]
     share = 100 * counts.cost_seconds / seconds if seconds > 0 else 0.0
     lines.append(f"{_INDENT}logging cost the loop {duration(counts.cost_seconds)} ({share:.2g} %)")
-    asked = ("why {run}" if state == "failed" else "show {run}", "plot {run}", *([] if synced else ["sync {run} --to tensorboard:runs"]))
+    asked = (
+        "why {run}" if state == "failed" else "show {run}",
+        "plot {run}",
+        *([] if synced else ["sync {run} --to tensorboard:runs"]),
+    )
     commands = [command(words, run_id, store) for words in asked]
     lines.append(_INDENT + "  ·  ".join(commands))
     return "\n".join(lines)

@@ -275,7 +275,10 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
         if self._is_silent() or self._kind != "main" or counts.ended_in == "later":
             return
         with contextlib.suppress(Exception):
-            steps = max(self.step - self.starting_step, 1 if counts.accepted else 0)
+            series = self._sparklines(exact=counts.accepted <= EXACT_RECORDS_MAX)
+            # Behind a `log(step=…)` its own step is still the open one.
+            behind = max([self.step, *(int(steps[-1]) + 1 for _, steps, _ in series)])
+            steps = max(behind - self.starting_step, 1 if counts.accepted else 0)
             text = _greeting.receipt(
                 name=self.name,
                 run_id=self.id,
@@ -286,7 +289,7 @@ class Run(RunDisplay, RunAbout, RunMetrics, RunFiles, RunArtifacts, RunConsole, 
                 steps=steps,
                 counts=counts,
                 size=_greeting.directory_bytes(self.sync_dir),
-                series=self._sparklines(exact=counts.accepted <= EXACT_RECORDS_MAX),
+                series=series,
                 exact=counts.accepted <= EXACT_RECORDS_MAX,
                 synced=synced,
             )

@@ -122,7 +122,8 @@ def read_store(path: str, files: Files = DISK) -> StoreIdentity:
             raise ValueError(f"id has {len(identity)} bytes, expected 16")
         writable = _may_write(files, path)
     except FileNotFoundError:
-        raise StoreError(f"there is no store at {path!r}", hint="STEPD_DIR=/path/of/the/store, or --dir PATH") from None
+        hint = "sdk.init(), whose first run makes it; for another one STEPD_DIR=/path/of/the/store, or --dir PATH"
+        raise StoreError(f"there is no store at {path!r}", hint=hint) from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(f"cannot read {name!r}: {error}") from error
     if number > STORE_FORMAT:

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sdk.query.divergence import Divergence
 
 _DIFF_LINES_MAX = 40
+# A notebook with pictures has lines of megabytes.
+_DIFF_CHARACTERS_MAX = 1000
 _TITLE_CHARACTERS_MAX = 20
 _RUN_NAME_CHARACTERS_MAX = 60
 # Columns are not narrower than this: what does not fit stands in lines of its own.
@@ -37,6 +39,7 @@ _COMMIT_CHARACTERS = 12
 # Of a section so many lines are printed without --all: two environments may have nothing in common.
 _LINES_MAX = 30
 _SERIES_MAX = 60
+_LONE_MAX = 5
 
 
 _PARTS = (*SECTIONS, "results", "series")
@@ -90,10 +93,13 @@ def command(
             _print_results(compared, patterns, everything)
     if not patterns and "series" in only:
         keys = compared.shared_keys()
+    lone = compared.lone_keys(patterns) if "series" in only else {}
     if as_json:
-        failed = _print_json(compared, keys, patterns, tolerance, fail_before, only, everything)
+        failed = _print_json(compared, keys, lone, patterns, tolerance, fail_before, only, everything)
     else:
         failed = _print_series(compared, keys, tolerance, fail_before, everything) if "series" in only else []
+        _print_lone(compared, lone)
+        failed += _begun(compared, lone, fail_before)
     if fail_before is not None:
         _judge(ctx, keys, failed, fail_before)
 
@@ -259,7 +265,8 @@ def _print_code(compared: Comparison) -> None:
         click.echo("\n" + click.style(f"{clean(name)}: {titles[0]} and {titles[place]}", bold=True))
         for line in lines:
             color = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            click.echo("  " + click.style(clean(line.replace("\t", "    ")), fg=color))
+            text = _clipped(clean(line.replace("\t", "    ")), _DIFF_CHARACTERS_MAX)
+            click.echo("  " + click.style(text, fg=color))
     if is_same:
         click.echo("\nNo patch or script that was kept differs.")
 
@@ -343,6 +350,27 @@ def _fails(row: Sequence[Divergence | None], tolerance: float | None, fail_befor
     return fail_before is not None and any(
         one is not None and one.differs_before(fail_before, tolerant=tolerance is not None) for one in row
     )
+
+
+def _print_lone(compared: Comparison, lone: Mapping[str, Sequence[int]]) -> None:
+    """Which series only some of the runs have."""
+    titles = titles_of(compared.runs)
+    by_runs: dict[str, list[str]] = {}
+    for key, places in lone.items():
+        by_runs.setdefault(", ".join(titles[place] for place in places), []).append(clean(key))
+    for names, keys in by_runs.items():
+        more = f" and {len(keys) - _LONE_MAX:,} more" if len(keys) > _LONE_MAX else ""
+        click.echo(f"  (only {names}: {', '.join(keys[:_LONE_MAX])}{more})")
+
+
+def _begun(compared: Comparison, lone: Mapping[str, Sequence[int]], step: int | None) -> list[str]:
+    """Those of the series that only some have which begin before a step."""
+    from sdk.query.divergence import first_step
+
+    if step is None:
+        return []
+    firsts = {key: [first_step(compared.runs[place], key) for place in places] for key, places in lone.items()}
+    return [key for key, found in firsts.items() if any(first is not None and first < step for first in found)]
 
 
 class _Pair:
@@ -500,8 +528,8 @@ class _Progress:
 
 
 def _print_json(
-    compared: Comparison, keys: Sequence[str], patterns: Sequence[str], tolerance: float | None, fail_before: int | None,
-    only: frozenset[str], everything: bool,
+    compared: Comparison, keys: Sequence[str], lone: Mapping[str, Sequence[int]], patterns: Sequence[str], tolerance: float | None,
+    fail_before: int | None, only: frozenset[str], everything: bool,
 ) -> list[str]:  # fmt: skip
     ids = [run.id for run in compared.runs]
 
@@ -517,13 +545,14 @@ def _print_json(
         document["results"] = {result.key: _result_json(result, ids) for result in compared.results(patterns)}
     found = compared.divergences(keys, tolerance=tolerance, before=fail_before)
     series = {}
-    failed = []
+    failed = _begun(compared, lone, fail_before)
     for key, row in zip(keys, found):
         series[key] = {run: one and _divergence_json(one) for run, one in zip(ids[1:], row)}
         if _fails(row, tolerance, fail_before):
             failed.append(key)
     if "series" in only:
         document["series"] = series
+        document["lone_series"] = {key: [ids[place] for place in places] for key, places in lone.items()}
     if fail_before is not None:
         document["failed"] = failed
     print_json(document)

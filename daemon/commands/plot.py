@@ -112,6 +112,7 @@ def _ask(
         runs, named = split_words(store, plain)
     else:
         runs, named = _chosen(store, plain, where, notes)
+    runs = list({run.id: run for run in runs}.values())  # "latest" may be one that is named too
     return _Asked(runs, [*named, *patterns, *keys], how, notes)
 
 

@@ -56,16 +56,18 @@ def command(
     _tell(f"writing {clean(output)}")
     from sdk.reader import Store
 
-    runs = _chosen(Store(store_path(ctx, directory)), words, where)
-    from daemon.report.page import Wishes, report
+    try:
+        runs = _chosen(Store(store_path(ctx, directory)), words, where)
+        from daemon.report.page import Wishes, report
 
-    made = report(runs, Wishes(title, keys, points, media, max_size), _tell)
-    page = made.html.encode("utf-8", "replace")
-    if path is None:
-        sys.stdout.buffer.write(page)
-    else:
-        write_file(path, page)
-    _tell("")
+        made = report(runs, Wishes(title, keys, points, media, max_size), _tell)
+        page = made.html.encode("utf-8", "replace")
+        if path is None:
+            sys.stdout.buffer.write(page)
+        else:
+            write_file(path, page)
+    finally:
+        _tell("")
     said = f"{size(len(page))}, {_count(made.runs, 'run')}, {_count(made.charts, 'chart')}, {made.media:,} media"
     if as_json and path is not None:
         from daemon.commands.common import print_json
@@ -97,7 +99,8 @@ def _chosen(store: Store, words: tuple[str, ...], where: str | None) -> list[Run
     from sdk.errors import NotFoundError
 
     if where is None:
-        return [store.run(word) for word in words or ("latest",)]
+        named = [store.run(word) for word in words or ("latest",)]
+        return list({run.id: run for run in named}.values())
     from sdk.query.overview import select
 
     found = select([store.run(word) for word in words] if words else store.runs(), where, None)

@@ -27,7 +27,7 @@ _ASSIGNMENT = re.compile(r"(?s)([A-Za-z_]\w*(?:\.[^=]*?)?)(\+=|-=|=)(.*)")
 @directory_option
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], as_json: bool, directory: str | None) -> None:
-    r"""Set facts of a run, whether it is over or running.
+    """Set facts of a run, whether it is over or running.
 
     \b
     name=TEXT  notes=TEXT  group=TEXT  job_type=TEXT
@@ -36,7 +36,7 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool, directory
     config.KEY=VALUE       only of a key that the config lacks
 
     What is set last holds. A training that runs does not hear of it.
-    """
+    """  # noqa: D301 -- click wants the character
     names, assignments = _told_apart(words)
     store = open_store_of(ctx, directory)
     runs = [store.run(name) for name in names]

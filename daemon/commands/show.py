@@ -16,10 +16,14 @@ from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, shared_memory_dir, size
 from daemon.commands.verify import waiting_text
 from sdk._greeting import count
+from sdk.editing import KIND as EDIT
 from sdk.errors import NotFoundError
 from sdk.reader import Gap, Run, Store
 from sdk.reader.media import kind_of
 from sdk.reader.waiting import waiting_rings
+
+# Of edits the last ones are shown: a script may set a hundred.
+_EDITS_MAX = 5
 
 
 @click.command("show")
@@ -250,6 +254,9 @@ def _print_console(run: Run) -> None:
 
 def _print_streams(run: Run) -> None:
     click.echo("\nstreams")
+    streams = run.streams
+    edits = [s.id for s in streams if s.kind == EDIT]
+    left_out = set(edits[:-_EDITS_MAX])
     rows = [
         (
             "",
@@ -262,9 +269,12 @@ def _print_streams(run: Run) -> None:
             s.state,
             f"{s.records:,}",
         )
-        for s in run.streams
+        for s in streams
+        if s.id not in left_out
     ]
     write_table(("", "ID", "KIND", "RANK", "ATTEMPT", "HOST", "PID", "STATE", "RECORDS"), rows, right=(3, 4, 6, 8))
+    if left_out:
+        click.echo(f"  ({len(left_out):,} more edits, by stepd set)")
 
 
 def _print_trouble(run: Run, gaps: list[Gap]) -> None:

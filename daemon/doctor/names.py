@@ -126,7 +126,10 @@ def commands_on_path(name: str, path: str) -> list[Command]:
 
 def _python_of(path: str) -> str | None:
     """The interpreter of a console script of ours."""
-    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:  # ValueError: a first line with an odd quote
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(path, "rb") as file,
+    ):  # ValueError: a first line with an odd quote
         text = file.read(_SCRIPT_BYTES).decode("utf-8", "replace")
         if "from stepd import" in text or "import stepd" in text:
             first = text.partition("\n")[0]
@@ -184,7 +187,11 @@ def _instead(stepd: list[Command], name: str) -> str:
 
 def check_imports(machine: Machine) -> Iterator[Finding]:
     """What `import sdk`, `import daemon` and `import stepd` give in this directory, and anywhere else."""
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        yield warn(f"nobody can tell which directory this is ({error.strerror}): was it removed?", "cd ~")
+        return
     try:
         asked = subprocess.run(
             [sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_ASK_SECONDS, cwd=here,

@@ -24,7 +24,7 @@ from sdk.budget import Budget, free_floor
 from sdk.errors import StoreError
 from sdk.files import DISK
 from sdk.location import DIRECTORY, read_store
-from sdk.segment.naming import STORE_FILE
+from sdk.segment.naming import RUNS, STORE_FILE
 
 _LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs nilfs2 ufs hfsplus".split())
 _MEMORY = frozenset(("tmpfs", "ramfs", "rootfs"))
@@ -80,8 +80,13 @@ def _judge_owner(machine: Machine, store: str, path: str) -> Finding:
     except StoreError as error:
         return bad(error.message, *([error.hint] if error.hint else []))
     us = _who(machine.uid)
-    if not os.access(store, os.W_OK | os.X_OK):
-        return bad(f"{path}: belongs to {_who(uid)}, and may not be written by {us}", _ELSEWHERE)
+    for directory in (store, os.path.join(store, RUNS)):
+        if os.path.isdir(directory) and not os.access(directory, os.W_OK | os.X_OK):
+            if os.statvfs(directory).f_flag & os.ST_RDONLY:
+                return bad(f"{path}: its file system is mounted read-only", _ELSEWHERE)
+            which = "" if directory == store else f"{RUNS}/ in it "
+            owner = _who(os.stat(directory).st_uid)
+            return bad(f"{path}: {which}belongs to {owner}, and may not be written by {us}", _ELSEWHERE)
     if identity.writable:
         return ok(path)
     trust = "export STEPD_TRUST_STORE=1   # if you trust everybody who can write there"

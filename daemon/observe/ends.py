@@ -2,7 +2,7 @@
 
 The observer holds a descriptor of each process (a pidfd) from when it meets it. When the process has ended, kernels from 6.15 on say
 through it what its parent got: the exit code, or the signal. On older ones a process that nobody has reaped yet says it in
-/proc, which is a matter of luck. Beside it stand what the counters of its memory cgroup said before and after, and the lines of the
+/proc, which is a matter of luck. Beside it stand what the counters of its memory cgroup said in the last minute, and the lines of the
 kernel's log about it. Nothing of this is written for a process that ended with exit code 0.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from daemon.observe import machine
@@ -24,7 +26,7 @@ PROCESSES_MAX = 256
 # So long after its end a process that nobody has reaped may still get to say how it ended.
 PATIENCE_SECONDS = 4.0
 _LINES_MAX = 8
-# Lines of the kernel's log this long before an end may belong to it without naming the process.
+# Lines of the kernel's log, and what a cgroup counted, this long before an end may belong to it without naming the process.
 _LINE_SECONDS = 60.0
 
 # include/uapi/linux/pidfd.h: PIDFD_GET_INFO = _IOWR(0xFF, 11, struct pidfd_info), whose first version has 64 bytes: mask u64, …,
@@ -36,16 +38,45 @@ _STAT_FIELDS = 50
 
 
 class _Watched(NamedTuple):
-    """One process. `kills` is what the counter in the file `events` said when it was met; `ended` when we saw that it had."""
+    """One process. `events`: the file that counts its cgroup's OOM kills; `met`: when, in Unix seconds."""
 
     pid: int
     stream: str
     rank: int | None
     descriptor: int
     events: str | None
-    kills: int
     met: float
     started: str
+
+
+class _Ended(NamedTuple):
+    """That a process ended: when we saw it, by the clock that only goes forward and by the wall's, and the OOM kills until then."""
+
+    at: float
+    wall_ns: int
+    kills: int | None
+
+
+class _Kills:
+    """How often the OOM killer killed in one cgroup, and when the count grew. A cgroup may hold others, and workers that may be killed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        first = machine.oom_kills(path)
+        self._counts = [(float("-inf"), first)] if first is not None else []
+
+    def look(self, now: float) -> None:
+        found = machine.oom_kills(self._path)
+        if found is not None and (not self._counts or found != self._counts[-1][1]):
+            self._counts.append((now, found))
+        # What the count was a while ago is all that is compared with.
+        while len(self._counts) > 1 and self._counts[1][0] <= now - _LINE_SECONDS:
+            del self._counts[0]
+
+    @property
+    def lately(self) -> int | None:
+        """By how much it grew in the last minute before the last look."""
+        return max(0, self._counts[-1][1] - self._counts[0][1]) if self._counts else None
 
 
 class Ends:
@@ -57,7 +88,8 @@ class Ends:
 
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
-        self._ended: dict[int, float] = {}
+        self._ended: dict[int, _Ended] = {}
+        self._kills: dict[str, _Kills] = {}
         self.told: list[dict[str, Any]] = []
 
     def watch(self, pid: int, stream: str, rank: int | None) -> None:
@@ -66,11 +98,14 @@ class Ends:
             return
         with contextlib.suppress(OSError, AttributeError):
             descriptor = os.pidfd_open(pid)
+            # Limit: the smallest free number is given, so half of all are in use. The rest is for the files of the runs.
+            if descriptor >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+                os.close(descriptor)
+                return
             events = machine.memory_events(pid)
-            kills = (machine.oom_kills(events) if events else None) or 0
-            self._watched[pid] = _Watched(
-                pid, stream, rank, descriptor, events, kills, clock.wall_ns() / 1e9, _stat(pid)[19]
-            )
+            if events is not None and events not in self._kills:
+                self._kills[events] = _Kills(events)
+            self._watched[pid] = _Watched(pid, stream, rank, descriptor, events, clock.wall_ns() / 1e9, _stat(pid)[19])
 
     @property
     def descriptors(self) -> list[int]:
@@ -90,30 +125,44 @@ class Ends:
             last: Nobody looks again: of those that have ended what is known now is told.
         """
         count = len(self.told)
-        for each in [*self._watched.values()]:
-            if each.pid not in self._ended and _has_ended(each.descriptor):
-                self._ended[each.pid] = now
-            if each.pid in self._ended:
-                status = exit_status(each.pid, each.descriptor, each.started)
-                if status is not None or last or now - self._ended[each.pid] > PATIENCE_SECONDS:
-                    self._tell(each, status)
+        over = readable([each.descriptor for each in self._watched.values() if each.pid not in self._ended])
+        # Behind that: the counter grows before its process ends.
+        for kills in self._kills.values():
+            kills.look(now)
+        for each in self._watched.values():
+            if each.descriptor in over:
+                known = self._kills[each.events].lately if each.events is not None else None
+                self._ended[each.pid] = _Ended(now, clock.wall_ns(), known)
+        told: list[tuple[_Watched, int | None]] = []
+        for each in [self._watched[pid] for pid in self._ended]:
+            status = exit_status(each.pid, each.descriptor, each.started)
+            if status is not None or last or now - self._ended[each.pid].at > PATIENCE_SECONDS:
+                told.append((each, status))
+        # Once for all that ended together, because a log may be long.
+        lines = read_kernel_log(min(each.met for each, _ in told)) if any(status != 0 for _, status in told) else None
+        for each, status in told:
+            self._tell(each, status, lines)
         return len(self.told) > count
 
-    def _tell(self, each: _Watched, status: int | None) -> None:
+    def _tell(self, each: _Watched, status: int | None, lines: list[KernelLine] | None) -> None:
         os.close(each.descriptor)
-        del self._watched[each.pid], self._ended[each.pid]
+        ended = self._ended.pop(each.pid)
+        del self._watched[each.pid]
         if status == 0:
             return
-        now_ns = clock.wall_ns()
-        told: dict[str, Any] = {"stream": each.stream, "pid": each.pid, "time_ns": now_ns, **status_facts(status)}
+        told: dict[str, Any] = {
+            "stream": each.stream,
+            "pid": each.pid,
+            "time_ns": ended.wall_ns,
+            **status_facts(status),
+        }
         if each.rank is not None:
             told["rank"] = each.rank
-        kills = machine.oom_kills(each.events) if each.events else None
-        if kills is not None:
-            told["oom_kills"] = max(0, kills - each.kills)
-        lines = read_kernel_log(each.met)
+        if ended.kills is not None:
+            told["oom_kills"] = ended.kills
         if lines is not None:
-            chosen = chosen_lines(lines, each.pid, now_ns / 1e9)
+            since_met = [line for line in lines if line.time >= each.met]
+            chosen = chosen_lines(since_met, each.pid, ended.wall_ns / 1e9)
             told["kernel"] = [[round(line.time * 1e9), line.text] for line in chosen]
         self.told.append(told)
 
@@ -141,8 +190,12 @@ def chosen_lines(lines: list[KernelLine], pid: int, ended: float) -> list[Kernel
     return sorted([*named[-_LINES_MAX:], *near[-_LINES_MAX:]])[-_LINES_MAX:]
 
 
-def _has_ended(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])
+def readable(descriptors: Iterable[int], seconds: float = 0.0) -> set[int]:
+    """Those that become readable within some seconds. Why not select: it takes no descriptor from 1024 on."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(1000 * seconds)}
 
 
 def exit_status(pid: int, descriptor: int, started: str) -> int | None:

@@ -8,6 +8,7 @@ named, with the command that takes it out of the store.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from .markup import Markup, data_url, frame_source, join, tag
 
 _PIXELS = (1024, 640, 320, 160)
 _CELL_PIXELS = 96
+# Limit: 200 MB when it is decoded.
+_PIXELS_MAX = 64 << 20
 # An image of at most so many pixels to a side is shown larger: a digit of 28 by 28 is a dot on a screen.
 _SMALL_PIXELS = 64
 # Limit: a key may hold hundreds of thousands; this many rows of a table are shown.
@@ -158,6 +161,7 @@ def _file(item: MediaItem) -> bytes:
 
 def _image(item: MediaItem, room: int) -> Markup | None:
     data = _file(item)
+    _check_pixels(data)
     kind = sniff(data)
     if kind is None or not kind.startswith("image/") or len(data) * _BASE64 > room:
         smaller = smaller_image(data, int(room / _BASE64), _PIXELS)
@@ -174,12 +178,30 @@ def _is_small(item: MediaItem) -> bool:
     return all(type(side) is int and 0 < side <= _SMALL_PIXELS for side in sides)
 
 
+def _check_pixels(data: bytes) -> None:
+    """Raises ValueError for an image that a few bytes say is huge: decoded it would take the memory of a training, or of a browser."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(data)).size
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    except Exception:  # no image, which others say
+        return
+    if width * height > _PIXELS_MAX:
+        raise ValueError(f"{width}×{height} pixels are not decoded for a report")
+
+
 def smaller_image(data: bytes, size: int, pixels: Sequence[int]) -> bytes | None:
     """The image as a JPEG of at most `size` bytes, as large as that allows; None where not even the smallest fits.
 
     Raises:
         EncoderMissing, DamageError: As `MediaItem.to_pil`.
+        ValueError: It has more pixels than are decoded for a report.
     """
+    _check_pixels(data)
     from sdk.encoders.image import open_picture
 
     picture = open_picture(data)

@@ -63,6 +63,7 @@ class Scene(NamedTuple):
         time: Of the look, Unix seconds.
         is_reading: Whether not every run has been looked at yet.
         trouble: Why the store, or what was asked for, cannot be read; "" for nothing.
+        text: The filter that was wanted.
     """
 
     store: str
@@ -73,6 +74,7 @@ class Scene(NamedTuple):
     time: float = 0.0
     is_reading: bool = True
     trouble: str = ""
+    text: str = ""
 
 
 class Wanted(NamedTuple):
@@ -179,6 +181,7 @@ class Board:
             now,
             self._is_reading,
             trouble,
+            wanted.text,
         )
 
     def _set_filter(self, text: str) -> str:
@@ -208,6 +211,8 @@ class Board:
             told = self._ask(path)
         except Error as error:
             return Health(True, error.message, free_bytes=free)
+        except OSError:  # the store is away: its runs say so
+            return Health(free_bytes=free)
         return Health(free_bytes=free) if told is None else _health_of(told, free)
 
     def close(self) -> None:

@@ -132,7 +132,10 @@ class Page:
 
     def _find_sections(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         found: dict[str, list[str]] = {}
-        for key in [*self._run.shown_keys(quick=True), *self._run.keys(quick=True, kind=SYSTEM)][:KEYS_MAX]:
+        words = {key for key, value in self._run.summary.items() if isinstance(value, str)}
+        bare = words.union(self._run.media_keys())  # these have no curve
+        keys = [key for key in self._run.shown_keys(quick=True) if key not in bare]
+        for key in [*keys, *self._run.keys(quick=True, kind=SYSTEM)][:KEYS_MAX]:
             section = SYSTEM if key.startswith(f"{SYSTEM}/") else key.rpartition("/")[0]
             found.setdefault(section, []).append(key)
         return tuple(
@@ -198,7 +201,8 @@ def _rows(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
         return "", ["no row yet"]
     keys = list(dict.fromkeys(key for row in reversed(rows) for key in row if key[:1] != "_"))
     widths, left = {}, width - 9 - 9
-    for key in sorted(keys):
+    numbers = {key for row in rows for key, value in row.items() if isinstance(value, (int, float))}
+    for key in sorted(keys, key=lambda key: (key not in numbers, key)):
         taken = min(max(width_of(clean(key)), 8), 20)
         if left < taken + 1:
             break
@@ -227,11 +231,11 @@ def _media(run: Run, width: int, ink: Ink) -> tuple[str, list[str]]:
     if not kinds:
         return "", ["no images, tables or other media"]
     items = [item for key in kinds for item in run.media(key)[-_MEDIA_MAX:]]
-    items.sort(key=lambda item: (item.step, item.key, item.index))
+    items.sort(key=lambda item: (-item.step, item.key, item.index))
     key_width = min(max(width_of(clean(key)) for key in kinds), max(width // 3, 12))
     title = f"{fit('key', key_width)} {'step':>10} {'kind':<10} {'size':>9}  caption"
     lines = [f"stepd show {clean(run.id)} KEY -o DIR   writes them as files", ""]
-    for item in items[-_MEDIA_MAX:]:
+    for item in items[:_MEDIA_MAX]:
         taken = size(item.size)
         line = (
             f"{fit(item.key, key_width)} {item.step:>10} {fit(item.kind, 10)} {taken:>9}  {clean(item.caption or '')}"

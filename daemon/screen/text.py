@@ -118,7 +118,10 @@ def joined(parts: Iterable[str], width: int) -> str:
 
 
 def spark(steps: Sequence[int], values: Sequence[float], width: int) -> str:
-    """Finite values as bars: one for each column, each the mean of what falls into it, empty where nothing does."""
+    """Finite values as bars: one for each column, each the mean of what falls into it; where nothing does, as the one before.
+
+    Why not empty: of a long run only a few blocks are read, and what was not read would look like what was not logged.
+    """
     if not values or width <= 0:
         return ""
     if len(values) <= width:
@@ -131,10 +134,10 @@ def spark(steps: Sequence[int], values: Sequence[float], width: int) -> str:
         counts[place] += 1
     low, high = min(values), max(values)
     # Within their range: of a constant the sums are rounded to different means.
-    means = [min(max(total / count * 2, low), high) if count else None for total, count in zip(sums, counts)]
-    held = [mean for mean in means if mean is not None and math.isfinite(mean)]
-    shown = iter(bars(held) if held else "")
-    return "".join(next(shown, " ") if mean is not None and math.isfinite(mean) else " " for mean in means)
+    means: list[float] = []
+    for total, held in zip(sums, counts):
+        means.append(min(max(total / held * 2, low), high) if held else means[-1])
+    return bars(means)
 
 
 _NUMBER_CHARACTERS = 7

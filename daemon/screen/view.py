@@ -48,6 +48,8 @@ class View:
         self.every = False
         # Whether the next scene is shown from its beginning: it has been sorted anew.
         self._is_new_order = False
+        # Whether enter was pressed before what the filter leaves was there.
+        self._is_opening = False
         # What is being typed; None: nothing.
         self.typed: str | None = None
 
@@ -66,12 +68,18 @@ class View:
 
     def take(self, scene: Scene) -> None:
         """Takes what was seen; the selection stays on its run, unless the list has been sorted anew."""
-        chosen = None if self._is_new_order else self._selected()
+        is_first = (
+            self.scene.is_reading and not self.place.selected
+        )  # runs come in any order, and nobody has chosen one
+        chosen = None if self._is_new_order or is_first else self._selected()
         self.scene, self._is_new_order = scene, False
         for index, glance in enumerate(scene.glances) if chosen is not None else ():
             if glance.id == chosen:
                 self.place = self.place._replace(selected=index)
         self._fit()
+        if self._is_opening and scene.text == self.text:
+            self._is_opening = False
+            self.open(self._selected())
 
     def take_content(self, content: Content) -> None:
         """Takes what was read of a run."""
@@ -115,6 +123,7 @@ class View:
         return True
 
     def _press_in_list(self, name: str) -> None:
+        self._is_opening = False
         far = max(self.size[1] // 2, 1)
         steps = {"j": 1, "down": 1, "k": -1, "up": -1, "pagedown": far, "space": far, "pageup": -far}
         steps.update({"g": -len(self.scene.glances), "home": -len(self.scene.glances)})
@@ -122,7 +131,8 @@ class View:
         if name in steps:
             self.place = self.place._replace(selected=self.place.selected + steps[name])
         elif name == "enter":
-            self.open(self._selected())
+            self._is_opening = self.scene.text != self.text
+            self.open(None if self._is_opening else self._selected())
         elif name == "/":
             self.typed = self.text
         elif name == "escape":

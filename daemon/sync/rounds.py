@@ -78,6 +78,7 @@ class Entry:
         due: When the next pass is to begin, of `clock.monotonic`.
         is_urgent: The job was left since the last pass began: back-off does not count.
         handed: When the pass that is under way was begun; None: none is.
+        passed, looked_from: When the last one ended, and when it had begun.
         moved: When it last told of progress.
         begun: Of `clock.monotonic`: when what is stored of the run holds something of the process that left the job.
         is_hopeless: The last pass failed in a way that another try does not mend by itself.
@@ -94,7 +95,7 @@ class Entry:
         self.handed_order = order
         self.moved = 0.0
         self.failures = self.refusals = self.deaths = 0
-        self.passed = -float("inf")
+        self.passed = self.looked_from = -float("inf")
         self._looked = -float("inf")
         self.names: _Names = []
         self.rest_seconds = _rest_seconds(order.target)
@@ -113,7 +114,7 @@ class Entry:
             return False
         self._looked = now
         names = DISK.entries(run_path(store, self.order.run))
-        is_changed = names != self.names or now - self.passed >= QUIET_SECONDS or self.passed < self.begun <= now
+        is_changed = names != self.names or now - self.passed >= QUIET_SECONDS or self.looked_from < self.begun <= now
         if not names or not (is_changed or self.is_urgent):
             return False
         # Before the pass begins: what comes while it reads is found by the next one.
@@ -312,7 +313,8 @@ class Rounds:
             entry.deaths = 0
         began, entry.handed = entry.handed, None
         assert began is not None
-        entry.passed = now
+        # Race: 1. a pass begins, 2. it is `begun`, 3. the pass ends, and cannot have said that all is over.
+        entry.passed, entry.looked_from = now, began
         if heard.state in outcome.GOOD:
             line.refusals, line.not_before, entry.failures, entry.refusals = 0, 0.0, 0, 0
             self._note_good(entry, heard, began)

@@ -36,8 +36,9 @@ from .handle import Journal
 ANSWER_BYTES_MAX = MIB
 # Nothing was asked yet.
 _LISTENS = 1
-# Limit: one answer takes about a millisecond of the interpreter, so this is at most half a percent of it.
-_PAUSE_SECONDS = 0.2
+# Limits: one answer takes about a millisecond of the interpreter, so this is at most half a percent of it. One of hundreds of deep
+# threads takes 25: the pause is so many times what the last answer took longer, but who asks waits two seconds.
+_PAUSE_SECONDS, _PAUSE_COSTS, _PAUSE_LONGER_MAX = 0.2, 50, 1.0
 
 
 class Questions:
@@ -65,8 +66,11 @@ class Questions:
         self._again = now + _PAUSE_SECONDS
         return asked
 
-    def answer(self, number: int, data: bytes) -> None:
-        """Gives `data` to who asked; nobody, where he has gone meanwhile. Where there is no room he gets nothing."""
+    def answer(self, number: int, data: bytes, cost: float = 0.0) -> None:
+        """Gives `data`, which took `cost` seconds to make, to who asked; nobody, where he has gone meanwhile. Where there is no room he
+        gets nothing.
+        """  # fmt: skip
+        self._again += min(_PAUSE_COSTS * cost, _PAUSE_LONGER_MAX)
         ring = self._journal.ring
         with contextlib.suppress(OSError):
             # Why not made here: what nobody waits for any more would stay.

@@ -6,16 +6,18 @@ The kernel names processes by the numbers of the outermost pid namespace: in a c
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 KMSG = "/dev/kmsg"
-# Limits: of a log that is a flood the newest is what matters; a record of /dev/kmsg is at most 8 KiB.
-_RECORDS_MAX, _RECORD_BYTES_MAX = 20_000, 8192
+# Limits: a record of /dev/kmsg is at most 8 KiB. Of a log that is a flood the newest records are what matters; it is read from the
+# oldest on, a microsecond each, and may be 16 MiB of short ones.
+_RECORDS_MAX, _RECORD_BYTES_MAX, _READS_MAX = 20_000, 8192, 400_000
 _LINE_CHARACTERS_MAX = 400
 _JOURNAL_SECONDS_MAX = 3.0
 _JOURNAL_BYTES_MAX = 4 << 20
@@ -48,7 +50,7 @@ def read_kernel_log(since: float, path: str = KMSG, *, journal: bool = True) -> 
         journal: Ask journalctl where /dev/kmsg may not be read, which can take seconds.
     """
     try:
-        lines: Iterable[tuple[float, str]] = list(_kmsg(path))
+        lines: Iterable[tuple[float, str]] = _kmsg(path, since)
     except OSError:
         if not journal or (found := _journal(since)) is None:
             return None
@@ -72,27 +74,31 @@ def xid_of(text: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match is not None and len(match[2]) < 6 else None
 
 
-def _kmsg(path: str) -> Iterator[tuple[float, str]]:
-    """(Unix seconds, text) of each record. Raises OSError: it may not be read."""
+def _kmsg(path: str, since: float) -> Iterable[tuple[float, str]]:
+    """(Unix seconds, text) of the newest records that are not older than `since`. Raises OSError: it may not be read."""
     offset = time.time() - time.monotonic()
+    found: collections.deque[tuple[float, str]] = collections.deque(maxlen=_RECORDS_MAX)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        for _ in range(_RECORDS_MAX):
+        for _ in range(_READS_MAX):
             try:
                 data = os.read(descriptor, _RECORD_BYTES_MAX)
             except BlockingIOError:
-                return
+                break
             except BrokenPipeError:  # what we were about to read was overwritten; the next call goes on behind it
                 continue
             if not data:
-                return
-            for record in data.decode("utf-8", "replace").split("\n"):
-                head, found, text = record.partition(";")
-                fields = head.split(",")
-                if found and len(fields) > 2 and fields[2].isdecimal():
-                    yield offset + int(fields[2]) / 1e6, text
+                break
+            for record in data.split(b"\n"):
+                head, is_record, text = record.partition(b";")
+                fields = head.split(b",", 3)
+                if is_record and len(fields) > 2 and fields[2].isdigit():
+                    when = offset + int(fields[2]) / 1e6
+                    if when >= since:
+                        found.append((when, text.decode("utf-8", "replace")))
     finally:
         os.close(descriptor)
+    return found
 
 
 def _journal(since: float) -> list[tuple[float, str]] | None:

@@ -123,15 +123,24 @@ class Comparison(NamedTuple):
         Raises:
             UsageError: A pattern matches none.
         """
-        held = [set(run.shown_keys() if not patterns else run.keys()) for run in self.runs]
-        media = self.runs[0].media_keys()
-        shared = sorted(key for key in set.intersection(*held) if key not in media)
+        held = self._held(patterns)
+        shared = sorted(held[0].intersection(*held[1:]))
         for pattern in patterns:
             if not chosen(shared, [pattern]):
                 near = nearest(pattern, shared) or shared[:5]
                 told = f"They share {list_names(near)}" if near else "They share none"
                 raise UsageError(f"no series that all runs have matches {pattern!r}. {told}", hint="stepd show RUN")
         return chosen(shared, patterns)
+
+    def lone_keys(self, patterns: Sequence[str] = ()) -> dict[str, list[int]]:
+        """The series that only some of the runs have, and the places of these; as `shared_keys` else."""
+        held = self._held(patterns)
+        some = chosen(sorted(held[0].union(*held[1:]) - held[0].intersection(*held[1:])), patterns)
+        return {key: [place for place, keys in enumerate(held) if key in keys] for key in some}
+
+    def _held(self, patterns: Sequence[str]) -> list[set[str]]:
+        media = {key for run in self.runs for key in run.media_keys()}
+        return [set(run.keys() if patterns else run.shown_keys()) - media for run in self.runs]
 
     def divergences(
         self, keys: Iterable[str], *, tolerance: float | None = None, before: int | None = None,

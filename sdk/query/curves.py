@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SLICES_MAX = 1_000
 # Limit: what is read whole where points are not enough (means of slices): 10**6 values are 24 MB and some 50 ms.
 _WHOLE_MAX = 1_000_000
+# Limit: points of all members of a group, which are held at once in some copies: 40 MB each.
+_GROUP_VALUES_MAX = 5_000_000
 _DEFAULT_KEYS_MAX = 4
 # Limit: marks of one line; nearer ones are joined.
 _MARKS_MAX = 500
@@ -446,6 +448,7 @@ def _mean(
     name: str, held: list[_Found], reader: _Reader, x_name: str, points: int, band: str | None
 ) -> tuple[Line, list[str]]:
     run, key, _ = held[0]
+    points = min(points, _GROUP_VALUES_MAX // len(held))
     curves: list[tuple[Floats, Floats]] = []
     not_finite = 0
     for one in held:

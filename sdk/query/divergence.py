@@ -10,6 +10,7 @@ exactly its value, and `Divergence.kinds` tells. Beside that a tolerance may be 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,6 +134,20 @@ def differences(
                 values_max = _TOGETHER_VALUES_MAX // (1 + len(others)) if len(batch) > 1 else 0
                 together = {run.directory: Together(batch, values_max) for run in (one, *others)}
             yield [difference(key, other) for other in others]
+
+
+def first_step(run: Run, key: str) -> int | None:
+    """The first step at which a series has a value; None where it has none.
+
+    Raises:
+        StoreError: Segments keep disappearing.
+    """
+    for _ in range(TRIES_MAX):
+        with contextlib.suppress(Gone), looked_at(run):
+            return next(
+                (int(found.step[0]) for piece in pieces_of(run, key) if len((found := piece.read()).step)), None
+            )
+    raise StoreError(f"segments of run {run.id!r} keep disappearing")
 
 
 class _Side:

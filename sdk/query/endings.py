@@ -66,8 +66,8 @@ class End(NamedTuple):
 
     Attributes:
         signal, exit_code: None where it could not be learned.
-        oom_kills: Processes of its cgroup that the OOM killer killed while it was observed; None: not told.
-        lines: What the kernel's log said; None: it may not be read.
+        oom_kills: Processes of its cgroup that the OOM killer killed in the last minute; None: not told.
+        lines: What the kernel's log said; None: it may not be read. Where pids there are not the process's, they name none.
     """
 
     stream: str
@@ -246,10 +246,10 @@ def _oom(found: Findings) -> Iterator[Verdict]:
     if any(line.pid in pids for line in named):
         yield Verdict("oom-killer", f"The kernel's OOM killer killed it{how}: its log says so.", CERTAIN, advice)
     elif end is not None and end.oom_kills:
-        text = (
-            f"The kernel's OOM killer killed it{how}: it killed {_count(end.oom_kills, 'process')} of its cgroup then."
-        )
-        yield Verdict("oom-killer", text, CERTAIN if len(found.ends) == 1 else LIKELY, advice)
+        # Why not certain: it may have killed a worker or a neighbour, and somebody else this process then.
+        count = _count(end.oom_kills, "process")
+        text = f"The kernel's OOM killer probably killed it{how}: it killed {count} of its cgroup in the last minute."
+        yield Verdict("oom-killer", text, LIKELY, advice)
     elif named and found.ended - named[-1].time < 60:
         yield Verdict(
             "oom-killer", f"The kernel's OOM killer probably killed it{how}: it killed at that time.", LIKELY, advice

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..limits import FREE_BYTES_MIN
 from ..reader.times import duration
-from .endings import CERTAIN, LIKELY, Verdict, gib
+from .endings import CERTAIN, LIKELY, UNKNOWN, Verdict, gib
 from .stacks import ANSWERED, ASLEEP, ELSEWHERE, FOREIGN, GONE, REFUSED, SILENT, STOPPED, Frame, Group, Process, grouped
 
 if TYPE_CHECKING:
     from ..reader.run import Run
 
-# A run that has logged nothing for so many of its steps is silent, but not before so many seconds: validation and checkpoints
-# take their time. One that has logged nothing yet, or one row, has the last.
+# A run that has logged nothing for so many of its steps is silent, but not before so many seconds, nor before so many times its
+# longest pause: validation and checkpoints take their time. One that has logged at most two rows has the last.
 SILENT_STEPS = 20
 SILENT_SECONDS_MIN = 5.0
+_PAUSES = 2
 _FIRST_SECONDS = 60.0
-# Steps that the median is taken of.
-_ROWS = 64
+# Longer ones say little of the next: the process was stopped, or the machine slept.
+_PAUSE_SECONDS_MAX = 3600.0
+# Rows that the median is taken of, and, of a run that seems to be silent, those among which a pause is looked for.
+_ROWS, _BACK_ROWS = 64, 4096
 _PLACES_SHOWN = 3
 # What ranks wait for one another in.
 _COLLECTIVES = frozenset(
@@ -32,33 +35,53 @@ class Pace(NamedTuple):
     """How a run goes on.
 
     Attributes:
-        last: When it logged last, Unix seconds; None: never.
+        last: When it logged last since it was started or resumed, Unix seconds; None: never.
         step: What step that was.
         step_seconds: The median time between its last rows; None below three of them.
         silent_seconds: Since then, or since it was started.
+        longest_seconds: The longest time between its last rows; below three of them also before the first.
     """
 
     last: float | None
     step: int | None
     step_seconds: float | None
     silent_seconds: float
+    longest_seconds: float = 0.0
 
     @property
-    def is_silent(self) -> bool:
-        """Whether it is silent for longer than its pace explains."""
+    def is_slow(self) -> bool:
+        """Whether it is silent for longer than its steps explain."""
         if self.step_seconds is None:
             return self.silent_seconds > _FIRST_SECONDS
         return self.silent_seconds > max(SILENT_STEPS * self.step_seconds, SILENT_SECONDS_MIN)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is silent for longer than its steps and its pauses explain."""
+        return self.is_slow and self.silent_seconds > _PAUSES * min(self.longest_seconds, _PAUSE_SECONDS_MAX)
+
 
 def pace_of(run: Run, now: float) -> Pace:
     """Reads the last rows. `now`: Unix seconds."""
-    rows = run.tail(_ROWS)
+    lanes = run._lanes
+    # Rows of an earlier attempt tell nothing of this one's pace, and the time between the two is no pause.
+    started = lanes[0].last.started if lanes else run.started
+    pace = _pace_of(run.tail(_ROWS), started, now)
+    # Why not at once: most runs that are looked at go on.
+    return _pace_of(run.tail(_BACK_ROWS), started, now) if pace.is_silent else pace
+
+
+def _pace_of(rows: Sequence[Mapping[str, Any]], started: float, now: float) -> Pace:
+    rows = [row for row in rows if row["_timestamp"] >= started]
     times = sorted(row["_timestamp"] for row in rows)
-    steps = sorted(after - before for before, after in zip(times, times[1:]) if after > before)
+    pauses = [after - before for before, after in zip(times, times[1:]) if after > before]
+    steps = sorted(pauses[-_ROWS:])
     median = steps[len(steps) // 2] if len(steps) > 1 else None
+    if times and median is None:
+        pauses.append(times[0] - started)
     last = times[-1] if times else None
-    return Pace(last, rows[-1]["_step"] if rows else None, median, max(0.0, now - (last or run.started)))
+    silent = max(0.0, now - (started if last is None else last))
+    return Pace(last, rows[-1]["_step"] if rows else None, median, silent, max(pauses, default=0.0))
 
 
 def span(seconds: float) -> str:
@@ -78,22 +101,28 @@ def pace_text(pace: Pace) -> str:
 
 def verdict_of_living(pace: Pace, processes: Sequence[Process], disk_free: int = 1 << 62) -> Verdict:
     """What is the matter with a run that lives, or that nothing is. `disk_free`: bytes on its store's disk."""
-    if processes and all(process.outcome == GONE for process in processes):
+    # Of a silent run those that live are asked: where there are none, they have ended, and nobody has stored that yet.
+    if (processes or pace.is_silent) and all(process.outcome == GONE for process in processes):
         return _not_stored(disk_free)
-    silent = f"It hangs: {pace_text(pace)}"
+    # Of the first steps of a run nobody knows how long they take.
+    silent = f"It hangs{', or its first steps take that long' if pace.step_seconds is None else ''}: {pace_text(pace)}"
+    likely = LIKELY if pace.step_seconds is not None else UNKNOWN
     stopped = [process for process in processes if process.outcome == STOPPED]
     if stopped:
         told = f"{_who(stopped, processes)} stopped by a signal (SIGSTOP, Ctrl-Z) or a debugger"
         # Why certain: the kernel says so.
         return Verdict("stopped", f"{_capital(told)}: {pace_text(pace)}.", CERTAIN, (f"kill -CONT {stopped[0].pid}",))
     if not pace.is_silent:
-        return Verdict("running", f"It runs: {pace_text(pace)}.", CERTAIN)
+        if not pace.is_slow:
+            return Verdict("running", f"It runs: {pace_text(pace)}.", CERTAIN)
+        text = f"It is silent, which is not new: {pace_text(pace)}, and a pause was {span(pace.longest_seconds)} long"
+        return Verdict("running", f"{text}.", LIKELY, ("stepd why RUN --now shows what its threads do",))
     stuck = [process for process in processes if process.outcome == SILENT]
     if stuck and len(stuck) * 2 >= len([p for p in processes if p.outcome in (SILENT, ANSWERED)]):
-        return _without_interpreter(silent, stuck, processes)
+        return _without_interpreter(silent, pace, stuck, processes)
     if not any(process.threads for process in processes):
-        return Verdict("hanging", f"{silent}; what it is doing could not be learned.", LIKELY, _unasked(processes))
-    return Verdict("hanging", f"{silent}. {_capital(_places(processes))}.", LIKELY, _advice(processes))
+        return Verdict("hanging", f"{silent}; what it is doing could not be learned.", likely, _unasked(processes))
+    return Verdict("hanging", f"{silent}. {_capital(_places(processes))}.", likely, _advice(processes))
 
 
 def _not_stored(disk_free: int) -> Verdict:
@@ -105,7 +134,7 @@ def _not_stored(disk_free: int) -> Verdict:
     return Verdict("unstored", f"{text}.", LIKELY, ("stepd start, which stores it; then ask again",))
 
 
-def _without_interpreter(silent: str, stuck: Sequence[Process], processes: Sequence[Process]) -> Verdict:
+def _without_interpreter(silent: str, pace: Pace, stuck: Sequence[Process], processes: Sequence[Process]) -> Verdict:
     process = stuck[0]
     waiting = next((task for task in process.tasks if task.state == "D"), None)
     notes = tuple(dict.fromkeys(each.note.partition("Try: ")[2] for each in stuck if "Try: " in each.note))
@@ -116,7 +145,10 @@ def _without_interpreter(silent: str, stuck: Sequence[Process], processes: Seque
     if process.busy:
         name = holder.name if holder is not None else _task_name(process, process.busy)
         text = f"{name} keeps the GIL and computes{place}, so no other Python runs"
-        return Verdict("gil", f"{silent}. {text}.", CERTAIN if holder is not None else LIKELY, notes)
+        if holder is None:
+            return Verdict("gil", f"{silent}. {text}.", LIKELY, notes)
+        # It may come to an end yet; what is certain is what it does.
+        return Verdict("gil", f"It is silent: {pace_text(pace)}. {text}.", CERTAIN, notes)
     if waiting is not None:
         text = (
             f"{_task_name(process, waiting.id)} waits for a device or a file system ({waiting.waits_in or 'state D'})"
@@ -233,7 +265,7 @@ def _task_name(process: Process, task: int) -> str:
     thread = next((thread for thread in process.threads if thread.native == task), None)
     if thread is not None:
         return thread.name
-    return "its main thread" if task == process.pid else f"thread {task}"
+    return "Its main thread" if task == process.pid else f"Thread {task}"
 
 
 def _capital(text: str) -> str:

@@ -166,7 +166,7 @@ class LivingRun:
             newest = self._newest = Newest(self.run, self._keep_open)
             first = newest.look(2)
             # Race: what comes between this look and the sample is in the sample, and comes again with the next look.
-            self._keys = set(sorted(self.run.all_keys(quick=True))[:_KEYS_MAX])
+            self._keys = set(choose_keys(self.run.all_keys(quick=True), self.run.metrics, _KEYS_MAX))
             self._choose()
             self._take(newest, first)
         elif newest.has_changed():

@@ -26,6 +26,8 @@ _LEVELS_MAX = 20
 _HIGH_WORDS = frozenset(
     "map mrr iou dice recall precision psnr ssim ndcg hits win wins return returns rouge meteor mcc kappa".split()
 )
+# Every integer below it is a float, too.
+_EXACT_MAX = 2.0**53
 _LOW_WORDS = frozenset("mae mse rmse mape nll wer cer fid bpb bpc".split())
 
 
@@ -218,7 +220,9 @@ def flat(config: Mapping[str, Any], prefix: str = "", levels: int = _LEVELS_MAX)
 
 
 def text_of(value: Any) -> str:
-    """Any value as a text that says what it is: equal ones have the same."""
+    """Any value as a text that says what it is: equal ones have the same, 10 and 10.0 too."""
+    if type(value) is float and value.is_integer() and abs(value) < _EXACT_MAX:
+        return repr(int(value))
     try:
         return repr(value)
     except (

@@ -7,7 +7,7 @@ before its first and behind its last one it does not count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy
@@ -78,7 +78,7 @@ def groups_of(
     if over is not None and mixed and any(_differ(members, mixed) for members in by_values.values()):
         notes.append(f"runs of one group differ in {', '.join(mixed[:3])} too, not in {over} alone")
     chosen = sorted(by_values, key=lambda identity: tuple(map(_rank, values_of[identity])))
-    labels = _labels([values_of[identity] for identity in chosen])
+    labels = _labels(names, [values_of[identity] for identity in chosen])
     return [(label, by_values[identity]) for label, identity in zip(labels, chosen)], notes
 
 
@@ -88,14 +88,24 @@ def _identity(value: Any) -> tuple[str, Any]:
     return ("", value) if is_number else (type(value).__name__, str(value))
 
 
-def _labels(groups: Sequence[Sequence[Any]]) -> list[str]:
+def _labels(names: Sequence[str], groups: Sequence[Sequence[Any]]) -> list[str]:
     """What the groups of these values are called; more exactly where two would be called the same."""
-    labels = [", ".join(map(_text, values)) for values in groups]
+    labels = [_label(names, values, _text) for values in groups]
     twice = {label for label, count in Counter(labels).items() if count > 1}
     return [
-        ", ".join(map(_exact_text, values)) if label in twice and not _is_plain(values) else label
+        _label(names, values, _exact_text) if label in twice and not _is_plain(values) else label
         for label, values in zip(labels, groups)
     ]
+
+
+def _label(names: Sequence[str], values: Sequence[Any], text: Callable[[Any], str]) -> str:
+    """The values; of several, which name a number is of: "adam, lr 0.1"."""
+    if len(names) == 1:
+        return text(values[0])
+    return ", ".join(
+        text(value) if isinstance(value, str) else f"{name.removeprefix('config.')} {text(value)}"
+        for name, value in zip(names, values)
+    )
 
 
 def _is_plain(values: Sequence[Any]) -> bool:

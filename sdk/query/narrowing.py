@@ -45,8 +45,8 @@ def narrowed(query: str, columns: Mapping[str, frozenset[str]], ask: Ask) -> str
     if tree.get("error") or len(statements) != 1:
         return None
     node = statements[0]["node"]
-    # Why not with CTEs: one of them may be called `runs`.
-    if any(found.get("map") for found in _every(node, lambda one: "map" in one)):
+    # Why not with CTEs: one of them may be called `runs`. Nor with collations: an answer that is written out has lost its own.
+    if any(_every(node, lambda one: bool(one.get("map")) or one.get("class") == "COLLATE")):
         return None
     changed = sum(_answered(one, ask) for one in _every(node, lambda one: one.get("type") == "SELECT_NODE"))
     changed += sum(_joined(one, columns, ask) for one in _every(node, lambda one: one.get("type") == "SELECT_NODE"))

@@ -162,15 +162,18 @@ def _selected(everything: list[Values], where: str | None, sort: str | None) -> 
     return _sorted(found, order, lambda expression, one: expression.value(one))
 
 
-def check_names(expressions: Iterable[Expression], found: Sequence[Values], everything: Sequence[Values] = ()) -> None:
+def check_names(
+    expressions: Iterable[Expression], found: Sequence[Values], everything: Sequence[Values] = (), *, is_grouped: bool = False
+) -> None:  # fmt: skip
     """Raises NotFoundError for the first name of which no run has anything.
 
     Args:
+        is_grouped: There is a `COUNT`.
         everything: The runs that `found` were chosen from: what only others have is no mistake, those of `found` have nothing yet.
     """
     asked = [*found, *everything[:_READ_RUNS_MAX]] if found else []
     for expression in expressions:
-        for name in sorted(expression.names - expression.optional - {COUNT}):
+        for name in sorted(expression.names - expression.optional - ({COUNT} if is_grouped else set())):
             check_name(name, asked, everything)
 
 
@@ -196,6 +199,8 @@ def _no_name(name: str, found: Sequence[Values]) -> NotFoundError:
     count = f"none of {len(found):,} runs has" if len(found) > 1 else "the run does not have"
     # Why quoted: a key may come from a hostile store, and a hint is meant to be pasted into a shell.
     hint = f"--where 'state = {name}'" if name in _STATES else f"stepd runs --columns {shlex.quote(names[0])}"
+    if name == COUNT:
+        hint = "--group NAME: only groups have a count"
     return NotFoundError(f"{count} {name!r}. {'Nearest' if near else 'There are'}: {list_names(names)}", hint=hint)
 
 
@@ -287,7 +292,7 @@ def overview(
     by = _parsed(group)
     asked = _parsed(columns)
     _want(found, [*asked, *by, *order])
-    check_names([*by, *asked, *order], found, everything)
+    check_names([*by, *asked, *order], found, everything, is_grouped=bool(by))
     unread = 0 if asked else _leave_unread(found)
     shown = asked or default_columns(found, [one.text for one in order], by)
     if by:

@@ -47,6 +47,8 @@ _BACK_KEYS_MAX = 5
 # Limits: what a hostile store may make us look at.
 _ENDS_MAX, _LINES_MAX = 1024, 64
 _ENDS_SHOWN = 8
+# The kernel's own: its log names processes by their numbers there.
+_FIRST_NAMESPACE = "pid:[4026531836]"
 # Runs that `choose` looks into.
 _CHOICE_MAX = 200
 
@@ -187,6 +189,8 @@ def _findings(
     samples = run.of_kind("system").tail(_SAMPLES) if any(s.kind == "system" for s in streams.values()) else []
     begin = max((stream.started for stream in last), default=0.0)
     samples = [sample for sample in samples if sample["_timestamp"] >= begin]
+    # One that was taken when the processes were gone tells nothing of what they held.
+    samples = [sample for sample in samples if sample.get("system/memory_rss") != 0] or samples
     seen = _Seen(rows[-1]["_timestamp"] if rows else None, samples[-1]["_timestamp"] if samples else None)
     said = max((_time_of(stream.end) for stream in last if stream.end is not None), default=0.0)
     ended = min((end.time for end in ends), default=0.0) or said or max(seen.row or 0, seen.sample or 0) or run.updated
@@ -212,6 +216,7 @@ def ends_of(streams: Iterable[StreamFacts], wanted: set[str]) -> list[End]:
     found = []
     for stream in streams:
         told = stream.about.get("ends") if stream.kind == "system" else None
+        names_pids = stream.text("pid_namespace") == _FIRST_NAMESPACE
         for one in told[:_ENDS_MAX] if isinstance(told, list) else ():
             if isinstance(one, dict) and one.get("stream") in wanted:
                 when = _time_of(one)
@@ -220,18 +225,18 @@ def ends_of(streams: Iterable[StreamFacts], wanted: set[str]) -> list[End]:
                     End(
                         one["stream"], _whole(one.get("rank")), _whole(one.get("pid")) or 0, when, _whole(one.get("signal")),
                         _whole(one.get("exit_code")), one.get("core") is True, _whole(one.get("oom_kills")),
-                        tuple(_told_lines(lines)) if isinstance(lines, list) else None,
+                        tuple(_told_lines(lines, names_pids)) if isinstance(lines, list) else None,
                     )
                 )  # fmt: skip
     return sorted(found, key=lambda end: end.time)
 
 
-def _told_lines(lines: list[Any]) -> Iterator[KernelLine]:
+def _told_lines(lines: list[Any], names_pids: bool) -> Iterator[KernelLine]:
     for line in lines[:_LINES_MAX]:
         if isinstance(line, list) and len(line) == 2 and type(line[0]) is int and isinstance(line[1], str):
             told = classified(line[0] / 1e9, line[1])
             if told is not None:
-                yield told
+                yield told if names_pids else told._replace(pid=0)
 
 
 def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
@@ -248,7 +253,11 @@ def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
         if found.state == state.CRASHED:
             yield Evidence("exit", f"{who} {how}{order}", end.time)
         if end.oom_kills:
-            yield Evidence("oom", f"its cgroup's count of OOM kills went up by {end.oom_kills}", end.time)
+            yield Evidence(
+                "oom",
+                f"its cgroup counted {end.oom_kills} OOM kill{'' if end.oom_kills == 1 else 's'} in that minute",
+                end.time,
+            )
     for line in kernel_lines(found)[-8:]:
         yield Evidence("kernel" if line.kind != "xid" else "gpu", f"kernel: {line.text}", line.time)
     for when, gpu, number in found.xids:

@@ -30,6 +30,7 @@ _SHOWN_ROWS = 20
 _SHOWN_CHARACTERS = 200
 _HINT = "stepd sql   (lists relations and columns)"
 # Quoted names and words, outside of texts and comments, and the signs behind which a relation may stand.
+_COUNT = re.compile(r"\bcount\s*\(\s*\*\s*\)", re.IGNORECASE)
 _TOKENS = re.compile(r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|"((?:[^"]|"")*)"|([^\W\d]\w*|[*,(])""", re.DOTALL)
 _BEFORE_RELATION = frozenset("from join table describe desc summarize pivot unpivot".split())
 
@@ -270,7 +271,7 @@ class Database:
         from .known import RELATIONS
         from .wide import relation_of
 
-        words, candidates = names_in(query)
+        words, candidates = names_in(_COUNT.sub("count()", query))  # which asks for no column
         every = not words.isdisjoint(("show", "information_schema"))
         # Why not always: of a run that no list tells of, its summary is read from its columns.
         with_summary = every or not words.isdisjoint(("summary", "*")) or "select" not in words

@@ -14,7 +14,7 @@ import numpy
 import pyarrow
 
 from ..ids import hex_u64
-from ..reader.columns import Joined, collect, join
+from ..reader.columns import Column, Joined, collect, join
 from ..reader.entries import Entry
 from ..reader.lanes import Lane
 from ..reader.media import items_in
@@ -90,13 +90,18 @@ def values_of(run: Run, wanted: Wanted) -> Iterator[dict[str, Any]]:
             steps = (next_step, wanted.steps[1])
             for window in windows(plan, [lane], steps, records_max):
                 columns = collect(run._scan, _inside(plan, window, steps), lane, wanted.keys)
-                found = [(key, _cut(join(_by_priority(lane, columns.pop(key))), steps)) for key in list(columns)]
+                found = [(key, _cut(_joined(lane, columns.pop(key)), steps)) for key in list(columns)]
                 next_step = window[1] + 1
                 for key, joined in found:
                     yield from _columns(lane, key, joined, wanted.columns)
             lane_at, next_step = lane_at + 1, wanted.steps[0]
 
     yield from run._giving(rest)
+
+
+def _joined(lane: Lane, by_stream: dict[int, Column]) -> Joined:
+    # Why exact: a window of integers and floats must give what one of integers alone does, for windows depend on the filter.
+    return join(_by_priority(lane, by_stream), exact=True)
 
 
 def _cut(joined: Joined, steps: Steps) -> Joined:
@@ -116,7 +121,7 @@ def made_values_of(run: Run, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """As `values_of`, with the keys that `define_metric` makes of others: for these a run is read as a whole."""
     maker = run._maker()
     read = lambda: [  # noqa: E731 - one expression
-        (lane, key, join(_by_priority(lane, by_stream)))
+        (lane, key, _joined(lane, by_stream))
         for lane in run._lanes
         for key, by_stream in maker.collect(run._scan, run._scan.plan(), lane, wanted.keys).items()
     ]
@@ -197,7 +202,7 @@ def tables_of(run: Run, wanted: Wanted, *, made: bool) -> Iterator[tuple[Table, 
     keys = wanted.keys or []
     if made:
         maker = run._maker()
-        table = Table(run._reading(lambda: read_cells(run._scan, run._lanes, keys, maker.collect)))
+        table = Table(run._reading(lambda: read_cells(run._scan, run._lanes, keys, maker.collect, exact=True)))
         yield table, _slice(table.steps, wanted.steps)
         return
     next_step = wanted.steps[0]
@@ -208,7 +213,7 @@ def tables_of(run: Run, wanted: Wanted, *, made: bool) -> Iterator[tuple[Table, 
         plan = run._scan.plan()
         steps = (next_step, wanted.steps[1])
         for window in windows(plan, run._lanes, steps, records_max):
-            table = Table(read_cells(run._scan, run._lanes, keys, _only(_inside(plan, window, steps))))
+            table = Table(read_cells(run._scan, run._lanes, keys, _only(_inside(plan, window, steps)), exact=True))
             next_step = window[1] + 1
             yield table, _slice(table.steps, steps)
 

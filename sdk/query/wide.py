@@ -25,6 +25,7 @@ from .streaming import TIME, Wanted, tables_of
 from .typed import distinct, number_of, text_of
 
 WIDE = "wide/"
+_EXACT_MAX = 2**53
 # Limit: columns of a project, a second of DuckDB's binding; `metrics` has all keys.
 _KEYS_MAX = 5000
 _ROWS_FIRST = {"run": pyarrow.string(), "step": pyarrow.int64(), "time": TIME}
@@ -134,7 +135,12 @@ def _column(table: Table, key: str, part: slice, kind: Any) -> Any:
     cells = [None if is_hole or value is None else value for value, is_hole in zip(values.tolist(), holes)]
     if kind == pyarrow.float64():
         return pyarrow.array([number_of(value) for value in cells], kind)
-    return pyarrow.array([None if value is None else text_of(value) for value in cells], kind)
+    return pyarrow.array([None if value is None else _told(value) for value in cells], kind)
+
+
+def _told(value: Any) -> str:
+    """A value as a text; a whole float as an integer, because an integer that was read among floats is one."""
+    return text_of(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_MAX else value)
 
 
 # -- tables that were logged ---------------------------------------------------------------------------------------------

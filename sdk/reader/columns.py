@@ -182,12 +182,13 @@ def _of_rows(rows: Rows, wanted: frozenset[str] | None, limit: int, scan: Scan) 
         yield key, Chunk(sequence, step, time_us, column_of(rows, key, scan.blobs, index))
 
 
-def join(columns: Iterable[tuple[int, int, Column]]) -> Joined:
+def join(columns: Iterable[tuple[int, int, Column]], *, exact: bool = False) -> Joined:
     """One value per step from the columns of one key.
 
     Args:
         columns: (priority, stream, column). At each step the highest priority wins, in one column the highest sequence.
             A null that wins takes the step's value away.
+        exact: As in `unite`.
     """
     parts = [(priority, stream, chunk) for priority, stream, column in columns for chunk in column.chunks]
     if not parts:
@@ -210,7 +211,7 @@ def join(columns: Iterable[tuple[int, int, Column]]) -> Joined:
             values = list(_kept(values, kept))
             step, time, stream = step[kept], time[kept], stream[kept]
             order = (numpy.cumsum(kept) - 1)[order[last]]
-    value, null = unite(values)
+    value, null = unite(values, exact=exact)
     if null is not None:
         order = numpy.flatnonzero(~null) if order is None else order[~null[order]]
     if order is not None:
@@ -251,11 +252,16 @@ def _spread(numbers: list[int], chunks: list[Chunk], dtype: Any) -> NDArray[Any]
     return numpy.repeat(numpy.array(numbers, dtype), [len(chunk.step) for chunk in chunks])
 
 
-def unite(pieces: list[NDArray[Any] | list[Any]]) -> tuple[NDArray[Any], NDArray[numpy.bool_] | None]:
+def unite(
+    pieces: list[NDArray[Any] | list[Any]], *, exact: bool = False
+) -> tuple[NDArray[Any], NDArray[numpy.bool_] | None]:
     """All values as one array, and where they are null (None: nowhere).
 
     float64, int64, uint64 or bool where all are of that kind and fit; float64 for a mix of integers and floats; objects
-    for the rest. Integers never pass through a float.
+    for the rest. Integers alone never pass through a float.
+
+    Args:
+        exact: Also of a mix of integers and floats objects, where an integer is among them that no float may hold.
     """
     kinds: set[str] = set()
     has_null = False
@@ -266,9 +272,13 @@ def unite(pieces: list[NDArray[Any] | list[Any]]) -> tuple[NDArray[Any], NDArray
             kinds |= found - {"n"}
         else:
             kinds.add("i" if piece.dtype.kind in "iu" else piece.dtype.kind)
+    if exact and kinds == {"f", "i"} and any(map(_has_large, pieces)):
+        kinds.add("o")
     return _typed(pieces, kinds), numpy.concatenate([_nulls(piece) for piece in pieces]) if has_null else None
 
 
+# Integers below are each a float64.
+_EXACT_MAX = 2**53
 _KINDS: dict[type, str] = {float: "f", int: "i", bool: "b", str: "s", type(None): "n"}
 
 
@@ -276,6 +286,14 @@ def _nulls(piece: NDArray[Any] | list[Any]) -> NDArray[numpy.bool_]:
     if isinstance(piece, list):
         return numpy.array([value is None for value in piece], bool)
     return numpy.zeros(len(piece), bool)
+
+
+def _has_large(piece: NDArray[Any] | list[Any]) -> bool:
+    """Whether an integer is from 2**53 on, or down from there."""
+    if isinstance(piece, list):
+        return any(type(value) is int and abs(value) >= _EXACT_MAX for value in piece)
+    is_integer = piece.dtype.kind in "iu" and len(piece) > 0
+    return is_integer and max(int(piece.max()), -int(piece.min())) >= _EXACT_MAX
 
 
 def _typed(pieces: list[NDArray[Any] | list[Any]], kinds: set[str]) -> NDArray[Any]:

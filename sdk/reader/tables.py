@@ -100,15 +100,17 @@ def read_table(scan: Scan, lanes: list[Lane], keys: list[str] | None, collected:
     return Table({key: found[key] for key in keys})
 
 
-def read_cells(scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect) -> dict[str, Cells]:
-    """All values of some keys (None: of all), at each step those of the first lane that holds the key there."""
+def read_cells(
+    scan: Scan, lanes: list[Lane], keys: list[str] | None, collected: Collect = collect, *, exact: bool = False
+) -> dict[str, Cells]:
+    """All values of some keys (None: of all), at each step those of the first lane that holds the key there. `exact`: as in `unite`."""
     found = columns_of(scan, lanes, keys, collected)
     # By the identities of the chunks' steps. All of those are there by now, so that none can take the place of another.
     spines: dict[tuple[int, ...], Spine | None] = {}
-    return {key: _cells(found.pop(key), spines) for key in list(found)}
+    return {key: _cells(found.pop(key), spines, exact) for key in list(found)}
 
 
-def _cells(found: list[tuple[int, int, Column]], spines: dict[tuple[int, ...], Spine | None]) -> Cells:
+def _cells(found: list[tuple[int, int, Column]], spines: dict[tuple[int, ...], Spine | None], exact: bool) -> Cells:
     chunks = [chunk for _, _, column in found for chunk in column.chunks]
     if not any(isinstance(chunk.values, list) for chunk in chunks):
         alike = tuple(id(chunk.step) for chunk in chunks)
@@ -116,8 +118,8 @@ def _cells(found: list[tuple[int, int, Column]], spines: dict[tuple[int, ...], S
             spines[alike] = _rising(chunks)
         spine = spines[alike]
         if spine is not None:
-            return Cells(unite([chunk.values for chunk in chunks])[0], spine)
-    joined = join(found)
+            return Cells(unite([chunk.values for chunk in chunks], exact=exact)[0], spine)
+    joined = join(found, exact=exact)
     return Cells(joined.value, Spine(joined.step, numpy.rint(joined.time * 1e6).astype(numpy.int64)))
 
 

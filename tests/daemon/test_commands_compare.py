@@ -137,6 +137,20 @@ class TestCompare:
         assert "  -width = 64\n  +width = 128\n   depth = 3" in text
         assert "diff.patch: base and wide" in text
 
+    def test_code_of_endless_lines(self, tmp_path: Path) -> None:
+        """A notebook's pictures are not printed."""
+        store = make_store(tmp_path)
+        for name in ("r1", "r2"):
+            builder = RunBuilder(store, name)
+            builder.stream().meta({"context": {"git": {"commit": "c"}}})
+            builder.close()
+            path = Path(builder.directory, "files", "diff.patch")
+            path.parent.mkdir()
+            path.write_text(f"+{name * 100_000}\n", encoding="utf-8")
+        text = said(store, "compare", "r1", "r2", "--code", "--only", "code")
+        assert "  -+r1r1r1" in text
+        assert max(map(len, text.splitlines())) < 1100
+
     def test_tolerance(self, compared: str) -> None:
         """A column says where they are further apart than that."""
         line = sections(said(compared, "compare", "base", "wide", "--tolerance", "0.2"))["series"][1]
@@ -156,6 +170,19 @@ class TestCompare:
         result = stepd(compared, "compare", "base", "wide", "--fail-before", step)
         assert result.exit_code == code
         assert ("stepd: 1 series differs before step 121: train/loss" in result.stderr) is bool(code)
+
+    def test_a_series_that_only_one_has(self, tmp_path: Path) -> None:
+        """It is told, and a difference where it has a value before the step."""
+        store = make_store(tmp_path)
+        make_run(store, "r1", [{"loss": 1.0}] * 5 + [{"loss": 1.0, "val/acc": 0.5}] * 5, name="one")
+        make_run(store, "r2", [{"loss": 1.0}] * 10, name="two")
+        words = ("compare", "r1", "r2", "--only", "series")
+        assert "  (only one: val/acc)" in said(store, *words, "--fail-before", "5")
+        result = stepd(store, *words, "--fail-before", "6")
+        assert (result.exit_code, "1 series differs before step 6: val/acc" in result.stderr) == (1, True)
+        told = json.loads(stepd(store, *words, "--fail-before", "6", "--json").stdout)
+        assert (told["failed"], told["lone_series"]) == (["val/acc"], {"val/acc": ["r1"]})
+        assert "only" not in said(store, *words, "--keys", "loss", "--fail-before", "6")
 
     def test_fail_before_wants_what_can_differ(self, compared: str) -> None:
         """A run that ended before the step, while the other goes on, does not pass; nor do runs without a common series."""
@@ -329,6 +356,12 @@ class TestPage:
 class TestSet:
     """Facts from the command line."""
 
+    def test_its_help_is_a_table(self, store: str) -> None:
+        """What can be set stands in lines."""
+        lines = said(store, "set", "--help").splitlines()
+        assert "  tags=A,B   tags+=A,B   tags-=A,B" in lines
+        assert not any("\b" in line or "\\b" in line for line in lines)
+
     def test_set(self, store: str) -> None:
         """Each fact with what it was and what it is."""
         words = [
@@ -363,6 +396,16 @@ class TestSet:
         """All that are named get it, with --json too."""
         told = json.loads(said(store, "set", "first", "second", "group=night", "tags+=one", "--json"))
         assert told == {"a41f": {"group": ["", "night"]}, "b7c2": {"group": ["", "night"], "tags": [[], ["one"]]}}
+
+    def test_many_edits_are_shown_as_few(self, store: str) -> None:
+        """`stepd show` lists the last ones, and how many there are besides."""
+        for number in range(7):
+            Store(store).run("first").set(summary={"n": number})
+        shown = said(store, "show", "first")
+        assert [line.split()[1] for line in shown.splitlines() if line.startswith("  ") and " edit " in line] == [
+            "edit"
+        ] * 5
+        assert "(2 more edits, by stepd set)" in shown
 
     def test_what_was_done_before_an_error_is_told(self, store: str) -> None:
         """Of several runs the first ones are changed when a later one cannot be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
@@ -72,6 +73,14 @@ def test_runs_and_keys(store: str) -> None:
     assert "brave-fox (b7c2)      last" in text
 
 
+def test_a_run_that_is_named_twice_is_one_line(store: str) -> None:
+    """As by its id and as the latest."""
+    assert [line["run"] for line in told(store, "latest", "b7c2", "brave-fox", "a41f", "train/loss")] == [
+        "b7c2",
+        "a41f",
+    ]
+
+
 def test_a_pattern_is_a_key(store: str) -> None:
     """Words with a star are patterns of keys."""
     assert [line["key"] for line in told(store, "a41f", "*a*")] == ["train/loss", "val/acc"]
@@ -102,6 +111,17 @@ def test_of_what_cannot_be_drawn(store: str) -> None:
     assert "--smooth" in stepd(store, "--smooth", "1").stderr
 
 
+def test_an_output_that_takes_no_more(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk behind the output is one line, as with any command."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(plot, "_read", lambda asked: (_ for _ in ()).throw(full))
+    result = stepd(store, "--width", "60")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "stepd: cannot go on with plot: [Errno 28] No space left on device\n",
+    )
+
+
 def test_where_chooses_runs(sweep: str) -> None:
     """All for which it holds, the last started first; words then are keys, or runs among which it chooses."""
     lines = told(sweep, "--where", "config.method = adam", "loss")
@@ -121,8 +141,8 @@ def test_groups(sweep: str) -> None:
 def test_how_groups_are_asked_for(sweep: str) -> None:
     """Blanks between names are none of them; a band needs a group."""
     assert [line["name"] for line in told(sweep, "loss", "--group", " config.method , seed,")][:2] == [
-        "adam, 0",
-        "adam, 1",
+        "adam, seed 0",
+        "adam, seed 1",
     ]
     result = stepd(sweep, "loss", "--band", "std")
     assert result.exit_code != 0

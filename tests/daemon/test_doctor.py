@@ -174,6 +174,14 @@ def test_a_folder_called_sdk_is_seen_by_asking_a_fresh_python(tmp_path: Path, mo
     assert one(found, WARN).mend[0].startswith("import stepd as sdk")
 
 
+def test_a_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stands in one is told so."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert one(names.check_imports(made(tmp_path)), WARN).mend == ("cd ~",)
+
+
 def test_who_shares_our_names_in_this_environment() -> None:
     """python-daemon is good to know, two versions of us are to mend."""
     assert levels(names.judge_twins({"stepd": {__version__}})) == [OK]
@@ -206,6 +214,20 @@ def test_the_store_and_what_chose_it(store: StoreIdentity, tmp_path: Path) -> No
         assert f"as {tmp_path}/file is no directory" in blocked.text
     (Path(store.path) / "store.json").write_text("{}")
     assert levels(storage.check_store(made(tmp_path, directory=store.path))) == [BAD]
+
+
+def test_a_store_in_which_no_run_can_be_made(
+    store: StoreIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As somebody with more rights has left one: the directory of runs is looked at too."""
+    os.makedirs(f"{store.path}/runs", exist_ok=True)
+    machine = made(tmp_path, directory=store.path, uid=os.getuid())
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("runs"))
+    assert "runs/ in it belongs to" in one(storage.check_store(machine), BAD).text
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "belongs to" in one(storage.check_store(machine), BAD).text
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((0,) * 8 + (os.ST_RDONLY, 255)))
+    assert "mounted read-only" in one(storage.check_store(machine), BAD).text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from daemon.observe import ends, machine
 from daemon.observe.ends import PATIENCE_SECONDS, Ends, chosen_lines, status_facts
+from sdk import clock
 from sdk.platform.kernel_log import KernelLine
 from sdk.query.postmortem import ends_of
 from tests.daemon.test_observer import Scene
@@ -125,8 +128,11 @@ def test_the_cgroups_counter_before_and_after(spawn: Spawn, tmp_path: Path, monk
     monkeypatch.setattr(machine, "memory_events", lambda pid: str(events))
     process = spawn()
     line = "Out of memory: Killed process %d (python)"
+    when = float(clock.wall_ns() // 10**9 + 1000)
     monkeypatch.setattr(
-        ends, "read_kernel_log", lambda since: [KernelLine(1.5, "oom", process.pid, line % process.pid)]
+        ends,
+        "read_kernel_log",
+        lambda since: [KernelLine(at, "oom", process.pid, line % process.pid) for at in (1.5, when)],
     )
     watched = Ends()
     watched.watch(process.pid, "77", None)
@@ -134,7 +140,66 @@ def test_the_cgroups_counter_before_and_after(spawn: Spawn, tmp_path: Path, monk
     process.kill()
     until(lambda: watched.look(0.0) or bool(watched.told))
     assert watched.told[0]["oom_kills"] == 1
-    assert watched.told[0]["kernel"] == [[1_500_000_000, line % process.pid]]
+    # What is older than the process is another one's.
+    assert watched.told[0]["kernel"] == [[round(when * 1e9), line % process.pid]]
+
+
+@pytest.mark.usefixtures("_quiet_kernel")
+def test_what_the_cgroup_counted_long_before_is_not_told(
+    spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that the OOM killer killed an hour before does not explain the end; nor does a counter that began again."""
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 4\n")
+    monkeypatch.setattr(machine, "memory_events", lambda pid: str(events))
+    process = spawn()
+    watched = Ends()
+    watched.watch(process.pid, "77", None)
+    for now, count in ((100.0, 5), (3700.0, 5), (3710.0, 2)):
+        events.write_text(f"oom_kill {count}\n")
+        watched.look(now)
+    process.kill()
+    until(lambda: watched.look(3720.0) or bool(watched.told))
+    assert watched.told[0]["oom_kills"] == 0
+
+
+def test_many_that_end_together(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's log is read once for all; each end has the time at which it was seen, also where its status comes late."""
+    reads: list[float] = []
+    monkeypatch.setattr(ends, "read_kernel_log", lambda since: reads.append(since) or [])
+    monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor, started: None)
+    watched = Ends()
+    spawned = [spawn() for _ in range(3)]
+    for process in spawned:
+        watched.watch(process.pid, "77", None)
+        process.kill()
+    until(lambda: watched.look(0.0) or not watched.descriptors)
+    seen_ns = clock.wall_ns()
+    watched.look(PATIENCE_SECONDS + 1)
+    assert [one["pid"] for one in watched.told] == [process.pid for process in spawned]
+    assert all(one["time_ns"] <= seen_ns for one in watched.told)
+    assert len(reads) == 1
+
+
+def test_descriptors_beyond_what_select_takes(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers may be large; where half of all that there may be are in use no process is watched."""
+    process = spawn()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[0] < 1100:
+        pytest.skip("no descriptor may have such a number here")
+    low = os.pidfd_open(process.pid)
+    high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1050)
+    try:
+        assert ends.readable([high]) == set()
+        process.kill()
+        until(lambda: ends.readable([high]) == {high})
+        monkeypatch.setattr(resource, "getrlimit", lambda which: (2 * low, limits[1]))
+        watched = Ends()
+        watched.watch(os.getpid(), "77", None)
+        assert watched.descriptors == []
+    finally:
+        os.close(low)
+        os.close(high)
 
 
 def test_wait_statuses() -> None:

@@ -8,6 +8,8 @@ import json
 import random
 import re
 import stat
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from PIL import Image
 
 import sdk
 from daemon.cli import cli
+from daemon.commands import report as report_command
 from daemon.report import charts, media
 from daemon.report.budget import POINTS_MIN, SIZE_MIN, points_for
 from daemon.report.markup import data_url, frame_source, place, script_data, tag, text
@@ -26,7 +29,7 @@ from daemon.report.page import RUNS_MAX, Wishes, report
 from sdk.query.postmortem import postmortem
 from sdk.reader import Store
 from tests.builders import RunBuilder, compact, make_run, make_store
-from tests.media_rig import MediaBuilder
+from tests.media_rig import MediaBuilder, packed
 from tests.terminal import screen_of
 
 
@@ -417,6 +420,27 @@ def test_a_smaller_picture() -> None:
     assert media.smaller_image(out.getvalue(), 10, (1024, 320)) is None
 
 
+def test_a_picture_that_says_it_is_huge(tmp_path: Path) -> None:
+    """A few bytes that would be gigabytes are neither decoded nor given to a browser."""
+    store = make_store(tmp_path)
+    run = RunBuilder(store)
+    rig = MediaBuilder(run, run.stream())
+    for number, side in enumerate((9_000, 60_000)):  # the second is more than Pillow itself would open
+        head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+        chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+        data = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+        blob = rig.blob(data, {"format": "png", "media": "image-file"})
+        rig.log_packed({f"huge{number}": packed("image-file", format="png", data=blob, width=1, height=1)})
+        with pytest.raises(ValueError, match="pixels"):
+            media.smaller_image(data, 1_000_000, (100,))
+    rig.seal()
+    found = made(store)
+    assert (found.media, len(found.left_out)) == (0, 1)
+
+
 def test_films(tmp_path: Path) -> None:
     """They play in the page where they fit."""
     pytest.importorskip("av")
@@ -515,6 +539,14 @@ def test_in_a_terminal(tmp_path: Path, two: str) -> None:
     screen = screen_of(["--dir", two, "report", "a41f", "b41f", "-o", str(tmp_path / "x.html")])
     said = re.sub(r"[0-9.]+kB", "…kB", "".join(screen.split()))
     assert said == f"{tmp_path}/x.html:…kB,2runs,2charts,0media"
+
+
+def test_an_error_stands_alone_in_a_terminal(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was being done is wiped away before."""
+    told: list[str] = []
+    monkeypatch.setattr(report_command, "_tell", told.append)
+    assert stepd(two, "report", "nosuch").exit_code == 1
+    assert told == ["writing report.html", ""]
 
 
 def test_a_key_that_nobody_has(tmp_path: Path, two: str) -> None:

@@ -198,6 +198,7 @@ def test_numbers_in_few_characters() -> None:
     assert text.spark((0, 1), (1e308, -1e308), 8).strip() == "█▁"
     assert len(set(text.spark(tuple(range(61)), (0.0002511886431509582,) * 61, 12))) == 1
     assert len(text.spark(tuple(range(100)), loss(100), 12)) == 12
+    assert text.spark((0, 1, 2, 3, 96, 97, 98, 99, 100), (8.0,) * 4 + (1.0,) * 5, 8) == "███████▁"
 
 
 def test_the_page_shows_these_frames() -> None:
@@ -309,6 +310,26 @@ def test_keys_in_the_list() -> None:
     assert not press(view, "/", "ctrl+c")
 
 
+def test_what_the_filter_leaves_is_opened() -> None:
+    """Enter, and enter again before the list is another one, opens the run that was looked for."""
+    view = view_of(scene_of(*[glance(number) for number in range(40)]))
+    press(view, "/", *"otter-7", "enter", "enter")
+    assert view.page is None
+    view.take(scene_of(glance(7), text="otter-7"))
+    assert view.page is not None and view.page.run == "a407"
+
+
+def test_the_list_begins_with_the_first_run() -> None:
+    """While runs are looked at for the first time they come in any order: the screen shows the beginning, not who came first."""
+    many = [glance(number) for number in range(40)]
+    view = view_of(scene_of(many[30])._replace(is_reading=True))
+    view.take(scene_of(*many[10:])._replace(is_reading=True))
+    view.take(scene_of(*many))
+    assert view.place == table.Place()
+    view.take(scene_of(glance(90), *many))
+    assert view.place.selected == 1
+
+
 def test_the_selection_stays_on_its_run() -> None:
     """A run that comes or goes above does not move the mark to another one; what is selected is on the screen."""
     many = [glance(number) for number in range(40)]
@@ -407,6 +428,13 @@ def test_the_other_tabs(store: str, key: str, expected: str) -> None:
     assert expected in shown(view)
 
 
+def test_numbers_stand_before_what_is_there_now_and_then(store: str) -> None:
+    """In the rows a column of texts or images does not take the room of a metric."""
+    make_run(store, "a41f", [{"a_note": "words", "loss": 0.5}, {"loss": 0.25}])
+    title = shown(open_page(Store(store), SMALL, "3")).splitlines()[3]
+    assert title.split() == ["step", "time", "loss", "a_note"]
+
+
 def test_what_is_looked_at_stays_while_more_comes(store: str) -> None:
     """A console that was scrolled back shows the same lines when others come; at its end it follows."""
     view = open_page(make_page(store), SMALL, "2")
@@ -446,6 +474,20 @@ def test_a_run_that_goes_away_is_said(store: str) -> None:
 
 
 # ---- the command
+
+
+def test_a_store_that_goes_away_may_come_back(store: str) -> None:
+    """A disk that is gone for a moment ends nothing; when it is there again so are the runs."""
+    make_run(store, "a41f", [{"loss": 1.0}])
+    board = Board(Store(store))
+    wanted = Wanted(every=True)
+    assert len(board.look(wanted).glances) == 1
+    os.rename(store, store + ".away")
+    gone = board.look(wanted)
+    assert (gone.glances, gone.health) == ((), Health(free_bytes=None))
+    os.rename(store + ".away", store)
+    assert len(board.look(wanted).glances) == 1
+    board.close()
 
 
 def test_once_prints_a_frame(store: str) -> None:

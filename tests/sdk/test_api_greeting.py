@@ -41,7 +41,9 @@ def test_greeting_in_a_terminal(home: str) -> None:
 def test_greeting_in_a_log_file(home: str) -> None:
     """One line without escape codes."""
     text = _greet(home, terminal=False)
-    assert text == "stepd: run calm-otter-12 (a41f), project digits, in ~/.stepd/runs/a41f; watch: stepd plot a41f --live"
+    assert (
+        text == "stepd: run calm-otter-12 (a41f), project digits, in ~/.stepd/runs/a41f; watch: stepd plot a41f --live"
+    )
     assert _greet(home, terminal=False, notes=("a", "b")).splitlines()[1:] == ["stepd: ! a", "stepd: ! b"]
 
 
@@ -230,6 +232,19 @@ def test_a_receipt_of_a_preempted_run(world: Any, capsys: pytest.CaptureFixture[
         run.mark_preempting()
         run.finish(exit_code=code)
         assert f"  {state} after " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_receipt_counts_the_last_step(
+    world: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, explicit: bool
+) -> None:
+    """Also where `log(step=…)` left it open until the end: what is stored of it tells."""
+    run = sdk.init()
+    for step in range(50):
+        run.log({"loss": 1.0}, step=step if explicit else None)
+    monkeypatch.setattr(run, "_sparklines", lambda exact: [("loss", range(50), [1.0] * 50)])
+    run.finish()
+    assert ", 50 steps" in capsys.readouterr().err
 
 
 def test_no_receipt_when_asked(world: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,20 @@ def test_two_who_ask_get_an_answer_each(journal: Journal) -> None:
         assert second.look() == b"for the second"
 
 
+def test_answers_that_cost_much_have_a_longer_pause(journal: Journal) -> None:
+    """So that who asks without end takes little of the training; not so long that a question goes without an answer."""
+    questions = Questions(journal, answers=True)
+    questions.listen()
+    now = 0.0
+    for cost, pause in ((0.0, _PAUSE_SECONDS), (0.01, _PAUSE_SECONDS + 0.5), (10.0, _PAUSE_SECONDS + 1.0)):
+        with Question(path_of(journal), STREAM):
+            now += 100
+            questions.answer(questions.waiting(now), b"stacks", cost)
+        with Question(path_of(journal), STREAM):
+            assert questions.waiting(now + pause - 0.01) == 0
+            questions.answer(questions.waiting(now + pause + 0.01), b"stacks")
+
+
 def test_many_who_ask_at_once_all_get_an_answer(journal: Journal) -> None:
     """Each wake of the sender serves one of them, whoever looks last; a killed one in between holds nobody up for long."""
     questions = Questions(journal, answers=True)
@@ -145,8 +159,8 @@ def test_one_silent_process_hides_no_other(journal: Journal, monkeypatch: pytest
             questions.answer(number, _stacks.packed_stacks())
 
     monkeypatch.setattr(clock, "pause", wake)
-    found = ask_stacks(stored_run(journal.ring, ring), 0.1, debugger=False)
-    ring.close()
+    with contextlib.closing(ring):
+        found = ask_stacks(stored_run(journal.ring, ring), 0.1, debugger=False)
     assert [(process.rank, process.outcome, bool(process.threads)) for process in found] == [
         (0, "silent", False),
         (1, "answered", True),

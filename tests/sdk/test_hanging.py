@@ -49,7 +49,7 @@ def process(outcome: str = "answered", *threads: Thread, **more: Any) -> Process
             "hanging",
             "Its MainThread is in train.py:7 in step: batch = queue.get() (in get)",
         ),
-        (process("silent", busy=4121), "gil", "its main thread keeps the GIL and computes"),
+        (process("silent", busy=4121), "gil", "Its main thread keeps the GIL and computes"),
         (
             process("silent", thread(OWN, has_gil=True), busy=4121),
             "gil",
@@ -68,6 +68,11 @@ def test_verdicts_of_the_living(found: Process, cause: str, text: str) -> None:
     verdict = verdict_of_living(SILENT, [found])
     assert verdict.cause == cause
     assert text in verdict.text
+
+
+def test_a_silent_run_without_a_living_process() -> None:
+    """It does not hang: it has been killed, and nobody has noticed yet."""
+    assert verdict_of_living(SILENT, []).cause == "unstored"
 
 
 def test_a_pace_that_is_kept() -> None:

@@ -62,6 +62,15 @@ def test_stepd_is_the_same_module(tmp_path: Path) -> None:
     assert _python(code, tmp_path) == "True True True True sdk.testing True"
 
 
+def test_the_command_runs_in_a_directory_that_was_removed(tmp_path: Path) -> None:
+    """As a shell may stand in one."""
+    code = (
+        "import os, runpy, sys\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir(os.path.abspath('../gone'))\n"
+        "sys.path.insert(0, '/nowhere')\nsys.argv = ['stepd', '--version']\nrunpy.run_module('stepd', run_name='__main__')"
+    )
+    assert _python(code, tmp_path).startswith("stepd ")
+
+
 def test_a_users_own_sdk_folder_does_not_hide_stepd(tmp_path: Path) -> None:
     """Where `import sdk` is somebody else's, `import stepd` loads ours under its own name."""
     (tmp_path / "sdk").mkdir()

@@ -209,6 +209,16 @@ def test_a_key_for_every_step_does_not_grow_without_end(store: str, monkeypatch:
     living.close()
 
 
+def test_the_main_series_of_thousands(store: str) -> None:
+    """Of more keys than are kept, those that are worth a look first are."""
+    trainer = Trainer(store)
+    trainer.steps(2, **{"train/loss": 1.0}, **{f"a{number:04}": 0.0 for number in range(2_100)})
+    living = trainer.living()
+    living.look()
+    assert living.glance.sparks[0].key == "train/loss"
+    living.close()
+
+
 def test_the_main_process_speaks_for_a_series(store: str) -> None:
     """What another rank logs under the same key is not mixed in; what only it logs is shown."""
     trainer = Trainer(store)

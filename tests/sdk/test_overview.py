@@ -125,7 +125,7 @@ def test_nan_has_no_place(tmp_path: Path) -> None:
     [
         ({"where": "config.lrr < 1"}, "none of 6 runs has 'config.lrr'. Nearest: 'config.lr'"),
         ({"sort": "best:val/ac"}, "'best:val/ac'. Nearest: 'best:val/acc'"), ({"columns": "last:los"}, "Nearest: 'last:loss'"),
-        ({"group": "methd"}, "'config.method'"),
+        ({"group": "methd"}, "'config.method'"), ({"where": "count > 1"}, "'count'"), ({"columns": "id,count"}, "'count'"),
     ],
 )  # fmt: skip
 def test_a_name_that_no_run_has(runs: list[Run], asked: dict[str, str], expected: str) -> None:
@@ -172,6 +172,16 @@ def test_columns_choose_themselves(runs: list[Run]) -> None:
     assert column(overview(runs, sort="-duration"), "duration") == sorted(
         column(overview(runs, sort="duration"), "duration"), reverse=True
     )
+
+
+def test_equal_numbers_are_no_difference(tmp_path: Path) -> None:
+    """Whether a config holds 10 or 10.0 makes no column and no group of its own."""
+    store = make_store(tmp_path)
+    for number, epochs in enumerate([10, 10.0, 10]):
+        make_run(store, f"r{number}", [{"loss": 1.0}], config={"epochs": epochs, "lr": number / 10})
+    found = Store(store).runs()
+    assert differing_config(found) == ["lr"]
+    assert len(overview(found, group="epochs").groups) == 1
 
 
 def test_a_bare_word_is_one_column(runs: list[Run]) -> None:

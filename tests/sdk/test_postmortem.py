@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from daemon.cli import cli
 from sdk import platform
 from sdk.query import postmortem as module
-from sdk.query.hanging import Pace, who_text
+from sdk.query.hanging import Pace, pace_of, who_text
 from sdk.query.postmortem import choose, postmortem
 from sdk.query.stacks import Process
 from sdk.reader.facts import StreamFacts
@@ -45,9 +45,9 @@ def crashed(store: str, run_id: str = "dead", count: int = 3, **about: Any) -> t
     return run, main
 
 
-def watched(run: RunBuilder, *ends: Any, **sample: float) -> None:
-    """An observer's stream: a sample, and the ends that it saw."""
-    observer = run.stream("system", rank=None)
+def watched(run: RunBuilder, *ends: Any, namespace: str = "pid:[4026531836]", **sample: float) -> None:
+    """An observer's stream: a sample, and the ends that it saw. `namespace`: whose pids it sees; the kernel's own."""
+    observer = run.stream("system", rank=None, pid_namespace=namespace)
     observer.log({f"system/{name}": value for name, value in sample.items()})
     observer.meta({"stream": {"ends": list(ends)}})
     run.seal()
@@ -83,6 +83,28 @@ def test_what_the_observer_saw_of_the_end(store: str) -> None:
     assert "9.0 s before the end" in found.evidence[3].text
     assert found.step == 2
     assert [row["loss"] for row in found.rows] == [1.0, 0.5, 1 / 3]
+
+
+def test_the_kernel_names_no_process_of_a_container(store: str) -> None:
+    """Where pids are others than the kernel's a line with the same number may be about anybody: no certainty."""
+    for name, namespace, confidence in (("host", "pid:[4026531836]", "certain"), ("box", "pid:[4026532201]", "likely")):
+        run, main = crashed(store, name)
+        line = "Out of memory: Killed process 4121 (python) anon-rss:183156kB"
+        watched(run, seen(main, signal=9, kernel=[[START_NS + 9 * 10**9, line]]), namespace=namespace)
+        found = postmortem(open_at(store).run(name)).verdict
+        assert (found.cause, found.confidence) == ("oom-killer", confidence)
+
+
+def test_a_sample_of_processes_that_are_gone_tells_nothing(store: str) -> None:
+    """What they held is told by the last sample that found them alive."""
+    run, main = crashed(store)
+    observer = run.stream("system", rank=None)
+    for held in (3 << 30, 0):
+        observer.log({"system/memory_rss": held, "system/machine/memory_available": 1 << 30})
+    observer.meta({"stream": {"ends": [seen(main, signal=9)]}})
+    run.seal()
+    (memory,) = (one.text for one in postmortem(open_at(store).run("dead")).evidence if one.kind == "memory")
+    assert "its processes held 3.0 GiB" in memory
 
 
 def test_the_first_to_die_is_the_culprit(store: str) -> None:
@@ -239,6 +261,46 @@ def test_when_a_run_is_silent() -> None:
     assert Pace(1.0, 5, 2.0, 41.0).is_silent
     assert not Pace(None, None, None, 59.0).is_silent
     assert Pace(None, None, None, 61.0).is_silent
+    # A pause as long as twice the longest one is not new; but one of hours says little of the next.
+    assert not Pace(1.0, 5, 0.001, 59.0, 30.0).is_silent
+    assert Pace(1.0, 5, 0.001, 61.0, 30.0).is_silent
+    assert Pace(1.0, 5, 0.001, 7201.0, 90_000.0).is_silent
+
+
+def test_pauses_are_no_silence(store: str) -> None:
+    """A run that validates every hundred steps is left alone while it does, as far as earlier pauses tell."""
+    run = RunBuilder(store, "alive")
+    main = run.stream()
+    for step in range(250):
+        main.time_ns += 10**7 if step % 100 else 60 * 10**9
+        main.log({"loss": 1.0})
+    run.close()
+    last = main.time_ns / 1e9 - START
+    for seconds, cause, confidence in (
+        (0.1, "running", "certain"),
+        (70.0, "running", "likely"),
+        (130.0, "hanging", "likely"),
+    ):
+        verdict = postmortem(open_at(store, last + seconds, main=True).run("alive")).verdict
+        assert (verdict.cause, verdict.confidence) == (cause, confidence), seconds
+
+
+def test_a_resumed_run_is_judged_by_its_last_attempt(store: str) -> None:
+    """The hours before it was resumed are no silence, and until it has logged some rows nothing is known of its pace."""
+    builder = RunBuilder(store, "again")
+    first = builder.stream()
+    for _ in range(20):
+        first.log({"loss": 1.0})
+    first.finish("preempted")
+    resumed = START_NS + 7200 * 10**9
+    builder.stream(continues=first.hex, attempt=2, first_step=20, started_ns=resumed)
+    builder.close()
+    pace = pace_of(open_at(store).run("again"), resumed / 1e9 + 30)
+    assert (pace.last, pace.step_seconds, pace.is_silent) == (None, None, False)
+    assert pace.silent_seconds == pytest.approx(30, abs=1)
+    verdict = postmortem(open_at(store, 7200.0 + 90, main=True).run("again")).verdict
+    assert (verdict.cause, verdict.confidence) == ("hanging", "unknown")
+    assert "or its first steps take that long: nothing was logged since it was started" in verdict.text
 
 
 def test_which_run_is_meant(store: str) -> None:

@@ -25,8 +25,8 @@ pytest.importorskip("duckdb")
 pytest.importorskip("pyarrow")
 
 from sdk.query import aside as aside_module
+from sdk.query import known, typed
 from sdk.query import sql as sql_module
-from sdk.query import typed
 from sdk.query.aside import Aside
 from sdk.query.pruning import Filter
 from sdk.query.sql import Answer, Database, names_in, sql
@@ -339,6 +339,7 @@ ODD_QUERIES = [
     "select count(*) from metrics m where exists (select 1 from runs r where r.id = m.run and r.config.n < 3)",
     "select count(*) from metrics where run not in (select id from runs where config.n > 1)",
     "select count(*) from metrics where run in (select id from runs where config.n > 99)",
+    "select count(*) from metrics where run in (select upper(id) collate nocase from runs where config.n = 7)",
     "select count(*) from metrics a join metrics b using (run, key, step) join runs on runs.id = a.run where config.n < 2",
     "select count(*) from (select * from metrics m join runs r on m.run = r.id where r.config.n = 1) union all select 1",
 ]
@@ -425,6 +426,16 @@ def test_a_query_reaches_no_files(store: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UsageError):
         sql(query, dir=store)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_summaries_are_read_for_who_asks(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting runs opens none; a star takes all columns."""
+    asked: list[str] = []
+    monkeypatch.setattr(known, "_summary", lambda run: asked.append(run.id) or {})
+    sql("select project, count(*), Count ( * ) from runs group by 1", dir=store)
+    assert not asked
+    sql("select * from runs", dir=store)
+    assert asked
 
 
 def test_files_where_they_are_allowed(store: str, tmp_path: Path) -> None:

@@ -236,6 +236,20 @@ def test_a_run_that_is_resumed_is_not_over(scene: Scene) -> None:
     assert jobs(scene.store.path) == [], "nobody came"
 
 
+def test_a_pass_that_began_too_early_is_followed_by_another(scene: Scene) -> None:
+    """It was under way when the job was old enough to be believed: nothing changes any more, and the end is seen all the same."""
+    scene.leave()
+    put_job(scene.store, "a41f", TARGET, SECONDS, is_beginning=True)
+    scene.turn()
+    scene.now += BEGINNING_SECONDS
+    scene.answer(outcome.DELIVERED, has_ended=True)
+    assert len(jobs(scene.store.path)) == 1
+    scene.turn(1.0)
+    assert len(scene.crew.handed) == 2
+    scene.answer(outcome.UP_TO_DATE, has_ended=True)
+    assert jobs(scene.store.path) == []
+
+
 def test_a_run_that_is_made_again_keeps_its_job(scene: Scene) -> None:
     """What was told of the one of its id that was removed is not of this one, which has no directory yet."""
     scene.leave()

@@ -340,7 +340,13 @@ def test_importing_sdk_loads_nothing() -> None:
 # document -> the modules whose constants it quotes.
 FORMATS = {
     "segment.md": ("sdk.segment.format", "sdk.segment.blobs", "sdk.limits"),
-    "journal.md": ("sdk.journal.format", "sdk.journal.arena", "sdk.journal.asking", "sdk.journal.waiting", "sdk.limits"),
+    "journal.md": (
+        "sdk.journal.format",
+        "sdk.journal.arena",
+        "sdk.journal.asking",
+        "sdk.journal.waiting",
+        "sdk.limits",
+    ),
     "wire.md": ("sdk.wire.codec", "sdk.wire.messages", "sdk.limits"),
 }
 
