@@ -3,7 +3,7 @@
 The observer holds a descriptor of each process (a pidfd) from when it meets it. When the process has ended, kernels from 6.15 on say
 through it what its parent got: the exit code, or the signal. On older ones a process that nobody has reaped yet says it in
 /proc, which is a matter of luck. Beside it stand what the counters of its memory cgroup said in the last minute, and the lines of the
-kernel's log about it. Nothing of this is written for a process that ended with exit code 0.
+kernel's log about it. Of processes that left with exit code 0 the last ones are told when the run is over.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PROCESSES_MAX = 256
 # So long after its end a process that nobody has reaped may still get to say how it ended.
 PATIENCE_SECONDS = 4.0
 _LINES_MAX = 8
+_QUIET_MAX = 8
 # Lines of the kernel's log, and what a cgroup counted, this long before an end may belong to it without naming the process.
 _LINE_SECONDS = 60.0
 
@@ -90,6 +91,7 @@ class Ends:
         self._watched: dict[int, _Watched] = {}
         self._ended: dict[int, _Ended] = {}
         self._kills: dict[str, _Kills] = {}
+        self._quiet: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
 
     def watch(self, pid: int, stream: str, rank: int | None) -> None:
@@ -142,14 +144,16 @@ class Ends:
         lines = read_kernel_log(min(each.met for each, _ in told)) if any(status != 0 for _, status in told) else None
         for each, status in told:
             self._tell(each, status, lines)
+        if last:
+            # Why now: of one that said nothing before its end (os._exit, exec) it matters, and what did is most of them.
+            self.told += self._quiet[-_QUIET_MAX:]
+            self._quiet = []
         return len(self.told) > count
 
     def _tell(self, each: _Watched, status: int | None, lines: list[KernelLine] | None) -> None:
         os.close(each.descriptor)
         ended = self._ended.pop(each.pid)
         del self._watched[each.pid]
-        if status == 0:
-            return
         told: dict[str, Any] = {
             "stream": each.stream,
             "pid": each.pid,
@@ -158,6 +162,9 @@ class Ends:
         }
         if each.rank is not None:
             told["rank"] = each.rank
+        if status == 0:
+            self._quiet = [*self._quiet[-_QUIET_MAX:], told]
+            return
         if ended.kills is not None:
             told["oom_kills"] = ended.kills
         if lines is not None:

@@ -102,6 +102,7 @@ class Findings(NamedTuple):
         gaps: Records that are missing of the time before the end.
         rebooted: When its host was booted again, if it was and that is known. `is_other_boot`: it was.
         is_here: We are on its host.
+        pids: Its last attempt's processes, as they are called on this host.
         console: The last lines that were printed.
     """
 
@@ -120,6 +121,7 @@ class Findings(NamedTuple):
     is_here: bool = False
     is_preempted: bool = False
     job: str | None = None
+    pids: frozenset[int] = frozenset()
     console: Sequence[str] = ()
 
 
@@ -144,8 +146,8 @@ def verdict_of(found: Findings) -> Verdict:
 
 
 def culprit_of(found: Findings) -> End | None:
-    """The process whose end took the others along: the first that was killed or failed."""
-    return next(iter(sorted(found.ends, key=lambda end: end.time)), None)
+    """The process whose end took the others along: the first that was killed or failed, of none the first that left."""
+    return next(iter(sorted(found.ends, key=lambda end: (end.exit_code == 0, end.time))), None)
 
 
 def signal_name(number: int) -> str:
@@ -218,9 +220,7 @@ def _failed(found: Findings) -> Iterator[Verdict]:
 
 def _interrupted(found: Findings) -> Iterator[Verdict]:
     if found.state == "interrupted":
-        yield Verdict(
-            "interrupted", "Somebody interrupted it: Ctrl-C, or its notebook's kernel was shut down.", CERTAIN
-        )
+        yield Verdict("interrupted", "It was interrupted (SIGINT): Ctrl-C, a notebook, or somebody's kill.", CERTAIN)
 
 
 def _preempted(found: Findings) -> Iterator[Verdict]:
@@ -260,9 +260,9 @@ def _oom(found: Findings) -> Iterator[Verdict]:
 
 def _crashed_natively(found: Findings) -> Iterator[Verdict]:
     end = culprit_of(found)
-    crash = next((line for line in kernel_lines(found) if line.kind == "crash"), None)
     number = end.signal if end is not None else None
-    if number is None and crash is not None and not found.ends:
+    # Of a process that was not watched its number must do: others of the machine may crash at that time.
+    if not found.ends and any(line.kind == "crash" and line.pid in found.pids for line in kernel_lines(found)):
         number = signal.SIGSEGV
     if number not in _CRASHES:
         return
@@ -286,9 +286,9 @@ def _ended_by_signal(found: Findings) -> Iterator[Verdict]:
     text = f"{signal_name(end.signal)} ended it, which the program did not handle"
     usual = {
         signal.SIGTERM: ": a scheduler, a container that was stopped, or somebody's kill",
-        signal.SIGHUP: ": its terminal or ssh session was closed",
+        signal.SIGHUP: ": mostly its terminal or ssh session was closed",
         signal.SIGXCPU: ": a limit of CPU time",
-        signal.SIGPIPE: ": nobody read its output any more",
+        signal.SIGPIPE: ": mostly nobody read its output any more",
     }.get(signal.Signals(end.signal) if end.signal in set(signal.Signals) else signal.SIGINT, "")
     advice = [*_job_advice(found)]
     if end.signal == signal.SIGTERM:
@@ -301,7 +301,8 @@ def _ended_by_signal(found: Findings) -> Iterator[Verdict]:
 def _ended_by_code(found: Findings) -> Iterator[Verdict]:
     end = culprit_of(found)
     if end is not None and end.exit_code is not None:
-        text = f"It left with exit code {end.exit_code} past Python's own end: os._exit, or a library that ends the process."
+        means = "os._exit, exec" if end.exit_code == 0 else "os._exit"
+        text = f"It left with exit code {end.exit_code} past Python's own end: {means}, or a library that ends the process."
         yield Verdict(
             "exit-code",
             text,

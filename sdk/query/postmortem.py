@@ -206,7 +206,7 @@ def _findings(
         _whole(samples[-1].get("system/machine/disk_free")) if samples else None,
         time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if is_machine and not is_here else None,
         is_machine and not is_here, is_here, any(stream.about.get("preempting") is True for stream in last),
-        main.text("job_id"), console,
+        main.text("job_id"), frozenset(number for one in last if (number := one.number("pid"))), console,
     )  # fmt: skip
     return found, seen
 
@@ -249,8 +249,9 @@ def _dead_evidence(found: Findings, seen: _Seen) -> Iterator[Evidence]:
         elif end.exit_code is not None:
             how = f"left with exit code {end.exit_code}"
         order = ", first of all" if end is first and len(found.ends) > 1 else ""
-        # How a run ended that said so itself is the verdict already; what else was seen then may be the reason.
-        if found.state == state.CRASHED:
+        # How a run ended that said so itself is the verdict already; what else was seen then may be the reason. One that was preempted
+        # only said that it would end.
+        if found.state in (state.CRASHED, state.PREEMPTED):
             yield Evidence("exit", f"{who} {how}{order}", end.time)
         if end.oom_kills:
             yield Evidence(

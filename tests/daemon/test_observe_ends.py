@@ -110,8 +110,8 @@ def test_what_cannot_be_learned_is_told_after_a_while(spawn: Spawn, monkeypatch:
 
 
 @pytest.mark.usefixtures("_quiet_kernel")
-def test_exit_code_0_is_nothing_to_tell(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended well is in the run already."""
+def test_exit_code_0_is_told_at_the_end(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mostly the run says it already; of one that did not it is all that there is to know."""
     monkeypatch.setattr(ends, "exit_status", lambda pid, descriptor, started: 0)
     process = spawn()
     watched = Ends()
@@ -119,6 +119,8 @@ def test_exit_code_0_is_nothing_to_tell(spawn: Spawn, monkeypatch: pytest.Monkey
     process.kill()
     until(lambda: watched.look(0.0) or not watched.descriptors)
     assert watched.told == []
+    assert watched.look(1.0, last=True)
+    assert [(one["pid"], one["exit_code"]) for one in watched.told] == [(process.pid, 0)]
 
 
 def test_the_cgroups_counter_before_and_after(spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,10 @@ GAP = Gap("77", 5, 1, 2, 90.0, 91.0, "disk full")
         (crashed(end(200)), "terminated", CERTAIN),
         (crashed(end(signal.SIGSEGV)), "native-crash", CERTAIN),
         (crashed(end(signal.SIGBUS)), "native-crash", CERTAIN),
-        (crashed(lines=(line(SEGFAULT),)), "native-crash", LIKELY),
+        (crashed(lines=(line(SEGFAULT),), pids=frozenset({4121})), "native-crash", LIKELY),
+        (crashed(lines=(line(SEGFAULT),)), "unknown", UNKNOWN),  # some other program
+        (crashed(end(exit_code=0)), "exit-code", CERTAIN),
+        (crashed(end(exit_code=0), KILLED._replace(time=102.0)), "killed", CERTAIN),
         (crashed(lines=(line(SEGFAULT, 10.0),)), "unknown", UNKNOWN),  # some other program, a while before
         (crashed(end(exit_code=7)), "exit-code", CERTAIN),
         (crashed(KILLED, xids=((90.0, "gpu.0", 79),)), "gpu", LIKELY),
