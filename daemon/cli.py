@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sdk.errors import Error
+from sdk.errors import Error, NotFoundError
 
 # Command -> (group of the help page, one line of help).
 COMMANDS = {
@@ -41,6 +41,8 @@ COMMANDS = {
     "doctor": ("Daemon", "Whether logging works well on this machine, and what would mend it."),
 }
 _GROUPS = ("Look", "Move", "Mend", "Daemon")
+# These only look: what was probably meant may be suggested to be given to them.
+_LOOKING = frozenset({"show", "files", "tail", "logs", "plot", "why", "compare", "report", "watch"})
 
 
 class Commands(click.Group):
@@ -87,7 +89,7 @@ class Commands(click.Group):
         except Error as error:
             from daemon.commands.service import clean_lines
 
-            click.echo(clean_lines(f"stepd: {error}"), err=True)
+            click.echo(clean_lines(f"stepd: {_in_its_words(error, ctx.invoked_subcommand)}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:  # while a command's modules were imported, or in one that does not see to it itself
             ctx.exit(130)
@@ -100,6 +102,15 @@ class Commands(click.Group):
 
             click.echo(clean_lines(f"stepd: cannot go on with {ctx.invoked_subcommand}: {error}"), err=True)
             ctx.exit(1)
+
+
+def _in_its_words(error: Error, verb: str | None) -> Error:
+    """An error with a hint for a shell: the command that was called, with what was probably meant, or another one."""
+    if isinstance(error, NotFoundError) and error.instead and verb in _LOOKING:
+        return NotFoundError(error.message, f"stepd {verb} {error.instead}")
+    if isinstance(error, NotFoundError) and error.command:
+        return NotFoundError(error.message, error.command)
+    return error
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

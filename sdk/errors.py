@@ -85,7 +85,17 @@ class StoreError(Error):
 
 
 class NotFoundError(StoreError, KeyError):
-    """No run, key or stream of that name; the hint names the nearest ones."""
+    """No run, key or stream of that name; the hint names the nearest ones.
+
+    Attributes:
+        instead: What was probably meant, as words of a command line; "" where that is not known.
+        command: The cure in a shell, where the hint is one for Python; "" where it is the same.
+    """
+
+    def __init__(self, message: str = "", hint: str | None = None, instead: str = "", command: str = "") -> None:
+        super().__init__(message, hint)
+        self.instead = instead
+        self.command = command
 
     def __str__(self) -> str:
         return Exception.__str__(self)

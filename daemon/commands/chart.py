@@ -393,8 +393,9 @@ def _told(one: _Drawn, x_name: str) -> list[str]:
     parts = []
     if line.members > 1:
         parts.append(f"{line.members} runs")
-    if line.last is not None and line.best is not None and line.best_x is not None:
+    if line.last is not None:
         parts.append(f"last {line.last:<9.4g}")
+    if line.best is not None and line.best_x is not None:
         parts.append(f"{line.goal} {line.best:.4g} @ {place_text(x_name, line.best_x)}")
     if line.not_finite:
         parts.append(f"{line.not_finite:,} not finite")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from daemon.commands.cells import cells, cut, left, right
 from daemon.commands.service import clean, store_path
 from sdk import clock
 from sdk.errors import NotFoundError
@@ -90,8 +92,8 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], right: 
     Args:
         right: Indexes of the columns whose text ends at the right.
     """
-    cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(titles, *cells)]
+    texts = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(cells, column)) for column in zip(titles, *texts)]
     ranged = set(right)
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - 2 * (len(titles) - 1)
@@ -99,16 +101,15 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], right: 
             widths[widths.index(max(widths))] -= 1
     else:
         widths = [min(width, _COLUMN_CHARACTERS_MAX * 8) for width in widths]
-    for number, row in enumerate([list(titles), *cells]):
-        parts = [_cell(cell, width, index in ranged) for index, (cell, width) in enumerate(zip(row, widths))]
+    for number, row in enumerate([list(titles), *texts]):
+        parts = [_cell(text, width, index in ranged) for index, (text, width) in enumerate(zip(row, widths))]
         line = "  ".join(parts).rstrip()
         click.echo(click.style(line, bold=True) if number == 0 else line)
 
 
-def _cell(text: str, width: int, right: bool) -> str:
-    if len(text) > width:
-        text = text[: max(width - 1, 0)] + ("…" if can_unicode() else "~")
-    return text.rjust(width) if right else text.ljust(width)
+def _cell(text: str, width: int, is_right: bool) -> str:
+    text = cut(text, width, "…" if can_unicode() else "~")
+    return right(text, width) if is_right else left(text, width)
 
 
 def can_unicode() -> bool:
@@ -162,14 +163,14 @@ def _neither(store: Store, word: str, error: NotFoundError, where: list[Run], kn
     if "matches" in error.message and "no run matches" not in error.message:
         return error  # an ambiguous prefix: its candidates say more
     names = " and ".join(run.id for run in where[:3])
-    hint = f"stepd show {where[0].id}"
+    hint, instead = f"stepd show {where[0].id}", ""
     if near:
-        told = f"Nearest keys: {list_names(near)}"
+        told, instead = f"Nearest keys: {list_names(near)}", f"{where[0].id} {shlex.quote(near[0])}"
     elif runs := nearest(word, {each for run in store.runs() for each in (run.name, run.id)}):
-        told, hint = f"Nearest runs: {list_names(runs)}", "stepd runs"
+        told, hint, instead = f"Nearest runs: {list_names(runs)}", "stepd runs", shlex.quote(runs[0])
     else:
         told = f"Keys: {list_names(sorted(known)[:5]) or 'none yet'}"
-    return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint=hint)
+    return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint, instead)
 
 
 def one_run(store: Store, words: Sequence[str], usage: Callable[[str], Exception]) -> tuple[Run, list[str]]:

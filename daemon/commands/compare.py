@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from daemon.commands.cells import cells, cut, left
 from daemon.commands.common import can_unicode, json_option, open_store_of, print_json, value_text
 from daemon.commands.runs import facts
 from daemon.commands.service import clean, directory_option, duration, size
@@ -147,10 +148,10 @@ class Layout:
     def __init__(self, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
         self.titles = titles
         self._rows = [(clean(name), texts) for name, texts in rows]
-        self._title = max(map(len, titles))
-        self._name = min(max((len(name) for name, _ in self._rows), default=0), _NAME_CHARACTERS_MAX)
+        self._title = max(map(cells, titles))
+        self._name = min(max((cells(name) for name, _ in self._rows), default=0), _NAME_CHARACTERS_MAX)
         room = (shutil.get_terminal_size().columns - 2 - self._name) // len(titles) - 2
-        fitting = [len(text) for _, texts in rows for text in texts if len(text) <= room]
+        fitting = [taken for _, texts in rows for text in texts if (taken := cells(text)) <= room]
         # As wide as the texts, and no line longer than the terminal.
         self._cell = min(room, max(self._title, *fitting, _CELL_CHARACTERS_MIN))
 
@@ -166,40 +167,37 @@ class Layout:
     def lines(self) -> Iterator[str]:
         """The rows; no text is cut that might differ in what is cut off."""
         for name, texts in self._rows:
-            if self.is_wide and len(name) <= self._name and max(map(len, texts)) <= self._cell:
+            if self.is_wide and cells(name) <= self._name and max(map(cells, texts)) <= self._cell:
                 yield self._line(name, texts)
             else:
                 yield f"  {name}"
-                yield from (f"    {title:<{self._title}}  {text}" for title, text in zip(self.titles, texts))
+                yield from (f"    {left(title, self._title)}  {text}" for title, text in zip(self.titles, texts))
 
     def _line(self, name: str, texts: Sequence[str], indent: str = "  ") -> str:
-        cells = "".join(f"  {text:<{self._cell}}" for text in texts)
-        return f"{indent}{name:<{self._name + 2 - len(indent)}}{cells}".rstrip()
+        beside = "".join(f"  {left(text, self._cell)}" for text in texts)
+        return f"{indent}{left(name, self._name + 2 - len(indent))}{beside}".rstrip()
 
 
 def titles_of(runs: Sequence[Run]) -> list[str]:
     """What runs are called in a table: their names where these are short and tell them apart, else their ids."""
     names = [clean(run.name) for run in runs]
-    is_good = len(set(names)) == len(names) and max(map(len, names)) <= _TITLE_CHARACTERS_MAX
+    is_good = len(set(names)) == len(names) and max(map(cells, names)) <= _TITLE_CHARACTERS_MAX
     return names if is_good else [clean(run.id) for run in runs]
 
 
 def _print_facts(compared: Comparison, only: frozenset[str], everything: bool) -> None:
     runs = compared.runs
-    width = max(len(clean(run.id)) for run in runs)
-    names = min(max(len(clean(run.name)) for run in runs), _RUN_NAME_CHARACTERS_MAX)
+    width = max(cells(clean(run.id)) for run in runs)
+    names = min(max(cells(clean(run.name)) for run in runs), _RUN_NAME_CHARACTERS_MAX)
     for place, run in enumerate(runs):
         what = "reference" if not place else "against" if place == 1 else ""
         told = ", ".join(filter(None, (clean(run.project), run.state, _when(run.started))))
-        click.echo(f"{what:<9}  {clean(run.id):<{width}}  {_clipped(clean(run.name), names):<{names}}  {told}")
+        name = left(cut(clean(run.name), names, "…" if can_unicode() else "~"), names)
+        click.echo(f"{what:<9}  {left(clean(run.id), width)}  {name}  {told}")
     shown = {name: compared.sections[name] for name in SECTIONS if name in compared.sections and name in only}
     for name, known in shown.items():
         chosen = known if everything else [fact for fact in known if not fact.same]
         _print_section(name, chosen, known, runs, everything)
-
-
-def _clipped(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _when(seconds: float) -> str:
@@ -265,7 +263,7 @@ def _print_code(compared: Comparison) -> None:
         click.echo("\n" + click.style(f"{clean(name)}: {titles[0]} and {titles[place]}", bold=True))
         for line in lines:
             color = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            text = _clipped(clean(line.replace("\t", "    ")), _DIFF_CHARACTERS_MAX)
+            text = cut(clean(line.replace("\t", "    ")), _DIFF_CHARACTERS_MAX, "…" if can_unicode() else "~")
             click.echo("  " + click.style(text, fg=color))
     if is_same:
         click.echo("\nNo patch or script that was kept differs.")
@@ -379,7 +377,7 @@ class _Pair:
     def __init__(self, titles: Sequence[str], keys: Sequence[str], tolerance: float | None) -> None:
         self._titles = titles
         self._tolerance = tolerance
-        self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
+        self._key = min(max((cells(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
 
     def head(self) -> str:
         middle = "" if self._tolerance is None else f"  {f'beyond {self._tolerance:g}':<14}"
@@ -389,9 +387,9 @@ class _Pair:
     def row(self, key: str, row: Sequence[Divergence | None]) -> str:
         (found,) = row
         if found is None:
-            return f"  {clean(key):<{self._key}}  {_NO_VALUE}"
+            return f"  {left(clean(key), self._key)}  {_NO_VALUE}"
         middle = "" if self._tolerance is None else f"  {_beyond(found) or 'nowhere':<14}"
-        line = f"  {clean(key):<{self._key}}  {_where(found):<14}{middle}  {_end_text(found):<10}"
+        line = f"  {left(clean(key), self._key)}  {_where(found):<14}{middle}  {_end_text(found):<10}"
         return _beside(line, self._values(found))
 
     def _values(self, found: Divergence) -> str:
@@ -407,7 +405,7 @@ class _Pair:
 
 def _beside(line: str, values: str) -> str:
     """The values at the end of the line, or in one of their own."""
-    if len(line) + 2 + len(values) <= shutil.get_terminal_size().columns:
+    if cells(line) + 2 + cells(values) <= shutil.get_terminal_size().columns:
         return f"{line}  {values}"
     return f"{line.rstrip()}\n    {values}"
 
@@ -422,22 +420,22 @@ class _Several:
     def __init__(self, titles: Sequence[str], keys: Sequence[str], tolerance: float | None) -> None:
         self._titles = titles
         self._tolerance = tolerance
-        self._key = min(max((len(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
-        self._cell = max(14, *map(len, titles))
+        self._key = min(max((cells(clean(key)) for key in keys), default=0), _NAME_CHARACTERS_MAX)
+        self._cell = max(14, *map(cells, titles))
         width = self._key + 2 + (len(titles) - 1) * (self._cell + 2)
         self._is_wide = width <= shutil.get_terminal_size().columns
 
     def head(self) -> str:
         what = "differs" if self._tolerance is None else f"differs by more than {self._tolerance:g}"
         title = f"where each first {what} from {self._titles[0]}"
-        cells = "".join(f"  {title:<{self._cell}}" for title in self._titles[1:] if self._is_wide)
-        return f"{title}\n{'series':<{self._key + 2}}{cells}".rstrip()
+        beside = "".join(f"  {left(title, self._cell)}" for title in self._titles[1:] if self._is_wide)
+        return f"{title}\n{'series':<{self._key + 2}}{beside}".rstrip()
 
     def row(self, key: str, row: Sequence[Divergence | None]) -> str:
         texts = [_NO_VALUE if one is None else self._text(one) for one in row]
         if self._is_wide:
-            return f"  {clean(key):<{self._key}}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
-        lines = (f"    {title:<{self._cell}}  {text}" for title, text in zip(self._titles[1:], texts))
+            return f"  {left(clean(key), self._key)}{''.join(f'  {text:<{self._cell}}' for text in texts)}".rstrip()
+        lines = (f"    {left(title, self._cell)}  {text}" for title, text in zip(self._titles[1:], texts))
         return "\n".join([f"  {clean(key)}", *lines])
 
     def _text(self, found: Divergence) -> str:

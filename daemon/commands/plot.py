@@ -148,13 +148,7 @@ def _read(asked: _Asked) -> Lines:
     limit = _MEMBERS_MAX if asked.how["group"] or asked.how["over"] else max(_LINES_MAX // len(keys), 1)
     if len(runs) > limit:
         notes.append(f"{limit} of {len(runs)} runs are drawn, those that were started last; --where chooses others")
-    try:
-        lines = read_lines(runs[:limit], keys, lines_max=_LINES_MAX, **asked.how)
-    except NotFoundError as error:
-        if error.hint != "run.keys()":
-            raise
-        # That is for Python; here a cure is to be pasted into a shell.
-        raise NotFoundError(error.message, hint=f"stepd show {runs[0].id}") from None
+    lines = read_lines(runs[:limit], keys, lines_max=_LINES_MAX, **asked.how)
     if len(lines.lines) > _LINES_MAX:  # groups
         notes.append(f"{_LINES_MAX} of {len(lines.lines)} lines are drawn")
     return Lines(lines.x_name, lines.lines[:_LINES_MAX], lines.notes + notes)

@@ -69,20 +69,23 @@ def command(
     shown = table.cut(limit)
     if as_json:
         rows = table_rows(shown)
-        print_json([{**row, **facts(run)} for run, row in zip(shown.runs, rows)] if facts_alone else rows)
+        print_json([{**row, **facts(run), **_ending(run)} for run, row in zip(shown.runs, rows)] if facts_alone else rows)
     elif as_csv:
         _print_csv(shown)
     elif not shown.groups:
         click.echo(_nothing(store.path, runs, project, where))
     else:
-        _print_table(shown, table)
+        _print_table(shown, table, everything)
     remember(store.path, everything, seconds=_KEEP_SECONDS)
 
 
-def _print_table(shown: Overview, table: Overview) -> None:
-    from daemon.commands.runs_table import table_lines
+def _print_table(shown: Overview, table: Overview, everything: Sequence[Run]) -> None:
+    from daemon.commands.runs_table import shortest, table_lines
 
-    lines = table_lines(shown, _page())
+    # In a pipe, and where it was asked for, the whole id.
+    is_cut = _is_terminal() and not table.chosen
+    page = _page()._replace(id_characters=shortest(run.id for run in everything) if is_cut else None)
+    lines = table_lines(shown, page)
     if len(shown.groups) < len(table.groups):
         lines += ["", f"{len(shown.groups):,} of {len(table.groups):,} {'groups' if table.by else 'runs'}"]
     if table.unread:
@@ -176,6 +179,11 @@ def _part(value: Any, part: str) -> Any:
     return None if part == "std" else value
 
 
+def _ending(run: Run) -> dict[str, Any]:
+    """How long it took, where, and what it ended with."""
+    return {"duration": run.duration, "host": run.host, "exit_code": run.exit_code}
+
+
 def facts(run: Run) -> dict[str, Any]:
     """What is known without reading values."""
     return {
@@ -190,9 +198,9 @@ def facts(run: Run) -> dict[str, Any]:
         "created": run.created,
         "started": run.started,
         "updated": run.updated,
-        "step_max": run.step_max,
+        "step": run.step_max,
         "records": run.records,
-        "size_bytes": run.size_bytes,
+        "size": run.size_bytes,
         "directory": run.directory,
         "config": run.config,
     }

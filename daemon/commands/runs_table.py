@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os.path
+import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -23,11 +26,14 @@ STATE_COLORS = {
 }  # fmt: skip
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _GAP = 2
-_BAR_CHARACTERS = (8, 40)
+_BAR_CHARACTERS = (6, 40)
 _CELL_CHARACTERS_MAX = 28
 # Limit: in a pipe, where nothing must fit: a name may have a megabyte.
 _PIPE_CHARACTERS_MAX = 320
 _CUT_CHARACTERS_MIN = 8
+_ID_CHARACTERS_MIN = 4
+# As `sdk.ids.new_run_id` makes them; a word of eight letters is one that somebody gave.
+_MADE_ID = re.compile("(?=.*[0-9])[0-9a-z]{8}")
 _OLD_SECONDS = 7 * 86400.0
 
 
@@ -37,12 +43,14 @@ class Page(NamedTuple):
     Attributes:
         width: Characters in a line; None: as many as it takes, and no bars.
         now: What ages are counted to, Unix seconds.
+        id_characters: So many characters of an id tell which run of the store it is.
     """
 
     width: int | None
     unicode: bool
     color: bool
     now: float
+    id_characters: int | None = None
 
 
 class _Shown(NamedTuple):
@@ -64,11 +72,10 @@ def table_lines(table: Overview, page: Page) -> list[str]:
     bar = next((one for one in shown if one.column.name == table.sorted_by and _heights(one.column)), None)
     left: list[_Shown] = []
     if page.width is not None:
-        room = page.width - (_BAR_CHARACTERS[0] + _GAP if bar is not None else 0)
         if table.chosen:
-            shown = _shrunk(shown, room)
+            shown = _shrunk(shown, page.width)
         else:
-            shown, left = _fitting(shown, room, table)
+            shown, left = _fitting(shown, page.width, table)
     widths = [one.width for one in shown]
     used = sum(widths) + _GAP * (len(widths) - 1)
     bars = _bars(bar.column, page.width - used - _GAP, page) if bar is not None and page.width is not None else []
@@ -99,17 +106,31 @@ def pasted(names: Sequence[str]) -> str:
     return shlex.quote(clean(",".join(names)))
 
 
+def shortest(ids: Iterable[str]) -> int:
+    """How many characters tell each of some ids from the others, at least four."""
+    ordered = sorted(ids)
+    common = [len(os.path.commonprefix(pair)) for pair in itertools.pairwise(ordered) if pair[0] != pair[1]]
+    return max([_ID_CHARACTERS_MIN - 1, *common]) + 1
+
+
 # Values.
 
 
 def _as_text(column: Column, page: Page) -> _Shown:
     write = _writer(column, page)
     texts = ["-" if value is None else write(value) for value in column.values]
+    if column.name == "id" and page.id_characters is not None:
+        texts = [_short_id(text, page.id_characters) for text in texts]
     most = _CELL_CHARACTERS_MAX if page.width is not None else _PIPE_CHARACTERS_MAX
     texts = [cut(text, most, _mark(page)) for text in texts]
     is_right = column.kind in ("number", "size", "length") or column.name == COUNT
     title = cut(clean(_title(column.name)), _PIPE_CHARACTERS_MAX, _mark(page))
     return _Shown(column, title, texts, is_right)
+
+
+def _short_id(run_id: str, characters: int) -> str:
+    """The beginning of an id that was made up; one that somebody gave says something."""
+    return run_id[:characters] if _MADE_ID.fullmatch(run_id) else run_id
 
 
 def _title(name: str) -> str:
@@ -200,10 +221,14 @@ def _colored(one: _Shown, cell: str, width: int, page: Page, *, is_best: bool) -
 
 
 def _fitting(shown: Sequence[_Shown], room: int, table: Overview) -> tuple[list[_Shown], list[_Shown]]:
-    """As many columns as there is room for, in their order, and the others: first what every run has, then in turn results and config."""
-    always = {*BASE_COLUMNS, COUNT, *table.by, table.sorted_by}
-    first = [one for one in shown if one.column.name in always]
-    rest = [one for one in shown if one.column.name not in always]
+    """As many columns as there is room for, in their order, and the others.
+
+    First what says which run it is and what was asked for, then what every run has, then in turn results and config.
+    """
+    asked = {*BASE_COLUMNS[:2], COUNT, *table.by, table.sorted_by, *table.named}
+    first = [one for one in shown if one.column.name in asked]
+    first += [one for one in shown if one.column.name in BASE_COLUMNS[2:] and one not in first]
+    rest = [one for one in shown if one not in first]
     results = [one for one in rest if one.column.name.partition(":")[0] in OPERATIONS]
     config = [one for one in rest if one not in results]
     in_turn = [
@@ -259,7 +284,7 @@ def _finite(value: Any) -> float | None:
 def _bars(column: Column, room: int, page: Page) -> list[str]:
     """A bar for each row; the smallest value is one eighth of a character."""
     width = min(room, _BAR_CHARACTERS[1])
-    if width < 2:
+    if width < _BAR_CHARACTERS[0]:
         return []
     bars = []
     for height in _heights(column):

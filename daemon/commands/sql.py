@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import click
 
+from daemon.commands.cells import cells, cut
 from daemon.commands.common import can_unicode, open_store_of, print_json, to_json, write_table
 from daemon.commands.export import Screen, complete_file
 from daemon.commands.service import clean, directory_option
@@ -129,16 +130,16 @@ def _show(reader: Any, limit: int) -> None:
 
     names = list(reader.schema.names)
     rows, more = _head(reader, limit)
-    cells = [[clean(cell_text(cell)) for cell in row] for row in rows]
-    places = _fitting(names, cells)
+    texts = [[clean(cell_text(cell)) for cell in row] for row in rows]
+    places = _fitting([clean(name) for name in names], texts)
     right = [at for at, place in enumerate(places) if _is_number(reader.schema.types[place])]
-    write_table([clean(names[place]) for place in places], [[row[place] for place in places] for row in cells], right)
+    write_table([clean(names[place]) for place in places], [[row[place] for place in places] for row in texts], right)
     dots = "…" if can_unicode() else "..."
     left_out = [names[place] for place in range(len(names)) if place not in places]
     if left_out:
         told = f"+ {len(left_out)} more columns: {clean(', '.join(left_out))}"
         room = shutil.get_terminal_size().columns
-        click.echo(told if len(told) <= room else f"{told[: room - len(dots)]}{dots}")
+        click.echo(cut(told, room, "…" if can_unicode() else "~"))
     count, is_all = _rest(reader, more)
     if count:
         said = f"{count:,} more rows" if is_all else f"more than {count:,} more rows"
@@ -176,8 +177,8 @@ def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     found: list[int] = []
     used = 0
     for place, name in enumerate(names):
-        widest = max([len(name), *(len(row[place]) for row in rows)])
-        least = min(widest, max(_COLUMN_CHARACTERS_MIN, min(len(name), 2 * _COLUMN_CHARACTERS_MIN)))
+        widest = max([cells(name), *(cells(row[place]) for row in rows)])
+        least = min(widest, max(_COLUMN_CHARACTERS_MIN, min(cells(name), 2 * _COLUMN_CHARACTERS_MIN)))
         if found and used + 2 + least > room:
             break
         used += least + (2 if found else 0)

@@ -9,10 +9,11 @@ import sys
 import click
 
 from daemon.commands.common import can_unicode, open_store_of, print_json
-from daemon.commands.service import directory_option
-from daemon.screen.model import Board, Scene, filter_of
+from daemon.commands.service import clean, directory_option, store_path
+from daemon.screen.model import AwaitedStore, Board, Scene, filter_of
 from daemon.screen.text import Ink
 from daemon.screen.view import View
+from sdk._greeting import short_path
 from sdk.errors import Error, install_hint
 from sdk.reader import Store
 
@@ -29,16 +30,19 @@ _FRAME_COLUMNS_MAX = 200
     "--once", is_flag=True, help="Print one frame as text and end; also what comes where nobody looks at a terminal."
 )
 @click.option("--json", "as_json", is_flag=True, help="The list once, as one JSON document.")
+@click.option("--sparks", is_flag=True, help="With --json: the values of its small charts too.")
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, word: str | None, every: bool, text: str, once: bool, as_json: bool, directory: str | None
+    ctx: click.Context, word: str | None, every: bool, text: str, once: bool, as_json: bool, sparks: bool,
+    directory: str | None,
 ) -> None:  # fmt: skip
     """A live screen of all running trainings, with a page for each: charts, console, rows, media, facts.
 
     Everything is done with keys, ? shows them. Needs no daemon and no server: over ssh it is `ssh -t HOST stepd watch`.
     """
-    store = open_store_of(ctx, directory)
+    # Why not one that must be there: on a fresh machine the screen is opened before the first training.
+    store = AwaitedStore(store_path(ctx, directory)) if word is None else open_store_of(ctx, directory)
     run = None if word is None else store.run(word).id
     terminal = os.environ.get("TERM", "dumb")
     is_looked_at = sys.stdout.isatty() and sys.stdin.isatty() and terminal != "dumb"
@@ -49,7 +53,7 @@ def command(
     filter_of(text)  # what is wrong with it is said before there is a screen
     view.every, view.text = every, text
     if as_json:
-        _print_json(store, view, run)
+        _print_json(store, view, run, sparks)
         return
     if once or not is_looked_at:
         _print_once(store, view)
@@ -89,6 +93,9 @@ def _print_once(store: Store, view: View) -> None:
             _read_page(store, view)
         else:
             view.take(board.look(view.wanted()))
+            if not (view.scene.total or view.scene.trouble):
+                click.echo(f"no run in {clean(short_path(store.path))} yet")
+                return
             view.resize((view.size[0], max(len(view.scene.glances) * 2 + 8, 24)))
             while board.fill(view.wanted()):
                 view.take(board.scene(view.wanted()))
@@ -98,19 +105,31 @@ def _print_once(store: Store, view: View) -> None:
         board.close()
 
 
-def _print_json(store: Store, view: View, run: str | None) -> None:
-    """The runs that the list shows, or the one that was named, as far as the screen knows them, and the daemon's health."""
+def _print_json(store: Store, view: View, run: str | None, sparks: bool) -> None:
+    """The runs that the list shows, or the one that was named, as far as the screen knows them, and the daemon's health.
+
+    Of series only the last values, unless `sparks` are asked for: they are most of the document, and nobody reads them in a script.
+    Of runs that are over none are read for a list.
+    """
     board = Board(store)
     try:
-        scene = board.look(view.wanted()._replace(every=view.every or run is not None))
+        wanted = view.wanted()._replace(every=view.every or run is not None)
+        scene = board.look(wanted)
+        if sparks or run is not None:
+            ids = (run,) if run is not None else tuple(one.id for one in scene.glances)
+            while board.fill(wanted := wanted._replace(visible=ids)):
+                scene = board.scene(wanted)
     finally:
         board.close()
     glances = [one for one in scene.glances if run is None or one.id == run]
-    runs = [
-        {**one._asdict(), "load": one.load._asdict(), "sparks": [spark._asdict() for spark in one.sparks]}
-        for one in glances
-    ]
-    print_json({"store": scene.store, "health": scene.health._asdict() if scene.health else None, "runs": runs})
+    told = []
+    for one in glances:
+        facts = {**one._asdict(), "load": one.load._asdict(), "last": {spark.key: spark.last for spark in one.sparks}}
+        del facts["sparks"]
+        if sparks:
+            facts["sparks"] = [spark._asdict() for spark in one.sparks]
+        told.append(facts)
+    print_json({"store": scene.store, "health": scene.health._asdict() if scene.health else None, "runs": told})
 
 
 def _read_page(store: Store, view: View) -> None:

@@ -23,7 +23,7 @@ from sdk.query.stacks import ANSWERED, Frame, Group, Process, grouped
 from sdk.reader import Run, Store
 from sdk.reader.logs import LogLine
 
-# What is printed without --all fits a small terminal; a pipe gets as much.
+# What is printed into a terminal without --all fits a small one; a pipe gets everything.
 _LINES_MIN, _COLUMNS = 24, 80
 _EVIDENCE_MAX, _ADVICE_MAX, _FRAMES_MAX, _KEYS_MAX = 8, 3, 8, 6
 _TIME_MAX = 1e11
@@ -59,7 +59,7 @@ def command(
 ) -> None:
     """How a run died, or why it hangs.
 
-    Without RUN: the newest run that did not finish well, or that hangs. Of a run that lives and is silent, or with --now, the
+    Without RUN: the one that hangs now, else the one that ended last of those that did not end well. Of a run that lives and is silent, or with --now, the
     processes on this machine are asked for the stacks of their threads; that disturbs nobody (docs/why.md).
     """
     store = open_store_of(ctx, directory)
@@ -67,7 +67,7 @@ def command(
     if as_json:
         print_json(plain(found))
         return
-    _print(found, everything)
+    _print(found, everything or not sys.stdout.isatty())
 
 
 def _say_that_we_ask(pace: Pace) -> None:
@@ -104,7 +104,7 @@ class _Page:
         size = shutil.get_terminal_size((_COLUMNS, _LINES_MIN))
         self.columns = max(size.columns, 40) if sys.stdout.isatty() else 100
         # One line for the prompt that follows, one for what was left out.
-        self.left = 1 << 30 if everything else max(size.lines if sys.stdout.isatty() else 0, _LINES_MIN) - 2
+        self.left = 1 << 30 if everything else max(size.lines, _LINES_MIN) - 2
         self.everything = everything
         self.hidden: list[str] = []
 

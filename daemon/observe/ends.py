@@ -64,10 +64,13 @@ class _Kills:
     def __init__(self, path: str) -> None:
         self._path = path
         first = machine.oom_kills(path)
+        self._is_told = first is not None
         self._counts = [(float("-inf"), first)] if first is not None else []
 
     def look(self, now: float) -> None:
         found = machine.oom_kills(self._path)
+        # A cgroup may be gone with its last process, and with it the count.
+        self._is_told = found is not None
         if found is not None and (not self._counts or found != self._counts[-1][1]):
             self._counts.append((now, found))
         # What the count was a while ago is all that is compared with.
@@ -76,8 +79,8 @@ class _Kills:
 
     @property
     def lately(self) -> int | None:
-        """By how much it grew in the last minute before the last look."""
-        return max(0, self._counts[-1][1] - self._counts[0][1]) if self._counts else None
+        """By how much it grew in the last minute before the last look; None: it was not told then."""
+        return max(0, self._counts[-1][1] - self._counts[0][1]) if self._is_told else None
 
 
 class Ends:

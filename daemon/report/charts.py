@@ -33,6 +33,9 @@ _STATIC_POINTS = 200
 _KEY_CHARACTERS_MAX = 160
 _WIDTH, _HEIGHT = 560, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 22
+# Limits: runs of which some values of a key are looked at, and how many; and keys that a sentence names.
+_LOOKED_AT_MAX, _SAMPLED = 4, 100
+_NAMED_MAX = 5
 _GAPS_MAX = 50
 # Limit: the newest; more lines in one chart hide it.
 _ATTEMPTS_MAX = 50
@@ -97,12 +100,15 @@ class Marks(NamedTuple):
 NO_MARKS = Marks([], [])
 
 
-def numeric_keys(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
+def numeric_keys(runs: Sequence[Run], patterns: Sequence[str], budget: Budget) -> list[str]:
     """The keys that hold numbers, by what was logged last under them; those that match the patterns, where there are any.
+
+    Of keys under which a text was logged last some values are looked at; `budget` is told of those that hold no number.
 
     Section by section, what is worth most first (`headline`); what was observed of the machine last.
     """
     found: dict[str, None] = {}
+    texts: dict[str, list[Run]] = {}
     defined: dict[str, Any] = {}
     for run in runs:
         shown = run.keys_like(patterns) if patterns else [*run.shown_keys(), *run.keys(kind="system")]
@@ -110,12 +116,32 @@ def numeric_keys(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
         defined.update(run.metrics)
         for key in shown:
             value = last.get(key, 0)
-            if not isinstance(value, (str, list, bytes)) and kind_of(value) is None:
+            if isinstance(value, str):
+                texts.setdefault(key, []).append(run)
+            elif not isinstance(value, (list, bytes)) and kind_of(value) is None:
                 found[key] = None
+    without = [key for key, holders in texts.items() if key not in found and not _hold_number(holders, key)]
+    found.update(dict.fromkeys(texts.keys() - set(without)))
+    if without:
+        budget.leave_out(f"There are no charts of {_some(without)}: texts.")
     rank = {key: place for place, key in enumerate(choose_keys(sorted(found), defined, len(found)))}
     section = {key: key.rpartition("/")[0] for key in rank}
     first = {section[key]: place for key, place in sorted(rank.items(), key=lambda item: -item[1])}
     return sorted(rank, key=lambda key: (key.startswith(SYSTEM_PREFIX), first[section[key]], rank[key]))
+
+
+def _hold_number(runs: Sequence[Run], key: str) -> bool:
+    """Whether a number is among some values of a key under which a text was logged last."""
+    for run in runs[:_LOOKED_AT_MAX]:
+        values = run.sample([key], _SAMPLED)[key][1]
+        if values.dtype.kind in "iuf" or any(type(value) in (int, float) for value in values.tolist()):
+            return True
+    return False
+
+
+def _some(keys: Sequence[str]) -> str:
+    named = ", ".join(short(key, _KEY_CHARACTERS_MAX) for key in keys[:_NAMED_MAX])
+    return named + (f" and {len(keys) - _NAMED_MAX:,} more keys" if len(keys) > _NAMED_MAX else "")
 
 
 def read_charts(runs: Sequence[Run], keys: Sequence[str], points: int, budget: Budget, size: int) -> list[Chart]:
@@ -129,21 +155,37 @@ def read_charts(runs: Sequence[Run], keys: Sequence[str], points: int, budget: B
         keys = keys[:most]
     chosen = points_for(len(keys) * len(drawn), points, size)
     lines: dict[str, list[Line]] = {key: [] for key in keys}
+    others: dict[str, int] = {}
     for place, run in enumerate(drawn):
-        for key, line in _lines_of(run, place, keys, chosen):
+        for key, line in _lines_of(run, place, keys, chosen, others):
             lines[key].append(line)
+    if mixed := {key: count for key, count in others.items() if lines[key]}:
+        budget.leave_out(f"{sum(mixed.values()):,} values are not drawn, for they are no numbers: of {_some(list(mixed))}.")
+    if empty := [key for key in others if not lines[key]]:
+        budget.leave_out(f"There are no charts of {_some(empty)}: no numbers.")
     if chosen < points and any(line.stands_for > chosen for found in lines.values() for line in found):
         budget.leave_out(f"A line has at most {chosen:,} points instead of {points:,}; extremes are kept.")
     return [Chart(key, found) for key, found in lines.items() if found]
 
 
-def _lines_of(run: Run, place: int, keys: Sequence[str], points: int) -> Iterable[tuple[str, Line]]:
+def _lines_of(
+    run: Run, place: int, keys: Sequence[str], points: int, others: dict[str, int]
+) -> Iterable[tuple[str, Line]]:
+    """The lines of a run. `others` gets how many values of each key are no numbers."""
     import numpy
+
+    from sdk.reader.series import numbers_in
 
     own = set(run.keys())
     observed = set(run.keys(kind="system")) - own
-    for key, series in _read(run, [key for key in keys if key in own or key in observed], points).items():
-        if series.value.dtype.kind not in "biuf" or key not in keys or not len(series):
+    for key, held in _read(run, [key for key in keys if key in own or key in observed], points).items():
+        if key not in keys or not len(held):
+            continue
+        series = numbers_in(held)
+        left_out = len(held) - (0 if series is None else len(series))
+        if left_out:
+            others[key] = others.get(key, 0) + left_out
+        if series is None:
             continue
         value = series.value.astype(numpy.float64)
         good = numpy.isfinite(value)

@@ -203,7 +203,7 @@ def _columns(titles: Sequence[Any], rows: Mapping[str, Sequence[Any]], total: in
 
 
 def summary_section(
-    runs: Sequence[Run], charts: Sequence[Chart], goal: Callable[[Run, str], str], room: int = _MATRIX_BYTES_MAX
+    runs: Sequence[Run], charts: Sequence[Chart], goal: Callable[[Run, str], str | None], room: int = _MATRIX_BYTES_MAX
 ) -> Markup:
     """Last and best of each key; best of what is drawn, whose points hold the extremes."""
     lines = {(line.run, chart.key): line for chart in charts for line in chart.lines}
@@ -217,12 +217,11 @@ def summary_section(
     return matrix(runs, maps, shown=lambda cell: cell, what="keys", room=room)
 
 
-def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Callable[[Run, str], str]) -> Any:
+def _summary_cell(run: Run, key: str, value: Any, line: Line | None, goal: Callable[[Run, str], str | None]) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value_text(value)
     told: list[Any] = [number(value)]
-    if line is not None:
-        best = goal(run, key)
+    if line is not None and (best := goal(run, key)) is not None:
         at = int(line.value.argmax() if best == "max" else line.value.argmin())
         told.append(tag("span", f" {best} {number(float(line.value[at]))} @ {int(line.step[at]):,}", class_="quiet"))
     return _sorted_as(join(told), repr(float(value)))

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 from sdk import __version__, clock
 from sdk._greeting import count
 from sdk.errors import NotFoundError
-from sdk.query.overview import differing_config, goal_of
+from sdk.query.lookup import told_goal_of
+from sdk.query.overview import differing_config
 from sdk.reader import Run
 from sdk.reader.names import list_names, nearest
 
@@ -92,11 +93,12 @@ def report(runs: Sequence[Run], wishes: Wishes, tell: Callable[[str], None] = la
         [("runs", "Runs", facts.runs_section(runs)), *_words(runs, int(budget.size_max * _WORDS_SHARE))], budget
     )
     tell("charts")
-    charts = read_charts(runs, numeric_keys(runs, wishes.keys), wishes.points, budget, int(budget.left * CHARTS_SHARE))
+    keys = numeric_keys(runs, wishes.keys, budget)
+    charts = read_charts(runs, keys, wishes.points, budget, int(budget.left * CHARTS_SHARE))
     marks = [
         marks_of(run, (line for one in charts for line in one.lines if line.run == at)) for at, run in enumerate(runs)
     ]
-    summary = facts.summary_section(runs, charts, goal_of, int(budget.size_max * _WORDS_SHARE))
+    summary = facts.summary_section(runs, charts, told_goal_of, int(budget.size_max * _WORDS_SHARE))
     words += _fitting([("summary", "Summary", summary)], budget)
     if not budget.fits(weight(script_data(data_of([], labels, marks, created))) - bare):
         marks = [NO_MARKS] * len(runs)

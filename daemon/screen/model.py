@@ -8,7 +8,8 @@ are; of what was looked at for the first time that does not count.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sdk import _spawn, clock
@@ -20,6 +21,7 @@ from sdk.query.living_runs import LivingRuns
 from sdk.query.lookup import Values
 from sdk.reader import Run, Store
 from sdk.reader.state import RUNNING
+from sdk.segment.naming import STORE_FILE
 from sdk.transport import request
 
 LOOK_SECONDS = 2.0
@@ -105,6 +107,28 @@ SORTS: Mapping[str, Callable[[Glance], Any]] = {
     "gpu": lambda one: None if one.load.gpu is None else -one.load.gpu,
     "series": lambda one: one.sparks[0].last if one.sparks else None,
 }
+
+
+class AwaitedStore(Store):
+    """A store that need not be there yet: until it is, it has no runs. Creates nothing.
+
+    Raises:
+        StoreError: A newer version made it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_there = False
+        self._open_if_there()
+
+    def _open_if_there(self) -> None:
+        if not self.is_there and DISK.exists(os.path.join(self.path, STORE_FILE)):
+            super().__init__(self.path)
+            self.is_there = True
+
+    def changed(self, seen: dict[str, float]) -> Iterator[Run]:
+        self._open_if_there()
+        return super().changed(seen) if self.is_there else iter(())
 
 
 class Board:

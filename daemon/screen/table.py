@@ -69,7 +69,7 @@ def draw(scene: Scene, place: Place, width: int, height: int, ink: Ink) -> list[
     for index in visible(scene, place, width, height):
         lines += _run(scene, scene.glances[index], index == place.selected, width, ink)
     if not scene.glances:
-        lines += [f"  {text}" for text in _nothing(scene, place)]
+        lines += _nothing(scene, place)
     lines = lines[: height - 1]
     lines += [""] * (height - 1 - len(lines))
     lines.append(ink.style(fit(joined(_KEYS, width - 1), width), dim=True))
@@ -123,15 +123,17 @@ def _titles(scene: Scene, place: Place, width: int, ink: Ink) -> str:
     return ink.style(fit(f"{titles}   {place.title}", width), dim=True)
 
 
-_TITLES = ("NAME", "ID", "PROJECT", "STEP", "RATE", "LEFT")
+# "quiet 1h05m", "~12d4h left", "12d14h ago"
+_TIME_WIDTH = 11
+_TITLES = ("NAME", "ID", "PROJECT", "STEP", "RATE", "TIME")
 
 
 def _widths(width: int) -> tuple[int, ...]:
-    """Of name, id, project, step, rate, time left."""
+    """Of name, id, project, step, rate, time."""
     if width >= WIDE_COLUMNS:
-        return (24, 10, 14, 15, 9, 8)
+        return (24, 10, 14, 14, 9, _TIME_WIDTH)
     spare = max(width - 80, 0)
-    return (21 + spare // 2, 8, 10 + spare - spare // 2, 14, 9, 9)
+    return (21 + spare // 2, 8, 10 + spare - spare // 2, 14, 9, _TIME_WIDTH)
 
 
 def _cells(texts: tuple[str, ...], width: int) -> str:
@@ -168,8 +170,14 @@ def _pace(scene: Scene, glance: Glance) -> tuple[str, str]:
     if glance.state != RUNNING:
         return glance.state, _ago(scene.time - glance.updated)
     if glance.quiet_seconds:
-        return "quiet", span(glance.quiet_seconds)
-    return rate(glance.rate), span(glance.eta_seconds)
+        return "0/s", f"quiet {span(glance.quiet_seconds)}"
+    return rate(glance.rate), _left(glance.eta_seconds)
+
+
+def _left(seconds: float | None) -> str:
+    """An estimate of what is left, marked as one; "" where it is not known."""
+    told = f"~{span(seconds)} left" if span(seconds) else ""
+    return told if len(told) <= _TIME_WIDTH else told.removesuffix(" left")
 
 
 def pace_words(glance: Glance) -> list[str]:
@@ -180,14 +188,14 @@ def pace_words(glance: Glance) -> list[str]:
     elif glance.rate:
         words.append(rate(glance.rate))
     if glance.eta_seconds is not None:
-        words.append(f"{span(glance.eta_seconds)} left")
+        words.append(f"~{span(glance.eta_seconds)} left")
     if glance.state in (CRASHED, FAILED):
         words.append(f"stepd why {clean(glance.id)}")
     return [*words, *filter(None, [_used(glance.load)])]
 
 
 def _ago(seconds: float) -> str:
-    return f"{span(seconds)} ago" if 0 <= seconds < 86400 * 99 and len(span(seconds)) < 5 else span(max(seconds, 0))
+    return f"{span(max(seconds, 0))} ago" if span(max(seconds, 0)) else ""
 
 
 _LOAD_WIDTH = 5 + 10 + 6 + 6
@@ -251,15 +259,21 @@ def _sparks(sparks: tuple[Spark, ...], width: int) -> str:
 
 def _nothing(scene: Scene, place: Place) -> list[str]:
     if scene.is_reading:
-        return ["reading …"]
+        return ["  reading …"]
     if not scene.total:
+        # The code stands at the left, as it is pasted.
         return [
-            "no run yet: waiting for the first one",
+            "  no run yet: waiting for the first one",
             "",
-            "    import sdk",
-            '    run = sdk.init(project="…")',
-            '    run.log({"loss": 0.5})',
+            "import sdk",
+            "",
+            'run = sdk.init(project="digits", config={"lr": 0.1})',
+            "for step in range(1000):",
+            '    run.log({"train/loss": 1 / (step + 1)})',
+            "run.finish()",
         ]
     return [
-        "nothing matches" if place.title else "no run goes on, and none ended within the last hour. Press a for all."
+        "  nothing matches"
+        if place.title
+        else "  no run goes on, and none ended within the last hour. Press a for all."
     ]

@@ -22,6 +22,7 @@ from ..reader import Run
 from ..reader.lanes import TRAINING
 from ..reader.points import extremes
 from ..reader.run import SYSTEM_PREFIX
+from ..reader.series import numbers_in
 from .members import BANDS, groups_of, united
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class Line(NamedTuple):
         x, y: float64[n], all finite; y is smoothed where that was asked for.
         raw: float64[n], what was smoothed; None: nothing was.
         low, high: float64[n], the band of a group, NaN where it has none; None without one.
-        last, best, best_x: Of the values as logged (of a group: of the mean); None without any.
-        goal: "min" or "max", which of them is the best.
-        count: How many values it stands for. not_finite: how many of those were NaN or infinite and are left out.
+        last, best, best_x: Of the values as logged (of a group: of the mean); None without any. No best where no end is known to be good.
+        goal: "min" or "max", which of them is the best; None: neither, as of an epoch.
+        count: How many values it stands for, of numbers. not_finite: how many of those were NaN or infinite and are left out.
         gaps: Where records are missing, from and to, in x.
         attempts: Where an attempt after the first began, in x.
         members: Runs of the group, else 1.
@@ -75,7 +76,7 @@ class Line(NamedTuple):
     last: float | None
     best: float | None
     best_x: float | None
-    goal: str
+    goal: str | None
     count: int  # type: ignore[assignment]  # nobody asks a line how often something is in it
     not_finite: int
     gaps: list[tuple[float, float]]
@@ -189,7 +190,7 @@ def _holds_numbers(runs: Sequence[Run], key: str) -> bool:
     for run in runs:
         values = run.sample([key], 8)[key][1]
         if len(values):
-            return values.dtype.kind in "fiub"
+            return values.dtype.kind in "fiub" or any(type(value) in (int, float) for value in values)
     return False
 
 
@@ -241,10 +242,14 @@ class _Reader:
             except NotFoundError as error:
                 missing, without = error, without + 1
                 continue
-            except UsageError:  # more values than points, and they are no numbers
-                series = None
-            if series is not None and series.value.dtype.kind in "fiub":
-                found.append(_Found(run, key, series))
+            except UsageError:  # more values than points, and some are no numbers
+                series = run.series(key, x=self._x, **self._whose)
+            numbers = numbers_in(series)
+            if numbers is not None:
+                found.append(_Found(run, key, numbers))
+                if len(numbers) < len(series):
+                    left_out = len(series) - len(numbers)
+                    notes.append(f"{left_out:,} of {len(series):,} values of {key!r} of {run.id} are no numbers")
             elif not is_matched:
                 raise NotFoundError(f"{key!r} of {run.id} holds no numbers", hint=f"stepd show {run.id} {key}")
         if missing is not None and not found:
@@ -322,17 +327,19 @@ def _nans(run: Run, key: str) -> int:
         return 0
 
 
-def _ends(x: Floats, y: Floats, goal: str) -> tuple[float | None, float | None, float | None]:
+def _ends(x: Floats, y: Floats, goal: str | None) -> tuple[float | None, float | None, float | None]:
     if not len(y):
         return None, None, None
+    if goal is None:
+        return float(y[-1]), None, None
     place = int(y.argmax() if goal == "max" else y.argmin())
     return float(y[-1]), float(y[place]), float(x[place])
 
 
-def _goal(run: Run, key: str) -> str:
-    from .lookup import goal_of
+def _goal(run: Run, key: str) -> str | None:
+    from .lookup import told_goal_of
 
-    return goal_of(run, key)
+    return told_goal_of(run, key)
 
 
 def _placing(series: Series, x_name: str) -> Callable[[float], float]:

@@ -20,10 +20,16 @@ CERTAIN, LIKELY, UNKNOWN = "certain", "likely", "unknown"
 
 # A limit is reached from this share on: the last sample is up to ten seconds old.
 _FULL_SHARE = 0.9
+# Below this share of the limit the processes themselves are not what fills a cgroup.
+_OWN_SHARE = 0.5
 # The machine itself has no memory left below this share.
 _SHORT_SHARE = 0.03
 # A GPU's error this long before the end may be its reason.
 _XID_SECONDS = 600.0
+# What the disk refused so long before the end was not the reason.
+_GAP_SECONDS = 600.0
+# A host that was booted again so long after the end may have been ended with it; later it is a reason like any other.
+_BOOT_SECONDS = 3600.0
 # A process that the observer did not watch may be one of the run's when it crashed so near to the end.
 _CRASH_SECONDS = 60.0
 _CRASHES = {
@@ -250,6 +256,8 @@ def _oom(found: Findings) -> Iterator[Verdict]:
         count = _count(end.oom_kills, "process")
         text = f"The kernel's OOM killer probably killed it{how}: it killed {count} of its cgroup in the last minute."
         yield Verdict("oom-killer", text, LIKELY, advice)
+    elif end is not None and end.oom_kills == 0:
+        return  # the cgroup counts whatever kind of OOM killer it was
     elif named and found.ended - named[-1].time < 60:
         yield Verdict(
             "oom-killer", f"The kernel's OOM killer probably killed it{how}: it killed at that time.", LIKELY, advice
@@ -302,7 +310,7 @@ def _ended_by_code(found: Findings) -> Iterator[Verdict]:
     end = culprit_of(found)
     if end is not None and end.exit_code is not None:
         means = "os._exit, exec" if end.exit_code == 0 else "os._exit"
-        text = f"It left with exit code {end.exit_code} past Python's own end: {means}, or a library that ends the process."
+        text = f"It left with exit code {end.exit_code} without its last words: {means}, or a library that ends the process."
         yield Verdict(
             "exit-code",
             text,
@@ -325,12 +333,20 @@ def _host(found: Findings) -> Iterator[Verdict]:
     end = culprit_of(found)
     if found.is_other_boot and end is None:
         when = f" {duration(max(found.rebooted - found.ended, 0))} later" if found.rebooted else ""
-        text = f"Its host went down or was restarted: it was booted again{when}, and nothing of the end was seen."
-        yield Verdict("reboot", text, LIKELY, ("last -x reboot, journalctl -b -1 -e on that host say why",))
+        is_soon = not found.rebooted or 0 <= found.rebooted - found.ended < _BOOT_SECONDS
+        before = "went down or was restarted" if is_soon else "may have gone down, or it was killed before"
+        text = f"Its host {before}: it was booted again{when}, and nothing of the end was seen."
+        yield Verdict(
+            "reboot",
+            text,
+            LIKELY if is_soon else UNKNOWN,
+            ("last -x reboot, journalctl -b -1 -e on that host say why",),
+        )
 
 
 def _disk(found: Findings) -> Iterator[Verdict]:
-    reasons = sorted({gap.reason for gap in found.gaps if gap.reason in ("disk full", "free_bytes_min", "disk error")})
+    late = [gap for gap in found.gaps if found.ended - (gap.end or gap.start or found.ended) < _GAP_SECONDS]
+    reasons = sorted({gap.reason for gap in late if gap.reason in ("disk full", "free_bytes_min", "disk error")})
     if reasons and not any(end.signal for end in found.ends):
         text = f"Nothing tells how it ended, but its disk refused records before that ({', '.join(reasons)})."
         yield Verdict("disk-full", text, LIKELY, ("df -h and df -i on its disk; stepd du",))
@@ -356,7 +372,9 @@ _RULES: tuple[Callable[[Findings], Iterator[Verdict]], ...] = (
 
 def _is_short(memory: Memory) -> bool:
     if memory.limit and memory.limit_used is not None and memory.limit_used > _FULL_SHARE * memory.limit:
-        return True
+        # What a cgroup uses has the cache of files in it, which is given back first.
+        if memory.used is None or memory.used > _OWN_SHARE * memory.limit:
+            return True
     if memory.available is None or memory.percent is None:
         return False
     # What is available is the rest of what `percent` of is used.

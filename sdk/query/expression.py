@@ -43,6 +43,9 @@ CONFIG, SUMMARY = "config.", "summary."
 # Limit: a level of parentheses takes 13 calls, of the 1000 that Python allows; a text this long is parsed in 20 ms.
 _CHARACTERS_MAX = 10_000
 _DEPTH_MAX = 30
+_EXAMPLE = "'config.lr < 1e-3 and state = finished'; docs/runs.md#expressions"
+# Behind a `~` a star would multiply, and `?` and `[` are no signs.
+_BARE_PATTERN = re.compile(r"([\w.@%/:-]+)\s*~\s*([\w.@%/?*\[\]-]*[?*\[][\w.@%/?*\[\]-]*)")
 # What an error shows around the place.
 _SHOWN_CHARACTERS = 60
 
@@ -210,8 +213,17 @@ class _Parser:
             found = "the end"
         return UsageError(
             f"cannot read an expression: expected {expected}, found {found}\n    {lead}{line}\n    {caret}",
-            hint="'config.lr < 1e-3 and state = finished'; docs/runs.md#expressions",
+            hint=self._quoted_pattern(place) or _EXAMPLE,
         )
+
+    def _quoted_pattern(self, place: int) -> str | None:
+        """How a pattern is meant that stands without quotes behind a ``~``, before or at a place."""
+        first = max(0, place - _SHOWN_CHARACTERS)
+        for match in _BARE_PATTERN.finditer(self._text[first : place + _SHOWN_CHARACTERS]):
+            end = first + match.end(2)
+            if first + match.start(2) <= place and not self._text[end:place].strip():
+                return f"a pattern in quotes: {match[1]} ~ '{match[2]}'"
+        return None
 
     def _advance(self) -> _Token:
         token, self._before = self._token, self._token.end
@@ -285,6 +297,8 @@ class _Parser:
         if sign is not None:
             start = self._token.start
             right = self._sum()
+            if sign == "~" and self._quoted_pattern(start) is not None:
+                raise self._error("a text", start)
             return self._compared(left, _SAME.get(sign, sign), right, start)
         if self._word("is"):
             negative = self._word("not")

@@ -58,7 +58,7 @@ def figure(
     """
     matplotlib_module("a figure")
     if not lines.lines:
-        raise UsageError("there is nothing to draw: no line holds a finite number", hint="run.keys()")
+        raise UsageError("there is nothing to draw: no line holds a finite number", hint="stepd show RUN")
     from .canvas import Picture
 
     drawn = Picture(figsize=size or _INCHES, layout="constrained")
@@ -144,7 +144,7 @@ def _label(line: Line, names_run: bool, names_key: bool) -> str:
     told = "  ".join(_cut(part) for part in parts)
     if line.last is not None:
         told += f"   last {line.last:.4g}"
-    if line.best is not None:
+    if line.best is not None and line.goal is not None:
         told += f"   {line.goal} {line.best:.4g}"
     return _plain(told)
 

@@ -188,6 +188,11 @@ def goal_of(run: Run, key: str) -> Goal:
     return Values(run).goal(key)
 
 
+def told_goal_of(run: Run, key: str) -> Goal | None:
+    """The same; None in doubt, as of an epoch."""
+    return Values(run).told_goal(key)
+
+
 def _told_goal(definitions: Definitions, key: str) -> Goal | None:
     said = definitions.of(key) if definitions else None
     if said is not None and said.goal is not None:

@@ -92,6 +92,7 @@ class Overview(NamedTuple):
         sorted_by: The column that it is sorted by first, where that is one of `columns`.
         chosen: Whether the columns were asked for.
         unread: Of how many runs the series were not read, since nobody asked for them by name and it would take long.
+        named: The columns that are shown because the runs are chosen or sorted by them.
     """
 
     columns: list[Column]
@@ -101,6 +102,7 @@ class Overview(NamedTuple):
     sorted_by: str | None
     chosen: bool
     unread: int = 0
+    named: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         from .. import clock
@@ -294,7 +296,8 @@ def overview(
     _want(found, [*asked, *by, *order])
     check_names([*by, *asked, *order], found, everything, is_grouped=bool(by))
     unread = 0 if asked else _leave_unread(found)
-    shown = asked or default_columns(found, [one.text for one in order], by)
+    named = [] if asked else [*(one.text for one in order), *([] if by else _telling(where, found))]
+    shown = asked or default_columns(found, named, by)
     if by:
         names = {one.text for one in by}
         shown = [*by, *(one for one in shown if one.text not in names)]
@@ -313,7 +316,15 @@ def overview(
         first if any(column.name == first for column in made) else None,
         bool(asked),
         unread if any(one.text.startswith("best:") for one in shown) else 0,
+        tuple(named),
     )
+
+
+def _telling(where: str | None, found: Sequence[Values]) -> list[str]:
+    """The names in an expression that are not the same in all runs which it chose."""
+    names = sorted(parse(where).names) if where is not None else []
+    telling = [name for name in names if len(found) == 1 or not _are_alike(one(name) for one in found)]
+    return [quoted(*_parts(name)) if name not in FACTS else name for name in telling]
 
 
 def _leave_unread(found: Sequence[Values]) -> int:
@@ -347,11 +358,12 @@ def _parsed(said: str | Sequence[str] | None) -> list[Expression]:
 
 
 def default_columns(
-    found: Sequence[Values], sorted_by: Iterable[str] = (), by: Sequence[Expression] = ()
+    found: Sequence[Values], named: Iterable[str] = (), by: Sequence[Expression] = ()
 ) -> list[Expression]:
     """The columns that are shown where nobody chose.
 
     Args:
+        named: What the runs are chosen and sorted by, which comes first.
         by: What the table is grouped by: then of the config what is the same in each group.
     """
     configs = [flat(one.config) for one in found]
@@ -363,14 +375,14 @@ def default_columns(
         ]
     several = ["project"] if len({one.run.project for one in found}) > 1 else []
     base = [COUNT] if by else [*BASE_COLUMNS[:2], *several, *BASE_COLUMNS[2:]]
-    sorting = [text for text in sorted_by if text not in base]
+    first = [text for text in named if text not in base]
     # A bare word is looked for in the config first: `lr` has a column already where the table is sorted or grouped by it.
-    bare = {*sorting, *(one.text for one in by)}
+    bare = {*first, *(one.text for one in by)}
     others = [
         *(quoted(CONFIG, key) for key in [key for key in differing if key not in bare][:_CONFIG_COLUMNS_MAX]),
         *(quoted("best:", key) for key in main_series(found)),
     ]
-    return [parse(text) for text in dict.fromkeys([*base, *sorting, *others])]
+    return [parse(text) for text in dict.fromkeys([*base, *first, *others])]
 
 
 def _are_alike(values: Iterable[Any]) -> bool:

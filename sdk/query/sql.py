@@ -274,7 +274,7 @@ class Database:
         words, candidates = names_in(_COUNT.sub("count()", query))  # which asks for no column
         every = not words.isdisjoint(("show", "information_schema"))
         # Why not always: of a run that no list tells of, its summary is read from its columns.
-        with_summary = every or not words.isdisjoint(("summary", "*")) or "select" not in words
+        with_summary = every or not words.isdisjoint(("summary", "*", "columns")) or "select" not in words
         for name, make in RELATIONS.items():
             if every or name in words:
                 self._bind(name, make(self._catalog, with_summary))

@@ -108,7 +108,8 @@ def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     used = {name.lower() for name in taken}
     found = []
     for name in names:
-        shown = base = text(name) or "_"
+        # DuckDB ends a name at the first NUL, and its older releases then take no query at all.
+        shown = base = text(name).replace("\0", "?") or "_"
         number = 1
         while shown.lower() in used:
             number += 1

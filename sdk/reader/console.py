@@ -125,7 +125,8 @@ class ConsoleReading(About):
         self._look()
         console = Console(self._scan, self._side_lanes("console"), self._all_gaps, self.may_log)
         if console.streams and not console.of_rank(rank):
-            raise NotFoundError(f"run {self.id} has no console of rank {rank}", hint="run.streams")
+            told = f"run {self.id} has no console of rank {rank}"
+            raise NotFoundError(told, "run.streams", command=f"stepd show {self.id}")
         return console
 
     def _last_lines(self, count: int, wanted: Wanted, place: Place) -> list[LogLine]:

@@ -103,7 +103,9 @@ def _among(
         if found:
             candidates = _describe(found, ago)
             raise NotFoundError(
-                f"{said!r} matches {len(found)} runs in {where}: {candidates}", hint=f"stepd show {found[0].id}"
+                f"{said!r} matches {len(found)} runs in {where}: {candidates}",
+                hint=f"stepd show {found[0].id}",
+                instead=found[0].id,
             )
     near = nearest(text, [name for run in runs for name in (run.id, run.name)])
     close = [run for run in runs if run.id in near or run.name in near]
@@ -111,7 +113,9 @@ def _among(
         near = nearest(said, [name for run in everything for name in (run.name, f"{run.project}/{run.name}")])
         close = [run for run in everything if run.name in near or f"{run.project}/{run.name}" in near] or runs
     raise NotFoundError(
-        f"no run matches {said!r}. In {where}: {_describe(close, ago)}", hint=f"stepd show {close[0].id}"
+        f"no run matches {said!r}. In {where}: {_describe(close, ago)}",
+        hint=f"stepd show {close[0].id}",
+        instead=close[0].id,
     )
 
 

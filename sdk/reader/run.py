@@ -277,27 +277,33 @@ class Run(Drawing, ConsoleReading):
             if not facts:
                 known = [s.hex for s in self._facts.streams.values()]
                 near = list_names(nearest(wanted, known) or known[:3])
-                raise NotFoundError(f"run {self.id} has no stream {wanted!r}. Nearest: {near}", hint="run.streams")
+                raise NotFoundError(
+                    f"run {self.id} has no stream {wanted!r}. Nearest: {near}", "run.streams", command=self._shown_by()
+                )
             lanes = lanes_of({facts[0].id: facts[0]}, {facts[0].kind})
         if rank is not None:
             lanes = [lane for lane in lanes if any(s.number("rank") == rank for s in lane.streams)]
             if not lanes:
-                raise NotFoundError(f"run {self.id} has no stream of rank {rank}", hint="run.streams")
+                raise NotFoundError(
+                    f"run {self.id} has no stream of rank {rank}", "run.streams", command=self._shown_by()
+                )
         return lanes
 
     def _no_series(self, key: str) -> NotFoundError:
         names = self.keys()
         if not names:
-            return NotFoundError(
-                f"run {self.id} has no series {key!r}: it holds no values yet", hint="run.gaps, run.damage"
-            )
+            told = f"run {self.id} has no series {key!r}: it holds no values yet"
+            return NotFoundError(told, "run.gaps, run.damage", command=self._shown_by())
         if key in names and self._scan.noted:
-            return NotFoundError(
-                f"run {self.id} has series {key!r}, but none of its values can be read", hint="run.damage, stepd verify"
-            )
+            told = f"run {self.id} has series {key!r}, but none of its values can be read"
+            return NotFoundError(told, "run.damage, stepd verify", command=self._shown_by("verify"))
         near = nearest(key, names)
         told = f"Nearest: {list_names(near)}" if near else f"It has {list_names(names[:5])}{', …' if names[5:] else ''}"
-        return NotFoundError(f"run {self.id} has no series {key!r}. {told}", hint="run.keys()")
+        return NotFoundError(f"run {self.id} has no series {key!r}. {told}", "run.keys()", command=self._shown_by())
+
+    def _shown_by(self, verb: str = "show") -> str:
+        """The command that shows what an error is about."""
+        return f"stepd {verb} {self.id}"
 
     def rows(
         self,
@@ -566,7 +572,9 @@ class Run(Drawing, ConsoleReading):
             raise self._no_series(key)
         if not found:
             raise NotFoundError(
-                f"run {self.id} has no media under {key!r}: its values are plain", hint=f"run.series({key!r})"
+                f"run {self.id} has no media under {key!r}: its values are plain",
+                f"run.series({key!r})",
+                command=self._shown_by(),
             )
         if step is not None:
             found[:] = [item for item in found if item.step == step]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -72,7 +73,26 @@ class Series:
         return series_card(self)
 
 
-def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
+def numbers_in(series: Series) -> Series | None:
+    """A series without its texts, truth values and other things that cannot be drawn; None where nothing is left.
+
+    Values that are all truth values are numbers, as numpy has them; of integers beyond 64 bits the nearest floats are.
+    """
+    if series.value.dtype.kind in "fiub":
+        return series
+    numbers = [(place, float(value)) for place, value in enumerate(series.value.tolist()) if _is_number(value)]
+    if not numbers:
+        return None
+    kept = numpy.array([place for place, _ in numbers])
+    return replace(
+        series, step=series.step[kept], time=series.time[kept], value=numpy.array([value for _, value in numbers]),
+        stream=None if series.stream is None else series.stream[kept], axis=None if series.axis is None else series.axis[kept],
+    )  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
     """The series of `key` in the first of `lanes` that holds it, or in all of them; None where none does."""
     return read_several(scan, lanes, [key], every=every).get(key)
 

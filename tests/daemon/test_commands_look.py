@@ -151,6 +151,10 @@ def test_unknown_run(store: str) -> None:
     assert result.exit_code == 1
     assert result.stderr.splitlines()[0].startswith("stepd: no run matches 'a42f'. In ")
     assert "Try: stepd show a41f" in result.stderr
+    for verb in ("why", "watch", "report", "compare", "logs"):
+        assert stepd(store, verb, "a42f").stderr.endswith(f"Try: stepd {verb} a41f\n")
+    assert stepd(store, "set", "a42f", "name=x").stderr.endswith("Try: stepd show a41f\n")
+    assert stepd(store, "tail", "a41f", "val/ac").stderr.endswith("Try: stepd tail a41f val/acc\n")
 
 
 def test_tail(store: str) -> None:
@@ -177,7 +181,7 @@ def test_unknown_key(store: str) -> None:
     result = stepd(store, "tail", "a41f", "los")
     assert result.exit_code == 1
     assert "'los' is no run, and no key of a41f. Nearest keys: 'train/loss'" in result.stderr
-    assert "no key of b7c2. Nearest runs: 'a41f'\n  Try: stepd runs\n" in stepd(store, "plot", "a41g").stderr
+    assert "no key of b7c2. Nearest runs: 'a41f'\n  Try: stepd plot a41f\n" in stepd(store, "plot", "a41g").stderr
 
 
 @pytest.fixture

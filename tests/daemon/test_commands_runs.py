@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from daemon.cli import cli
 from daemon.commands import runs
 from daemon.commands.cells import cells
-from daemon.commands.runs_table import Page, number, table_lines, when
+from daemon.commands.runs_table import Page, number, shortest, table_lines, when
 from sdk.query.expression import FACTS, OPERATIONS
 from sdk.query.overview import Column, Overview, Spread
 from sdk.reader.listing import CACHE_FILE
@@ -78,7 +78,7 @@ def test_json_is_facts_and_what_it_is_sorted_by(store: str) -> None:
     """--json gives every run with its facts and config, in order, and the value that it is sorted by; with columns those alone."""
     found = json.loads(stepd(store, "--json", "--sort", "-best:val/acc", "--limit", "2", "--where", "state = finished"))
     assert [run["best:val/acc"] for run in found] == sorted((run["best:val/acc"] for run in found), reverse=True)
-    assert set(found[0]) >= {"id", "name", "config", "state", "started", "directory"}
+    assert set(found[0]) >= {*FACTS, "config", "directory"}
     assert json.loads(stepd(store, "--json", "--columns", "id,lr", "--limit", "1")) == [{"id": "a76e", "lr": 1e-4}]
     groups = json.loads(stepd(store, "--json", "--group", "config.method", "--columns", "count,best:val/acc"))
     assert [(row["config.method"], row["count"], set(row["best:val/acc"])) for row in groups] == [
@@ -134,8 +134,10 @@ def test_a_pipe_gets_everything(store: str) -> None:
 
 
 def test_small_screen(store: str) -> None:
-    """In 80 columns the sorted column has a bar, and what there is no room for is named."""
-    same_screen("runs-80x24", screen_of(["runs", "--dir", store, "--sort", "-best:val/acc"], SMALL))
+    """In 80 columns what is sorted by comes first, a bar takes what is left, and what there is no room for is named."""
+    words = ["runs", "--dir", store, "--sort", "-best:val/acc"]
+    text = screen_of([*words, "--limit", "9"], SMALL)
+    same_screen("runs-80x24", text + screen_of([*words, "--limit", "5", "--columns", "id,name,best:val/acc"], SMALL))
 
 
 def test_large_screen(store: str) -> None:
@@ -154,7 +156,7 @@ def test_colours_and_ascii(store: str) -> None:
         line = next(n for n, text in enumerate(terminal.text().splitlines()) if "failed" in text)
         assert "red" in terminal.colors(line)
     plain = {"NO_COLOR": "1", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    with Terminal(words, SMALL, env=plain) as terminal:
+    with Terminal([*words, "--columns", "name,best:val/acc"], SMALL, env=plain) as terminal:
         assert terminal.ended() == 0
         assert b"\x1b" not in terminal.raw
         assert terminal.raw.isascii()
@@ -194,6 +196,34 @@ def test_columns_that_do_not_fit_are_named() -> None:
     assert max(map(len, lines)) <= 40
     chosen = table_lines(table(columns, chosen=True), PLAIN._replace(width=40))
     assert "best:s2" in chosen[0]
+
+
+def test_what_was_asked_for_comes_first(store: str) -> None:
+    """What runs are chosen and sorted by has columns before all others, unless it is the same in each."""
+    words = ["--where", "seed = 1 and config.lr > 1e-4 and step = 9", "--sort", "-last:val/acc,-min:train/loss"]
+    head = stepd(store, *words).splitlines()[0].split()
+    assert head[:8] == ["ID", "NAME", "STATE", "STARTED", "STEP", "last:val/acc", "min:train/loss", "lr"]
+    named = {"named": ("config.lr",)}
+    columns = [column("id", ["a41f"], "text"), column("step", [10**9]), column("config.x", [1]), column("config.lr", [1])]
+    assert table_lines(table(columns)._replace(**named), PLAIN._replace(width=10))[0] == "ID    lr"
+
+
+def test_a_bar_takes_what_is_left() -> None:
+    """A bar takes no column's place: where fewer than six characters are left there is none."""
+    columns = [column("v", [1.0, 2.0]), column("config.x", [10**9, 1])]
+    for width, bar in ((21, "█" * 6), (20, ""), (13, "")):
+        line = table_lines(table(columns, sorted_by="v"), PLAIN._replace(width=width))[2]
+        assert line.split() == ["2", "1", *([bar] if bar else [])], width
+
+
+def test_ids_are_cut_to_what_tells_them_apart() -> None:
+    """In a terminal an id is as long as it must be to name its run, at least four characters; one that somebody gave stays."""
+    ids = ["k3f9x0ab", "k3f9x1cd", "zz91aaaa", "baseline", "lr-0.1-seed-3"]
+    assert (shortest(ids), shortest(ids[2:]), shortest([]), shortest(["a", "a"])) == (6, 4, 4, 4)
+    made = table([column("id", ids, "text")])
+    cut = table_lines(made, PLAIN._replace(id_characters=shortest(ids)))
+    assert cut == ["ID", "k3f9x0", "k3f9x1", "zz91aa", "baseline", "lr-0.1-seed-3"]
+    assert table_lines(made, PLAIN)[1:] == ids
 
 
 @pytest.mark.parametrize("room", [None, 60, 30, 22])

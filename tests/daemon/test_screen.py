@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from daemon.cli import cli
 from daemon.commands.watch import open_screen
 from daemon.screen import table, text
-from daemon.screen.model import SORTS, Board, Health, Scene, Wanted, filter_of
+from daemon.screen.model import SORTS, AwaitedStore, Board, Health, Scene, Wanted, filter_of
 from daemon.screen.page import Chart, Content, Detail, Page
 from daemon.screen.text import Ink
 from daemon.screen.view import View
@@ -357,10 +357,43 @@ def test_the_selection_stays_on_its_run() -> None:
 
 
 def test_an_empty_store_says_how_to_begin() -> None:
-    """Not an empty table but the lines of code."""
-    view = view_of(scene_of(total=0))
-    assert "sdk.init(" in shown(view)
+    """Not an empty table but the lines of code, as they can be pasted."""
+    screen = shown(view_of(scene_of(total=0)))
+    compile(screen[screen.index("\nimport sdk") : screen.index("\nrun.finish()") + 13], "screen", "exec")
     assert "Press a for all" in shown(view_of(scene_of()))
+
+
+def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """On a fresh machine the screen waits for the first run, creates nothing, and shows the run when it comes; --once says it in a line."""
+    path = os.path.join(tmp_path, "store")
+    board = Board(AwaitedStore(path))
+    view = view_of(board.look(Wanted()))
+    assert "waiting for the first one" in shown(view) and view.scene.trouble == ""
+    result = CliRunner().invoke(cli, ["watch", "--dir", path, "--once"])
+    assert (result.exit_code, result.output) == (0, f"no run in {path} yet\n")
+    result = CliRunner().invoke(cli, ["watch", "--dir", path, "--json"])
+    assert json.loads(result.output)["runs"] == []
+    assert CliRunner().invoke(cli, ["watch", "a41f", "--dir", path]).exit_code == 1
+    assert os.listdir(tmp_path) == []
+    make_run(make_store(tmp_path), "a41f", [{"loss": 1.0}])
+    assert [one.id for one in board.look(Wanted(every=True)).glances] == ["a41f"]
+    board.close()
+
+
+def test_each_time_says_what_it_is() -> None:
+    """What is left, for how long nothing came and since when a run is over stand in one column, none cut."""
+
+    def told(one: Glance) -> str:
+        return table._cells(("", "", "", "", *table._pace(scene_of(), one)), 80)[-11:].strip()
+
+    assert told(glance(eta_seconds=98.0)) == "~1m38s left"
+    assert told(glance(eta_seconds=12 * 86400 + 14 * 3600.0)) == "~12d14h"
+    assert told(glance(eta_seconds=None)) == ""
+    assert told(glance(quiet_seconds=40.0)) == "quiet 40s"
+    assert told(glance(quiet_seconds=3900.0)) == "quiet 1h05m"
+    assert told(ended(1, "finished")) == "12m ago"
+    assert told(ended(1, "failed")._replace(updated=NOW - 98)) == "1m38s ago"
+    assert told(ended(1, "failed")._replace(updated=NOW - 3e8)) == "3472d ago"
 
 
 # ---- a run's page
@@ -502,6 +535,11 @@ def test_once_prints_a_frame(store: str) -> None:
     told = json.loads(result.output)
     assert [(one["id"], one["state"], one["step"]) for one in told["runs"]] == [("a41f", "finished", 199)]
     assert told["health"]["serving"] is False
+    assert (
+        told["runs"][0]["last"]["train/loss"] == pytest.approx(2.3 / (1 + 199 / 20)) and "sparks" not in told["runs"][0]
+    )
+    result = CliRunner().invoke(cli, ["watch", "a41f", "--dir", store, "--json", "--sparks"])
+    assert len(json.loads(result.output)["runs"][0]["sparks"][0]["values"]) > 10
     result = CliRunner().invoke(cli, ["watch", "--dir", store, "--where", "lr <"])
     assert result.exit_code != 0
 

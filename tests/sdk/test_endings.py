@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,14 @@ GAP = Gap("77", 5, 1, 2, 90.0, 91.0, "disk full")
         (crashed(KILLED, is_preempted=True), "preempted", CERTAIN),
         (crashed(KILLED._replace(lines=(line(OOM),))), "oom-killer", CERTAIN),
         (crashed(KILLED._replace(oom_kills=1)), "oom-killer", LIKELY),
-        (crashed(KILLED._replace(pid=9, lines=(line(OOM),))), "oom-killer", LIKELY),  # a container's pids are other ones
+        (crashed(KILLED._replace(pid=9, oom_kills=None, lines=(line(OOM),))), "oom-killer", LIKELY),  # a container's pids are other ones
         (crashed(KILLED._replace(pid=9, lines=(line(OOM, 10.0),))), "killed", CERTAIN),
-        (crashed(KILLED, memory=FULL), "oom-killer", LIKELY),
+        (crashed(KILLED._replace(pid=9, lines=(line(OOM),))), "killed", CERTAIN),  # its cgroup counted none
+        (crashed(KILLED._replace(oom_kills=None), memory=FULL), "oom-killer", LIKELY),
+        (crashed(KILLED, memory=FULL), "killed", CERTAIN),
+        (crashed(KILLED._replace(oom_kills=None), memory=FULL._replace(used=1)), "killed", CERTAIN),  # full of files
+        (crashed(gaps=(replace(GAP, start=-900.0, end=-600.0),)), "unknown", UNKNOWN),
+        (crashed(is_other_boot=True, rebooted=9000.0), "reboot", UNKNOWN),
         (crashed(memory=Memory(used=1, available=100, percent=99.0)), "oom-killer", LIKELY),
         (crashed(KILLED), "killed", CERTAIN),
         (crashed(end(signal.SIGTERM), memory=FULL), "terminated", CERTAIN),
@@ -92,7 +98,7 @@ def test_verdicts(found: Findings, cause: str, confidence: str) -> None:
 
 def test_a_verdict_says_what_it_knows() -> None:
     """Numbers of memory, meanings of Xids, and the commands that tell more."""
-    assert "4.0 GiB of the 4.0 GiB" in verdict_of(crashed(KILLED, memory=FULL)).text
+    assert "4.0 GiB of the 4.0 GiB" in verdict_of(crashed(KILLED._replace(oom_kills=None), memory=FULL)).text
     assert "it held 178.9 MiB" in verdict_of(crashed(KILLED._replace(lines=(line(OOM),)))).text
     assert "Xid 79 (the GPU has fallen off the bus), 1 s before" in verdict_of(crashed(lines=(line(XID),))).text
     advice = verdict_of(crashed(end(signal.SIGKILL, lines=None), job="8812", is_here=True)).advice
