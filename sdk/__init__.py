@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from .plot import plot_table as plot_table
     from .plot import visualize as visualize
     from .query.api import Api as Api
-    from .query.sql import sql as sql
+    from .query.sql.query import sql as sql
     from .reader import open_store as open_store
     from .settings import Settings as Settings
     from .values.annotations import Classes as Classes
@@ -123,7 +123,7 @@ _HOMES = {
     "UsageError",
     "plot": "plot_table visualize",
     "query.api": "Api",
-    "query.sql": "sql",
+    "query.sql.query": "sql",
     "reader": "open_store",
     "settings": "Settings",
     "values.annotations": "Classes",

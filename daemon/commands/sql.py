@@ -19,7 +19,7 @@ from daemon.commands.export import Screen, complete_file
 from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import UsageError
-from sdk.query.shown import interval_text, is_interval
+from sdk.query.sql.shown import interval_text, is_interval
 from sdk.reader import Store
 from sdk.settings import parse_bytes
 
@@ -32,6 +32,8 @@ _TABLE_BATCH_ROWS = 2048
 _COLUMN_CHARACTERS_MIN = 10
 # Limit: rows behind the last one that is shown are counted for so long.
 _COUNTING_SECONDS = 0.5
+# Cells that hold nothing, also those of a list or a struct.
+_EMPTY = ("", "[]", "{}")
 _ENDINGS = (".parquet", ".csv", ".json", ".jsonl")
 
 
@@ -39,6 +41,7 @@ _ENDINGS = (".parquet", ".csv", ".json", ".jsonl")
 @click.argument("query", required=False)
 @click.option("-f", "--file", "file", type=click.File("r", encoding="utf-8"), help="The query is in FILE.")
 @click.option("--limit", default=_LIMIT, show_default=True, metavar="N", help="Show the first N rows; 0: all.")
+@click.option("--all", "every", is_flag=True, help="Show every column: empty ones, and those that do not fit.")
 @click.option("--json", "form", flag_value="json", help="All rows as one JSON document.")
 @click.option("--csv", "form", flag_value="csv", help="All rows as CSV.")
 @click.option("-o", "--output", metavar="FILE", help="Write all rows into FILE: .parquet, .csv, .json or .jsonl.")
@@ -49,8 +52,8 @@ _ENDINGS = (".parquet", ".csv", ".json", ".jsonl")
 @directory_option
 @click.pass_context
 def command(
-    ctx: click.Context, query: str | None, file: IO[str] | None, limit: int, form: str | None, output: str | None,
-    allow_files: bool, memory: str, directory: str | None,
+    ctx: click.Context, query: str | None, file: IO[str] | None, limit: int, every: bool, form: str | None,
+    output: str | None, allow_files: bool, memory: str, directory: str | None,
 ) -> None:  # fmt: skip
     r"""Answers QUERY (- reads it from standard input); without one, lists relations and columns.
 
@@ -69,7 +72,7 @@ def command(
         raise click.BadParameter(str(error), param_hint="--memory") from error
     if ctx.find_root().info_name == PROGRAM:
         _import_without_pandas()
-    from sdk.query.sql import BATCH_ROWS, Database
+    from sdk.query.sql.query import BATCH_ROWS, Database
 
     database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
     try:
@@ -79,7 +82,7 @@ def command(
         elif form is not None:
             _write(reader, form, Screen(sys.stdout) if sys.stdout.isatty() else sys.stdout)
         elif reader.schema.names:
-            _show(reader, limit)
+            _show(reader, limit, every or not sys.stdout.isatty())
     except Exception as error:
         raise database.told(error, text) from None
     finally:
@@ -124,22 +127,29 @@ def _query(ctx: click.Context, query: str | None, file: IO[str] | None) -> str |
 # -- a table -------------------------------------------------------------------------------------------------------------
 
 
-def _show(reader: Any, limit: int) -> None:
-    """The first rows as a table; how many more there are is counted behind it, so that nobody waits for that."""
-    from sdk.query.shown import cell_text
+def _show(reader: Any, limit: int, every: bool) -> None:
+    """The first rows as a table; how many more there are is counted behind it, so that nobody waits for that.
+
+    Columns in which none of these rows has anything, and those that do not fit, are named below it, unless `every` one is wanted.
+    """
+    from sdk.query.sql.shown import cell_text
 
     names = list(reader.schema.names)
     rows, more = _head(reader, limit)
     texts = [[clean(cell_text(cell)) for cell in row] for row in rows]
-    places = _fitting([clean(name) for name in names], texts)
+    everything = list(range(len(names)))
+    full = everything if every else [at for at in everything if any(row[at] not in _EMPTY for row in texts)]
+    full = full or everything
+    places = full if every else _fitting([clean(name) for name in names], texts, full)
     right = [at for at, place in enumerate(places) if _is_number(reader.schema.types[place])]
     write_table([clean(names[place]) for place in places], [[row[place] for place in places] for row in texts], right)
     dots = "…" if can_unicode() else "..."
-    left_out = [names[place] for place in range(len(names)) if place not in places]
-    if left_out:
-        told = f"+ {len(left_out)} more columns: {clean(', '.join(left_out))}"
-        room = shutil.get_terminal_size().columns
+    room = shutil.get_terminal_size().columns
+    if left_out := [names[place] for place in full if place not in places]:
+        told = f"+ {len(left_out)} more column{'' if len(left_out) == 1 else 's'}: {clean(', '.join(left_out))}"
         click.echo(cut(told, room, "…" if can_unicode() else "~"))
+    if empty := [names[place] for place in everything if place not in full]:
+        click.echo(cut(f"empty (--all shows them): {clean(', '.join(empty))}", room, "…" if can_unicode() else "~"))
     count, is_all = _rest(reader, more)
     if count:
         said = f"{count:,} more rows" if is_all else f"more than {count:,} more rows"
@@ -169,14 +179,13 @@ def _rest(reader: Any, count: int) -> tuple[int, bool]:
     return count, True
 
 
-def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The places of the columns that fit beside one another, each cut no further than it may be; all where nobody looks."""
-    if not sys.stdout.isatty():
-        return list(range(len(names)))
+def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]], places: Sequence[int]) -> list[int]:
+    """Those of some columns that fit beside one another, each cut no further than it may be."""
     room = shutil.get_terminal_size().columns
     found: list[int] = []
     used = 0
-    for place, name in enumerate(names):
+    for place in places:
+        name = names[place]
         widest = max([cells(name), *(cells(row[place]) for row in rows)])
         least = min(widest, max(_COLUMN_CHARACTERS_MIN, min(cells(name), 2 * _COLUMN_CHARACTERS_MIN)))
         if found and used + 2 + least > room:
@@ -275,7 +284,7 @@ def _for_parquet(batch: Any, schema: Any) -> Any:
 def _write_parquet(reader: Any, file: Any) -> int:
     import pyarrow.parquet
 
-    from sdk.query.sql import BATCH_ROWS
+    from sdk.query.sql.query import BATCH_ROWS
 
     count = 0
     held: list[Any] = []
@@ -297,7 +306,7 @@ def _write_parquet(reader: Any, file: Any) -> int:
 
 def _list(store: Store, as_json: bool) -> None:
     """The relations with their columns, and those that the store's own names make."""
-    from sdk.query.contents import contents
+    from sdk.query.sql.contents import contents
 
     found = contents(store)
     if as_json:

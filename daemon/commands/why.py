@@ -17,9 +17,9 @@ from daemon.commands.common import can_unicode, json_option, open_store_of, prin
 from daemon.commands.service import clean, directory_option
 from sdk._greeting import count
 from sdk.errors import NotFoundError
-from sdk.query.hanging import OUTCOMES, Pace, is_library, pace_text, who_text
-from sdk.query.postmortem import Postmortem, choose, postmortem
-from sdk.query.stacks import ANSWERED, Frame, Group, Process, grouped
+from sdk.query.why.hanging import OUTCOMES, Pace, is_library, pace_text, who_text
+from sdk.query.why.postmortem import Postmortem, choose, postmortem
+from sdk.query.why.stacks import ANSWERED, Frame, Group, Process, grouped
 from sdk.reader import Run, Store
 from sdk.reader.logs import LogLine
 

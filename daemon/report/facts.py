@@ -337,7 +337,7 @@ def _end_of(run: Run) -> list[Markup]:
     """What `stepd why` says of a run that did not end well, and of which no exception tells why."""
     if run.state in (RUNNING, FINISHED):
         return []
-    from sdk.query.postmortem import postmortem
+    from sdk.query.why.postmortem import postmortem
 
     verdict = postmortem(run).verdict
     return [tag("p", f"{_cut(verdict.text)} [{verdict.confidence}]")]

@@ -92,7 +92,9 @@ def numbers_in(series: Series) -> Series | None:
 
 def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
-: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
+
+
+def read_series(scan: Scan, lanes: list[Lane], key: str, *, every: bool = False) -> Series | None:
     """The series of `key` in the first of `lanes` that holds it, or in all of them; None where none does."""
     return read_several(scan, lanes, [key], every=every).get(key)
 

@@ -17,7 +17,7 @@ from daemon.observe import ends, machine
 from daemon.observe.ends import PATIENCE_SECONDS, Ends, chosen_lines, status_facts
 from sdk import clock
 from sdk.platform.kernel_log import KernelLine
-from sdk.query.postmortem import ends_of
+from sdk.query.why.postmortem import ends_of
 from tests.daemon.test_observer import Scene
 from tests.end_to_end.world import until
 

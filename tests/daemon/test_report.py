@@ -26,7 +26,7 @@ from daemon.report import charts, media
 from daemon.report.budget import POINTS_MIN, SIZE_MIN, points_for
 from daemon.report.markup import data_url, frame_source, place, script_data, tag, text
 from daemon.report.page import RUNS_MAX, Wishes, report
-from sdk.query.postmortem import postmortem
+from sdk.query.why.postmortem import postmortem
 from sdk.reader import Store
 from tests.builders import RunBuilder, compact, make_run, make_store
 from tests.media_rig import MediaBuilder, packed

@@ -21,8 +21,8 @@ import sdk
 from daemon.cli import cli
 from sdk.journal.format import ANSWER_SUFFIX
 from sdk.platform import shared_directory, store_digest
-from sdk.query import hanging, stacks
-from sdk.query.postmortem import postmortem
+from sdk.query.why import hanging, stacks
+from sdk.query.why.postmortem import postmortem
 from sdk.reader import Run
 from tests.builders import make_store
 from tests.end_to_end.world import Trainer, settle, until, until_drained

@@ -23,7 +23,7 @@ from sdk.journal.format import ANSWER_SUFFIX, CAPACITY_MIN, WORD_ANSWERED, WORD_
 from sdk.journal.handle import Journal
 from sdk.journal.ring import Ring
 from sdk.platform.tasks import Task
-from sdk.query.stacks import _Asked, ask_stacks
+from sdk.query.why.stacks import _Asked, ask_stacks
 from sdk.reader.facts import StreamFacts
 from sdk.record import decode_map
 

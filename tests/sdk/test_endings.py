@@ -1,4 +1,4 @@
-"""sdk.query.endings and sdk.platform.kernel_log: the verdict for what is known, and which lines of the kernel's log tell something."""
+"""sdk.query.why.endings and sdk.platform.kernel_log: the verdict for what is known, and which lines of the kernel's log tell something."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sdk.platform import kernel_log
 from sdk.platform.kernel_log import KernelLine, classified, read_kernel_log, xid_of
-from sdk.query.endings import CERTAIN, LIKELY, UNKNOWN, End, Findings, Memory, kernel_lines, verdict_of
+from sdk.query.why.endings import CERTAIN, LIKELY, UNKNOWN, End, Findings, Memory, kernel_lines, verdict_of
 from sdk.reader.about import RunError
 from sdk.reader.gaps import Gap
 

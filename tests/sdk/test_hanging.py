@@ -1,4 +1,4 @@
-"""sdk.query.hanging and the grouping in sdk.query.stacks: what is the matter with a run that lives, from what could be learned of it."""
+"""sdk.query.why.hanging, stacks: what is the matter with a run that lives, from what could be learned of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sdk import platform
 from sdk.journal.format import CAPACITY_MIN
 from sdk.journal.ring import Ring
 from sdk.platform.tasks import Task
-from sdk.query import stacks
-from sdk.query.hanging import Pace, pace_text, place_text, telling_frame, verdict_of_living
-from sdk.query.stacks import Frame, Process, Sources, Thread, grouped
+from sdk.query.why import stacks
+from sdk.query.why.hanging import Pace, pace_text, place_text, telling_frame, verdict_of_living
+from sdk.query.why.stacks import Frame, Process, Sources, Thread, grouped
 from sdk.reader.store import Store
 from tests.builders import RunBuilder, make_store
 

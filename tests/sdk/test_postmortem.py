@@ -1,4 +1,4 @@
-"""sdk.query.postmortem and daemon.commands.why: what a store tells of a run's end, on any machine; and which run is meant."""
+"""sdk.query.why.postmortem and daemon.commands.why: what a store tells of a run's end, on any machine; and which run is meant."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli import cli
+from daemon.commands.why import _traceback_lines
 from sdk import platform
-from sdk.query import postmortem as module
-from sdk.query.hanging import Pace, pace_of, who_text
-from sdk.query.postmortem import choose, postmortem
-from sdk.query.stacks import Process
+from sdk.query.why import postmortem as module
+from sdk.query.why.hanging import Pace, pace_of, who_text
+from sdk.query.why.postmortem import choose, postmortem
+from sdk.query.why.stacks import Process
 from sdk.reader.facts import StreamFacts
 from sdk.reader.store import Store
 from tests.builders import START_NS, RunBuilder, StreamBuilder, make_run, make_store
@@ -303,19 +304,56 @@ def test_a_resumed_run_is_judged_by_its_last_attempt(store: str) -> None:
     assert "or its first steps take that long: nothing was logged since it was started" in verdict.text
 
 
+def chosen(store: Store) -> str | None:
+    found = choose(store)
+    return None if found is None else found.id
+
+
 def test_which_run_is_meant(store: str) -> None:
-    """Without RUN the newest that did not finish well, or that lives and is silent; none is an error that says so."""
+    """Without RUN the one that lives and is silent, else the one that did not end well; none is an error that says so."""
     make_run(store, "well", [{"x": 1}], started_ns=START_NS + 5 * 10**9)
-    assert choose(open_at(store)) is None
+    assert chosen(open_at(store)) is None
     assert "no run of this store died or hangs" in why(store).output
-    make_run(store, "bad", [{"x": 1}], state="failed", started_ns=START_NS - 10**9)
-    assert (found := choose(open_at(store))) is not None
-    assert found.id == "bad"
+    make_run(store, "bad", [{"x": 1}], state="failed", started_ns=START_NS + 10**9)
     living(store)
-    assert (found := choose(open_at(store, 25.0, main=True))) is not None
-    assert found.id == "bad"
-    assert (found := choose(open_at(store, 100.0, main=True))) is not None
-    assert found.id == "alive"
+    assert chosen(open_at(store, 25.0, main=True)) == "bad"
+    assert chosen(open_at(store, 100.0, main=True)) == "alive"
+
+
+def test_the_one_that_ended_last_is_meant(store: str) -> None:
+    """Not the one that was started last: a long training may fail after shorter ones. Interrupted runs, whose end is known, come last; of
+    one that was killed the last row counts, not how old its files are.
+    """
+    for start, state in ((9, "interrupted"), (3, "failed")):
+        make_run(store, state, [{"x": 1}], state=state, started_ns=START_NS + start * 10**9)
+    assert chosen(open_at(store)) == "failed"
+    long = RunBuilder(store, "long")
+    main = long.stream()
+    main.log({"x": 1})
+    main.time_ns += 5 * 10**9
+    main.finish("failed", 1)
+    long.seal()
+    assert chosen(open_at(store)) == "long"
+    crashed(store, "dead")[0].seal()
+    assert chosen(open_at(store)) == "long"
+    killed, stream = crashed(store, "killed")
+    stream.time_ns += 8 * 10**9
+    stream.log({"loss": 1.0})
+    killed.seal()
+    assert chosen(open_at(store)) == "killed"
+
+
+def test_a_pipe_gets_everything(store: str) -> None:
+    """Not as many lines as a small terminal has: nobody can ask a file for more."""
+    run, main = crashed(store, count=40)
+    console = run.stream("console")
+    for number in range(20):
+        console.log({"text": f"line {number}", "source": "stdout"})
+    main.finish("failed", 1)
+    run.seal()
+    printed = why(store).output
+    assert printed == why(store, "--all").output and "more: stepd why" not in printed
+    assert all(f"line {number}\n" in printed for number in range(20))
 
 
 @pytest.mark.parametrize(

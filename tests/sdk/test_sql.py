@@ -24,12 +24,12 @@ from tests.store_rig import Watched
 pytest.importorskip("duckdb")
 pytest.importorskip("pyarrow")
 
-from sdk.query import aside as aside_module
-from sdk.query import known, typed
-from sdk.query import sql as sql_module
-from sdk.query.aside import Aside
-from sdk.query.pruning import Filter
-from sdk.query.sql import Answer, Database, names_in, sql
+from sdk.query.sql import aside as aside_module
+from sdk.query.sql import known, typed
+from sdk.query.sql import query as sql_module
+from sdk.query.sql.aside import Aside
+from sdk.query.sql.pruning import Filter
+from sdk.query.sql.query import Answer, Database, names_in, sql
 
 ODD = 'it\'s "odd" ü/日本 %'
 MIXED: list[dict[str, Any]] = [

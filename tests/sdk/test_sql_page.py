@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import sdk
-from sdk.query.columns import COLUMNS
+from sdk.query.sql.columns import COLUMNS
 from tests.builders import make_run, make_store
 
 PAGE = Path(__file__).parents[2] / "docs" / "sql.md"

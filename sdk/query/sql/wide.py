@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow
 import pyarrow.dataset
 
-from ..reader import looks
-from ..reader.digest import digest_if_told
-from ..reader.media import items_in
-from ..reader.names import nearest
-from ..reader.run import Run
-from ..reader.tables import Table
+from ...reader import looks
+from ...reader.digest import digest_if_told
+from ...reader.media import items_in
+from ...reader.names import nearest
+from ...reader.run import Run
+from ...reader.tables import Table
 from .known import RELATIONS, known_keys, last_tables
 from .pruning import Filter, text
 from .relations import Catalog, Columns, Relation

@@ -1,22 +1,23 @@
 """What became of a run: how it died, or why it hangs, with what speaks for it (docs/why.md).
 
 From the store alone: facts, last rows, console, samples of the system, what the observer saw of the ends of its processes. On the
-run's own host also from the kernel's log, and of a living run from its processes themselves (`sdk.query.stacks`).
+run's own host also from the kernel's log, and of a living run from its processes themselves (`sdk.query.why.stacks`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import platform
-from ..limits import FREE_BYTES_MIN
-from ..platform.kernel_log import KernelLine, classified, read_kernel_log
-from ..reader import state
-from ..reader.facts import StreamFacts
-from ..reader.lanes import lanes_of
+from ... import platform
+from ...limits import FREE_BYTES_MIN
+from ...platform.kernel_log import KernelLine, classified, read_kernel_log
+from ...reader import state
+from ...reader.facts import StreamFacts
+from ...reader.lanes import lanes_of
 from .endings import (
     End,
     Findings,
@@ -32,11 +33,11 @@ from .hanging import Pace, pace_of, pace_text, span, verdict_of_living
 from .stacks import ASK_SECONDS, Process, ask_stacks
 
 if TYPE_CHECKING:
-    from ..reader.about import Alert, RunError
-    from ..reader.gaps import Gap
-    from ..reader.logs import LogLine
-    from ..reader.run import Run
-    from ..reader.store import Store
+    from ...reader.about import Alert, RunError
+    from ...reader.gaps import Gap
+    from ...reader.logs import LogLine
+    from ...reader.run import Run
+    from ...reader.store import Store
 
 _ROWS, _LINES = 5, 20
 # Samples that are looked through for a GPU's error: ten minutes of them.
@@ -158,15 +159,45 @@ def postmortem(
 
 
 def choose(store: Store) -> Run | None:
-    """The newest run that did not finish well or that is silent, or None: there is none among the newest."""
-    for run in store.runs()[:_CHOICE_MAX]:
-        found = run.state
-        if found == state.RUNNING:
-            if pace_of(run, run._now_ns() / 1e9).is_silent:
-                return run
-        elif found != state.FINISHED:
+    """The run that is meant where none is named: what one has just been surprised by.
+
+    One that hangs now, of several the one that was started last. Else, of those that did not end well, the one that ended last; one that
+    somebody interrupted only where there is no other. None: there is none of these.
+    """
+    runs = [(run.state, run) for run in store.runs()]
+    living = (run for found, run in runs if found == state.RUNNING)
+    for run in itertools.islice(living, _CHOICE_MAX):
+        if pace_of(run, run._now_ns() / 1e9).is_silent:
             return run
-    return None
+    interrupted = [run for found, run in runs if found == state.INTERRUPTED]
+    others = [run for found, run in runs if found not in (state.RUNNING, state.FINISHED, state.INTERRUPTED)]
+    return _ended_last(others) or _ended_last(interrupted)
+
+
+def _ended_last(runs: Iterable[Run]) -> Run | None:
+    """The one that ended last. Looks only into those of which a list does not tell when they did, and which may be it."""
+    best, best_end = None, 0.0
+    for run in sorted(runs, key=_ended_at_most, reverse=True)[:_CHOICE_MAX]:
+        if best is not None and _ended_at_most(run) <= best_end:
+            break
+        end = _end_of(run)
+        if best is None or end > best_end:
+            best, best_end = run, end
+    return best
+
+
+def _ended_at_most(run: Run) -> float:
+    return run.updated if run.ended is None else run.ended
+
+
+def _end_of(run: Run) -> float:
+    """When a run ended, Unix seconds. One that was killed did not say so, and its files are younger once they were compacted."""
+    if run.ended is not None:
+        return run.ended
+    last = run.tail(1)
+    streams = run._facts.streams
+    ends = ends_of(streams.values(), {lane.last.hex for lane in lanes_of(streams)})
+    return min((end.time for end in ends), default=0.0) or (last[-1]["_timestamp"] if last else 0.0) or run.updated
 
 
 # -- of the dead

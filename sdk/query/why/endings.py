@@ -11,10 +11,10 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..platform.kernel_log import KernelLine, xid_of
-from ..reader.about import RunError
-from ..reader.gaps import Gap
-from ..reader.times import duration
+from ...platform.kernel_log import KernelLine, xid_of
+from ...reader.about import RunError
+from ...reader.gaps import Gap
+from ...reader.times import duration
 
 CERTAIN, LIKELY, UNKNOWN = "certain", "likely", "unknown"
 

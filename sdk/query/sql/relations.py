@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow
 import pyarrow.dataset
 
-from ..reader.run import Run
-from ..reader.store import Store
+from ...reader.run import Run
+from ...reader.store import Store
 from .pruning import Filter, text
 
 # Limit: rows of a batch that are made one by one in Python.

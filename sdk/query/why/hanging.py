@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..limits import FREE_BYTES_MIN
-from ..reader.times import duration
+from ...limits import FREE_BYTES_MIN
+from ...reader.times import duration
 from .endings import CERTAIN, LIKELY, UNKNOWN, Verdict, gib
 from .stacks import ANSWERED, ASLEEP, ELSEWHERE, FOREIGN, GONE, REFUSED, SILENT, STOPPED, Frame, Group, Process, grouped
 
 if TYPE_CHECKING:
-    from ..reader.run import Run
+    from ...reader.run import Run
 
 # A run that has logged nothing for so many of its steps is silent, but not before so many seconds, nor before so many times its
 # longest pause: validation and checkpoints take their time. One that has logged at most two rows has the last.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow
 
-from ..artifacts.shelf import Shelf
-from ..reader.digest import digest_if_told
-from ..reader.media import MediaItem
-from ..reader.run import Run
+from ...artifacts.shelf import Shelf
+from ...reader.digest import digest_if_told
+from ...reader.media import MediaItem
+from ...reader.run import Run
 from .columns import COLUMNS
 from .pruning import Filter
 from .relations import Catalog, Columns, Relation, array_of, in_batches

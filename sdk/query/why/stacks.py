@@ -13,18 +13,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import clock, platform
-from ..errors import DamageError, Error, install_hint
-from ..journal.asking import Question
-from ..journal.drain import is_ring_path
-from ..journal.format import SUFFIX
-from ..platform.tasks import Task, tasks_of
-from ..reader.lanes import TRAINING
-from ..record import decode_map
+from ... import clock, platform
+from ...errors import DamageError, Error, install_hint
+from ...journal.asking import Question
+from ...journal.drain import is_ring_path
+from ...journal.format import SUFFIX
+from ...platform.tasks import Task, tasks_of
+from ...reader.lanes import TRAINING
+from ...record import decode_map
 
 if TYPE_CHECKING:
-    from ..reader.facts import StreamFacts
-    from ..reader.run import Run
+    from ...reader.facts import StreamFacts
+    from ...reader.run import Run
 
 # A sender wakes four times a second; a machine that is busy may take its time.
 ASK_SECONDS = 2.0
@@ -179,7 +179,7 @@ class _Asked:
         self.pid = self.pid or owner
         if owner == os.getpid():
             # A notebook that asks about its own run. Its ring must not be opened here: closing it would drop the lock.
-            from .._stacks import packed_stacks
+            from ..._stacks import packed_stacks
 
             self._answer = packed_stacks()
             return

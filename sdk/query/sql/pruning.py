@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.dataset
 import pyarrow.fs
 
-from ..limits import STEP_MAX
+from ...limits import STEP_MAX
 
 
 class Filter:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow
 
-from ..reader.plain import as_json
+from ...reader.plain import as_json
 from .pruning import text
 
 # Limit: of the maps that become structs, with all that is in them. What has more fields, or is deeper, is a text of JSON from there

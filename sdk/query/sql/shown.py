@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from ..reader.plain import as_json
+from ...reader.plain import as_json
 
 _CELL_CHARACTERS_MAX = 60
 

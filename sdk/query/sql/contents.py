@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..reader.digest import digest_if_told
+from ...reader.digest import digest_if_told
 from .columns import COLUMNS
 
 if TYPE_CHECKING:
-    from ..reader.run import Run
-    from ..reader.store import Store
+    from ...reader.run import Run
+    from ...reader.store import Store
 
 # Limit: the newest runs of a store or a project, whose keys are looked for.
 _RUNS_MAX = 50

@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, UsageError, install_hint
-from ..limits import GIB
+from ...errors import Error, UsageError, install_hint
+from ...limits import GIB
 from .aside import Aside
 from .narrowing import narrowed
 
 if TYPE_CHECKING:
-    from ..reader.store import Store
+    from ...reader.store import Store
     from .relations import Catalog
 
 # Limit: of what DuckDB keeps in memory; what is more goes into files beside the system's temporary ones.
@@ -63,7 +63,7 @@ def sql(
         Error: duckdb or pyarrow is not installed.
     """
     if store is None:
-        from ..reader.store import open_store
+        from ...reader.store import open_store
 
         store = open_store(dir)
     database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
@@ -113,7 +113,7 @@ class Answer:
         Raises:
             Error: pandas is not installed.
         """
-        from ..reader.frames import pandas_module
+        from ...reader.frames import pandas_module
 
         pandas_module("to_pandas()")
         return self._table.to_pandas()
@@ -124,7 +124,7 @@ class Answer:
         Raises:
             Error: polars is not installed.
         """
-        from ..reader.frames import polars_module
+        from ...reader.frames import polars_module
 
         return polars_module("to_polars()").from_arrow(self._table)
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 import pyarrow
 
-from ..ids import hex_u64
-from ..reader.columns import Column, Joined, collect, join
-from ..reader.entries import Entry
-from ..reader.lanes import Lane
-from ..reader.media import items_in
-from ..reader.run import Run
-from ..reader.series import _by_priority
-from ..reader.tables import Table, read_cells
+from ...ids import hex_u64
+from ...reader.columns import Column, Joined, collect, join
+from ...reader.entries import Entry
+from ...reader.lanes import Lane
+from ...reader.media import items_in
+from ...reader.run import Run
+from ...reader.series import _by_priority
+from ...reader.tables import Table, read_cells
 from .typed import number_of, text_of
 
 if TYPE_CHECKING:
