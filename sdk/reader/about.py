@@ -452,18 +452,21 @@ class About:
 
     @Fact
     def step_max(self) -> int:
-        """The largest step by the blocks' headers alone, of rows that no resume hid: 0 before the first one. For lists."""
+        """The largest step of a row that no resume hid: 0 before the first one. For lists: by the blocks' headers alone, unless some are hidden."""
         plan = self._scan.plan()
-        return max(
-            (
-                min(entry.step_max, limit - 1)
-                for lane in self._lanes
-                for stream, limit in zip(lane.streams, lane.step_limits)
-                for entry in plan.get(stream.id, ())
-                if entry.step_min < limit and entry.holds_rows
-            ),
-            default=0,
-        )
+        seen = [
+            (entry.step_max, limit)
+            for lane in self._lanes
+            for stream, limit in zip(lane.streams, lane.step_limits)
+            for entry in plan.get(stream.id, ())
+            if entry.holds_rows
+        ]
+        if all(step < limit for step, limit in seen):
+            return max((step for step, _ in seen), default=0)
+        from .looks import last_steps
+
+        steps = self._reading(lambda: last_steps(self._scan, self._lanes, 1))
+        return int(steps[-1]) if len(steps) else 0
 
     def card_if_over(self, *, digest: bool = True) -> Card | None:
         """What lists may keep of the run; None while more may be said of it without a file that comes or goes.

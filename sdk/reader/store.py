@@ -14,7 +14,7 @@ from ..location import find_store, read_store
 from ..segment.naming import RUNS, parse_segment
 from . import state
 from .listing import SETTLED_SECONDS, Card, Cards, Look, look_at, read_cards
-from .names import find_run
+from .names import find_run, list_names
 from .run import Run
 from .times import ago
 
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from .many import RunsSeries
 
 
+# How many of the runs that cannot be read are named.
+_NAMED_MAX = 3
+
+
 class Store:
     """The root directory that holds runs, for reading. Creates nothing, needs no daemon, works on a copy or over NFS.
 
     Attributes:
         path: Where it is.
+        unreadable: The runs that the last list had to leave out: name of the directory, and why it cannot be listed.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Store:
             StoreError: There is none, or a newer version made it.
         """
         self.path = read_store(path, files).path
+        self.unreadable: dict[str, str] = {}
         self._files = files
         self._alive = alive
         self._now_ns = now_ns
@@ -71,6 +77,7 @@ class Store:
         directories = self._directories()
         cards = read_cards(self._files, self.path)
         now = self._now_ns() / 1e9
+        self.unreadable.clear()
         found = [self._listed(name, changed, now, cards) for name, _, changed in directories]
         chosen = [run for run in found if run is not None and (project is None or run.project == project)]
         return sorted(chosen, key=lambda run: (run.started, run.created, run.id), reverse=True)
@@ -87,6 +94,9 @@ class Store:
         directories = self._directories()
         for name in seen.keys() - {name for name, _, _ in directories}:
             del seen[name]
+            self.unreadable.pop(name, None)
+        # One that may be read now has not changed for that.
+        seen.update(dict.fromkeys(self.unreadable.keys() & seen.keys(), -1.0))
         now = self._now_ns() / 1e9
         fresh = [(changed, name) for name, _, changed in directories if seen.get(name) != changed]
         cards = read_cards(self._files, self.path) if fresh else {}
@@ -96,6 +106,16 @@ class Store:
             run = self._listed(name, changed, now, cards)
             if run is not None:
                 yield run
+
+    @property
+    def left_out(self) -> str:
+        """What `unreadable` holds, in a sentence: "2 runs cannot be read: Permission denied: 'a41f', 'b7c2'"; "" for nothing."""
+        if not self.unreadable:
+            return ""
+        names = sorted(self.unreadable)
+        told = list_names(names[:_NAMED_MAX]) + (", …" if names[_NAMED_MAX:] else "")
+        reasons = ", ".join(sorted(set(self.unreadable.values()))[:_NAMED_MAX])
+        return f"{len(names):,} run{'s' if names[1:] else ''} cannot be read: {reasons}: {told}"
 
     def _directories(self) -> list[tuple[str, int, float]]:
         try:
@@ -107,8 +127,11 @@ class Store:
         """The run in a directory, not opened where its card is still true; None without segments."""
         try:
             entries = self._files.entries(os.path.join(self.path, RUNS, name))
-        except OSError:
+        except OSError as error:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # it was removed meanwhile; it is no run
+                self.unreadable[name] = error.strerror or str(error)
             return None
+        self.unreadable.pop(name, None)
         look = look_at(entries, changed, now)
         if name in cards and cards[name][:2] == look[:2]:
             return self._open(name, cards[name][2], look)

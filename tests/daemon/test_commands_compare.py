@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli import cli
+from daemon.commands.cells import cells
 from daemon.commands.compare import told_apart
 from daemon.commands.set import Assignment, assignment_of, value_of
 from sdk.errors import UsageError
@@ -285,6 +286,20 @@ class TestCompare:
         ]  # fmt: skip
         assert ["loss", "0.1234567", "*", "0.1234568"] in [line.split() for line in found["results"]]
         assert max(map(len, found["reference"])) < 120
+
+    def test_wide_letters_take_two_cells(self, tmp_path: Path) -> None:
+        """Columns stay below one another whatever script a name, a key or a value is written in."""
+        made = make_store(tmp_path)
+        for n, name in enumerate(("日本語テスト", "plain")):
+            config = {"データ": ("猫", "dog")[n], "lr": 1.0 + n}
+            make_run(made, f"a{n}", [{"損失": 1.0 + n}, {"loss": 2.0}], name=name, config=config)
+        lines = said(made, "a0", "a1").splitlines()
+        head, *rows = (line for line in lines if line.lstrip().startswith(("config", "データ", "lr")))
+        assert [cells(row[: row.rindex(text)]) for row, text in zip(rows, ("dog", "2"))] == [
+            cells(head[: head.index("plain")])
+        ] * 2
+        first, second = (line for line in lines if line.startswith(("reference", "against")))
+        assert cells(first[: first.index("digits")]) == cells(second[: second.index("digits")])
 
     def test_a_narrow_terminal_and_a_large_difference(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What does not fit stands in a line of its own, the heading too; a percentage of thousands is written out."""

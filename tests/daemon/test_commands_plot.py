@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import random
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def test_of_what_cannot_be_drawn(store: str) -> None:
     assert "no run is so: state = running" in stepd(store, "--where", "state = running").stderr
     assert "expected one of .png, .svg, .pdf" in stepd(store, "-o", "chart.gif").stderr
     assert "--smooth" in stepd(store, "--smooth", "1").stderr
+
+
+def test_the_legend_says_the_best_where_one_end_is_good(store: str) -> None:
+    """A loss has a best value; of a learning rate, of which neither end is better, the last one is said alone."""
+    assert " min 0.02 @ 49" in said(store, "a41f", "train/loss")
+    legend = said(store, "a41f", "lr").splitlines()[-1]
+    assert "last 0.1" in legend
+    assert not re.search("min|max|best|@", legend)
 
 
 def test_an_output_that_takes_no_more(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

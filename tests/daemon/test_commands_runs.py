@@ -21,6 +21,7 @@ from daemon.commands.cells import cells
 from daemon.commands.runs_table import Page, number, shortest, table_lines, when
 from sdk.query.expression import FACTS, OPERATIONS
 from sdk.query.overview import Column, Overview, Spread
+from sdk.reader import Store
 from sdk.reader.listing import CACHE_FILE
 from tests.builders import START_NS, make_run, make_store
 from tests.terminal import LARGE, SMALL, Terminal, same_screen, screen_of
@@ -204,7 +205,12 @@ def test_what_was_asked_for_comes_first(store: str) -> None:
     head = stepd(store, *words).splitlines()[0].split()
     assert head[:8] == ["ID", "NAME", "STATE", "STARTED", "STEP", "last:val/acc", "min:train/loss", "lr"]
     named = {"named": ("config.lr",)}
-    columns = [column("id", ["a41f"], "text"), column("step", [10**9]), column("config.x", [1]), column("config.lr", [1])]
+    columns = [
+        column("id", ["a41f"], "text"),
+        column("step", [10**9]),
+        column("config.x", [1]),
+        column("config.lr", [1]),
+    ]
     assert table_lines(table(columns)._replace(**named), PLAIN._replace(width=10))[0] == "ID    lr"
 
 
@@ -287,6 +293,14 @@ def test_ages_and_dates() -> None:
     assert [when(now - age, now) for age in (5, 3 * 3600, 8 * DAY)] == ["just now", "3 h ago", "2023-11-06"]
     assert when(now + 10 * DAY, now) == "2023-11-24"
     assert when(1e300, now) == "unknown"
+
+
+def test_runs_that_may_not_be_read_are_counted(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out since it may not be read is said in a line on stderr, without control characters."""
+    monkeypatch.setattr(Store, "left_out", "1 run cannot be read: Permission denied: '\x1bx'")
+    result = CliRunner().invoke(cli, ["--dir", store, "runs", "--json", "--limit", "1"])
+    assert len(json.loads(result.stdout)) == 1
+    assert result.stderr == "stepd: 1 run cannot be read: Permission denied: '?x'\n"
 
 
 def test_control_characters_and_endless_texts(tmp_path: Path) -> None:

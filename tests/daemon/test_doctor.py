@@ -21,6 +21,7 @@ from sdk import __version__, _spawn, platform
 from sdk.journal.ring import Ring
 from sdk.location import StoreIdentity
 from sdk.settings import FIELDS
+from sdk.transport import known_lock_path
 
 ROOT = Path(__file__).resolve().parents[2]
 Status = namedtuple("Status", "f_bavail f_blocks f_frsize f_files f_favail")
@@ -549,6 +550,29 @@ def test_a_store_without_a_daemon(store: StoreIdentity, tmp_path: Path) -> None:
     assert one_of(service.check_daemon(machine)).level == OK
     _spawn.mark_stopped(store.path, True)
     assert "stepd start" in one(service.check_daemon(machine), NOTE).mend[0]
+
+
+def test_a_daemon_that_was_killed(store: StoreIdentity, tmp_path: Path) -> None:
+    """A log that ends without goodbye, of the process that held the lock last on this host, is that of one that was killed."""
+    machine = made(tmp_path, directory=store.path)
+    log, lock = Path(store.path) / "daemon.log", Path(known_lock_path(store.path))
+    served = f"2026 INFO serving {store.path}, pid 41, version 1\n2026 INFO run a41f\n"
+    log.write_text("2026 INFO serving x, pid 40, version 1\n2026 INFO leaving\n" + served)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for said in ("", "[]", "[" * 10_000, '{"pid": 40}', '{"pid": null}'):
+            lock.write_text(said)
+            assert one_of(service.check_daemon(machine)).level == OK
+        lock.write_text('{"pid": 41}')
+        told = one(service.check_daemon(machine), WARN)
+        assert "process 41, was killed" in told.text
+        assert told.text.endswith("Its last line: 2026 INFO run a41f")
+        log.write_text(f"{served}2026 INFO leaving\n")
+        assert one_of(service.check_daemon(machine)).level == OK
+        log.unlink()
+        assert one_of(service.check_daemon(machine)).level == OK
+    finally:
+        lock.unlink()
 
 
 def test_variables_that_mean_nothing_or_cannot_be(tmp_path: Path) -> None:

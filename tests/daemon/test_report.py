@@ -549,6 +549,24 @@ def test_an_error_stands_alone_in_a_terminal(two: str, monkeypatch: pytest.Monke
     assert told == ["writing report.html", ""]
 
 
+def test_numbers_among_texts(tmp_path: Path) -> None:
+    """A text among numbers takes no chart away; how many values are not drawn, and which keys hold no numbers, is said."""
+    store = make_store(tmp_path)
+    values: list[Any] = [1.0, "x", 2.0, True]
+    make_run(
+        store,
+        "a41f",
+        [{"mixed": value, "ends": value, "text": "a", "odd": [1], "loss": 0.5} for value in [*values, 3]]
+        + [{"ends": "end"}],
+    )
+    found = made(store)
+    assert [chart["key"] for chart in data_of(found.page)["charts"]] == ["loss", "ends", "mixed"]
+    assert found.left_out == [
+        "There are no charts of text: texts.",
+        "5 values are not drawn, for they are no numbers: of ends, mixed.",
+    ]
+
+
 def test_a_key_that_nobody_has(tmp_path: Path, two: str) -> None:
     """The nearest are named, and nothing is written."""
     result = stepd(two, "report", "-o", str(tmp_path / "x.html"), "-k", "los")

@@ -77,6 +77,14 @@ def scene_of(*glances: Glance, **more: Any) -> Scene:
     return Scene("/data/store", glances, running, len(glances) + 31, health, NOW, False)._replace(**more)
 
 
+def test_runs_that_may_not_be_read_are_said() -> None:
+    """The line of the daemon's health says which runs are left out, whatever they are called."""
+    scene = scene_of(glance(), left_out="1 run cannot be read: Permission denied: '\x1bx'")
+    assert table.draw(scene, table.Place(), 80, 24, Ink(True, False))[1].startswith(
+        "! 1 run cannot be read: Permission denied: '"
+    )
+
+
 def full_scene() -> Scene:
     quiet = glance(
         3, quiet_seconds=1300.0, rate=None, eta_seconds=None, name="a name that is much longer than its column"

@@ -88,6 +88,22 @@ def test_values(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("name ~ sgd* and state = finished", "name ~ 'sgd*'"), ("name ~ sgd*", "name ~ 'sgd*'"), ("name ~ *sgd", "name ~ '*sgd'"),
+        ("step > 3 and tags ~ run?", "tags ~ 'run?'"), ("name~sgd*lr", "name ~ 'sgd*lr'"), ("best:val/acc ~ [ab]", "best:val/acc ~ '[ab]'"),
+    ],
+)  # fmt: skip
+def test_a_pattern_without_quotes(text: str, hint: str) -> None:
+    """A star behind `~` is meant as one of a pattern, not as a product: the error says how it is written."""
+    with pytest.raises(UsageError) as found:
+        parse(text)
+    assert found.value.hint == f"a pattern in quotes: {hint}"
+    with pytest.raises(UsageError, match="Try: 'config.lr"):
+        parse("name ~ 'sgd*' and")
+
+
 def test_names() -> None:
     """An expression tells which names it asks for, as a lookup gets them, and which of them may be missing; texts are none."""
     found = parse("config.lr < 1e-3 and state = finished and best:'val acc' > lr and config.x is null")

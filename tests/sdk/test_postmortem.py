@@ -191,7 +191,7 @@ def test_a_run_that_raised(store: str) -> None:
 
 
 def test_a_traceback_through_libraries(store: str) -> None:
-    """Of runs of library code the innermost call alone is shown, so that one's own lines are on the page; --all shows all of it, and a pipe gets that."""
+    """Of runs of library code the innermost call alone is shown, so that one's own lines are on the page; --all and a pipe have all."""
     run, main = crashed(store)
     files = [
         "/job/train.py",

@@ -47,6 +47,29 @@ def test_a_line_tells_last_and_best_and_what_it_left_out(store: str) -> None:
     assert loss.raw is loss.low is loss.high is None
 
 
+@pytest.mark.parametrize("points", [7, 2000])
+def test_the_numbers_among_other_values(store: str, points: int) -> None:
+    """A text or a truth value among numbers is left out, and how many were is said; only others are no line."""
+    values: list[Any] = [*range(10), "diverged", True, None, 2**63 + 5, 12.5]
+    make_run(store, "a", [{"x": value, "flag": True, "text": "a"} for value in values])
+    found = read_lines(runs(store, "a"), ["x"], points=points)
+    (line,) = found.lines
+    assert (line.count, line.last, line.x[-1], line.y.max()) == (12, 12.5, 14, 2.0**63)
+    assert len(line.x) <= points
+    assert found.notes == ["2 of 14 values of 'x' of a are no numbers"]
+    assert [one.key for one in read_lines(runs(store, "a"), ["*"]).lines] == ["flag", "x"]
+    with pytest.raises(NotFoundError, match="'text' of a holds no numbers"):
+        read_lines(runs(store, "a"), ["text"], points=points)
+
+
+def test_no_best_where_no_end_is_good(store: str) -> None:
+    """An epoch or a rate has a last value and no best one."""
+    make_run(store, "a", [{"epoch": 3.0, "lr": 0.1}, {"epoch": 4.0, "lr": 0.2}])
+    for line in read_lines(runs(store, "a"), ["epoch", "lr"]).lines:
+        assert (line.best, line.best_x, line.goal) == (None, None, None)
+        assert line.last is not None
+
+
 @pytest.mark.parametrize("chooses", [True, False])
 def test_a_long_line_keeps_its_extremes(store: str, monkeypatch: pytest.MonkeyPatch, chooses: bool) -> None:
     """In few points the first, the last, the smallest and the largest value are there, with the library that chooses them or without."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sdk.errors import NotFoundError
@@ -137,6 +137,7 @@ def test_nothing_changes_when_rows_become_columns(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CALLS, min_size=1, max_size=3), st.sampled_from([3, 1000]))
+@example(lanes=[[({}, None, False), ({}, 5, None)], []], window=3)  # a row that a resume hides
 def test_pieces_that_meet_are_the_same_row(
     tmp_path_factory: pytest.TempPathFactory, lanes: list[Any], window: int
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import NotFoundError, StoreError
-from sdk.files import DISK
+from sdk.files import DISK, Disk
 from sdk.files.failing import FailingFiles
 from sdk.reader import Store, open_store
 from sdk.segment.naming import RUNS
@@ -74,6 +74,29 @@ def test_a_resume_makes_a_run_the_latest(store_path: str) -> None:
 def test_what_a_run_is_called(store_path: str, text: str, expected: str) -> None:
     """Ids, prefixes, names, latest and project/… lead to a run."""
     assert three_runs(store_path).run(text).id == expected
+
+
+def test_runs_that_may_not_be_read(store_path: str) -> None:
+    """A list leaves out a run whose directory may not be read, and says so, until it may be."""
+
+    class Closed(Disk):
+        def entries(self, path: str) -> list[tuple[str, int, float]]:
+            if path.endswith(closed):
+                raise PermissionError(13, "Permission denied", path)
+            return super().entries(path)
+
+    everything = three_runs(store_path).runs()
+    closed = os.path.basename(everything[0].directory)
+    store = Store(store_path, files=Closed())
+    seen: dict[str, float] = {}
+    for _ in range(2):
+        assert len(store.runs()) == len(everything) - 1
+        assert store.left_out == f"1 run cannot be read: Permission denied: {closed!r}"
+        assert closed not in {os.path.basename(run.directory) for run in store.changed(seen)}
+        assert store.unreadable == {closed: "Permission denied"}
+    closed = "/nothing"
+    assert len(list(store.changed(seen))) >= 1
+    assert (store.unreadable, store.left_out) == ({}, "")
 
 
 def test_names_with_slashes(store_path: str) -> None:
