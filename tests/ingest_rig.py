@@ -114,12 +114,12 @@ class Client:
     def batch(self, first: int, last: int, records: bytes | None = None, flags: int = 0) -> None:
         self.send(Batch(self.stream, first, last, flags, last, rows(first, last) if records is None else records))
 
-    def expect(self, kind: type[Message]) -> Any:
-        """Ticks until a message of `kind` comes, and returns it."""
+    def expect(self, kind: type[Message], seconds: float = 0.0) -> Any:
+        """Ticks until a message of `kind` comes, and returns it; each time the clock moves by some seconds."""
         found: list[Message] = []
 
         def look() -> bool:
-            self.rig.tick()
+            self.rig.tick(seconds)
             while (message := self.connection.receive()) is not None:
                 self.messages.append(message)
                 if isinstance(message, kind):
