@@ -383,8 +383,7 @@ PARTS: dict[str, tuple[common.Measure, common.ToTable]] = {
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser = common.parser_of(__doc__, PARTS)
     parser.add_argument("--kinds", nargs="+", choices=made_runs.KINDS, default=list(made_runs.KINDS))
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the runs whose size and reading is measured")
     parser.add_argument("--long-steps", type=int, default=10_000_000)
@@ -394,13 +393,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--ingest-records", type=int, default=3_000_000)
     parser.add_argument("--ingest-repeat", type=int, default=3)
-    common.add_output_options(parser)
-    options = parser.parse_args()
-    if options.quick:
-        tenth = {"steps": 100_000, "long_steps": 1_000_000, "peer_steps": 2000, "runs": 100, "repeat": 3}
-        for name, most in {**tenth, "ingest_records": 300_000, "ingest_repeat": 1}.items():
-            setattr(options, name, min(getattr(options, name), most))
-    return options
+    return common.parsed(
+        parser, steps=100_000, long_steps=1_000_000, peer_steps=2000, runs=100, repeat=3, ingest_records=300_000, ingest_repeat=1
+    )  # fmt: skip
 
 
 CASES = {
@@ -413,12 +408,5 @@ CASES = {
 }
 
 
-def main() -> None:
-    """Measures what was asked for, prints it, and writes it."""
-    if common.serve_case(CASES):
-        return
-    common.measure_parts(PARTS, parse())
-
-
 if __name__ == "__main__":
-    main()
+    common.run_program(PARTS, CASES, parse)

@@ -222,6 +222,32 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", metavar="FILE", help="the tables as docs/performance.md has them")
 
 
+def parser_of(doc: str | None, parts: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """The command line of a benchmark of several parts: `--only`, and what `add_output_options` adds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    add_output_options(parser)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, **quick: float) -> argparse.Namespace:
+    """The options; with `--quick` those that are named are at most so much."""
+    options = parser.parse_args()
+    for name, most in quick.items() if options.quick else ():
+        setattr(options, name, min(getattr(options, name), most))
+    return options
+
+
+def run_program(
+    parts: Mapping[str, tuple[Measure, ToTable]],
+    cases: Mapping[str, Callable[[Results], Results]],
+    parse: Callable[[], argparse.Namespace],
+) -> None:
+    """The main of a benchmark of several parts: runs the case that the command line names, else measures what was asked for."""
+    if not serve_case(cases):
+        measure_parts(parts, parse())
+
+
 def measure_parts(parts: Mapping[str, tuple[Measure, ToTable]], options: argparse.Namespace) -> None:
     """The main of a benchmark of several parts: each is measured, printed and written before the next begins, so that
     what was measured is there when a later part fails.

@@ -521,8 +521,7 @@ CASES = {
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser = common.parser_of(__doc__, PARTS)
     parser.add_argument("--steps", type=int, nargs="+", default=[10**n for n in range(3, 8)])
     parser.add_argument("--keys", type=int, nargs="+", default=[10**n for n in range(1, 5)])
     parser.add_argument("--values", type=int, default=2_000_000, help="of each run with many keys")
@@ -533,24 +532,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--case-seconds", type=float, default=CASE_SECONDS_MAX, help="a case that takes longer is killed"
     )
-    common.add_output_options(parser)
-    options = parser.parse_args()
+    options = common.parsed(parser, values=50_000, repeat=2, live_seconds=1.0)
     if options.quick:
         options.steps = [steps for steps in options.steps if steps <= 100_000]
         options.keys = [keys for keys in options.keys if keys <= 1000]
         options.live = [runs for runs in options.live if runs <= 10]
         options.finished = [runs for runs in options.finished if runs <= 100]
-        options.values, options.repeat = min(options.values, 50_000), min(options.repeat, 2)
-        options.live_seconds = min(options.live_seconds, 1.0)
     return options
 
 
-def main() -> None:
-    """Measures what was asked for, prints it, and writes it."""
-    if common.serve_case(CASES):
-        return
-    common.measure_parts(PARTS, parse())
-
-
 if __name__ == "__main__":
-    main()
+    common.run_program(PARTS, CASES, parse)

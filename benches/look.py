@@ -277,32 +277,18 @@ PARTS: dict[str, tuple[common.Measure, common.ToTable]] = {
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser = common.parser_of(__doc__, PARTS)
     parser.add_argument("--commands", nargs="*", default=[], help="only these, by their verbs")
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=10_000_000)
     parser.add_argument("--live", type=int, default=50, help="runs that train while one watches")
     parser.add_argument("--live-seconds", type=float, default=60.0)
     parser.add_argument("--repeat", type=int, default=5)
-    common.add_output_options(parser)
-    options = parser.parse_args()
-    if options.quick:
-        most = {"runs": 20, "steps": 20_000, "live": 2, "live_seconds": 2.0, "repeat": 1}
-        for name, value in most.items():
-            setattr(options, name, min(getattr(options, name), value))
-    return options
+    return common.parsed(parser, runs=20, steps=20_000, live=2, live_seconds=2.0, repeat=1)
 
 
 CASES: dict[str, Callable[[Results], Any]] = {"live": case_live, "compact": made_runs.case_compact}
 
 
-def main() -> None:
-    """Measures what was asked for, prints it, and writes it."""
-    if common.serve_case(CASES):
-        return
-    common.measure_parts(PARTS, parse())
-
-
 if __name__ == "__main__":
-    main()
+    common.run_program(PARTS, CASES, parse)

@@ -278,8 +278,7 @@ PARTS: dict[str, tuple[common.Measure, common.ToTable]] = {
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser = common.parser_of(__doc__, PARTS)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--steps", type=int, default=1_000_000)
@@ -288,19 +287,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50, help="for each target")
     parser.add_argument("--killed-steps", type=int, default=200_000)
     parser.add_argument("--repeat", type=int, default=3)
-    common.add_output_options(parser)
-    options = parser.parse_args()
-    if options.quick:
-        for name, most in {
-            "steps": 20_000,
-            "peer_steps": 500,
-            "runs": 20,
-            "kills": 2,
-            "killed_steps": 20_000,
-            "repeat": 1,
-        }.items():
-            setattr(options, name, min(getattr(options, name), most))
-    return options
+    return common.parsed(
+        parser, steps=20_000, peer_steps=500, runs=20, kills=2, killed_steps=20_000, repeat=1
+    )  # fmt: skip
 
 
 CASES: dict[str, Callable[[Results], Any]] = {
@@ -310,12 +299,5 @@ CASES: dict[str, Callable[[Results], Any]] = {
 }
 
 
-def main() -> None:
-    """Measures what was asked for, prints it, and writes it."""
-    if common.serve_case(CASES):
-        return
-    common.measure_parts(PARTS, parse())
-
-
 if __name__ == "__main__":
-    main()
+    common.run_program(PARTS, CASES, parse)

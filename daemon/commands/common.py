@@ -169,7 +169,8 @@ def _neither(store: Store, word: str, error: NotFoundError, where: list[Run], kn
     elif runs := nearest(word, {each for run in store.runs() for each in (run.name, run.id)}):
         told, hint, instead = f"Nearest runs: {list_names(runs)}", "stepd runs", shlex.quote(runs[0])
     else:
-        told = f"Keys: {list_names(sorted(known)[:5]) or 'none yet'}"
+        some = sorted(known)[:5]
+        told, instead = f"Keys: {list_names(some) or 'none yet'}", shlex.join([where[0].id, *some[:1]])
     return NotFoundError(f"{word!r} is no run, and no key of {names}. {told}", hint, instead)
 
 

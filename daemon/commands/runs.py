@@ -69,13 +69,17 @@ def command(
     shown = table.cut(limit)
     if as_json:
         rows = table_rows(shown)
-        print_json([{**row, **facts(run), **_ending(run)} for run, row in zip(shown.runs, rows)] if facts_alone else rows)
+        print_json(
+            [{**row, **facts(run), **_ending(run)} for run, row in zip(shown.runs, rows)] if facts_alone else rows
+        )
     elif as_csv:
         _print_csv(shown)
     elif not shown.groups:
         click.echo(_nothing(store.path, runs, project, where))
     else:
         _print_table(shown, table, everything)
+    if store.left_out:
+        click.echo(f"stepd: {clean(store.left_out)}", err=True)
     remember(store.path, everything, seconds=_KEEP_SECONDS)
 
 

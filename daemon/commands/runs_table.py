@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os.path
 import re
 import shlex
 import time
@@ -107,10 +106,15 @@ def pasted(names: Sequence[str]) -> str:
 
 
 def shortest(ids: Iterable[str]) -> int:
-    """How many characters tell each of some ids from the others, at least four."""
-    ordered = sorted(ids)
-    common = [len(os.path.commonprefix(pair)) for pair in itertools.pairwise(ordered) if pair[0] != pair[1]]
+    """How many characters of each id that was made up tell which of some it is, at least four."""
+    pairs = itertools.pairwise(sorted(set(ids)))
+    common = [_shared(*pair) for pair in pairs if any(map(_MADE_ID.fullmatch, pair))]
     return max([_ID_CHARACTERS_MIN - 1, *common]) + 1
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
 
 
 # Values.

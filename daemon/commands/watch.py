@@ -93,7 +93,7 @@ def _print_once(store: Store, view: View) -> None:
             _read_page(store, view)
         else:
             view.take(board.look(view.wanted()))
-            if not (view.scene.total or view.scene.trouble):
+            if not (view.scene.total or view.scene.trouble or view.scene.left_out):
                 click.echo(f"no run in {clean(short_path(store.path))} yet")
                 return
             view.resize((view.size[0], max(len(view.scene.glances) * 2 + 8, 24)))

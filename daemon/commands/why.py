@@ -59,8 +59,8 @@ def command(
 ) -> None:
     """How a run died, or why it hangs.
 
-    Without RUN: the one that hangs now, else the one that ended last of those that did not end well. Of a run that lives and is silent, or with --now, the
-    processes on this machine are asked for the stacks of their threads; that disturbs nobody (docs/why.md).
+    Without RUN: the one that hangs now, else the one that ended last of those that did not end well. Of a run that lives and is silent,
+    or with --now, the processes on this machine are asked for the stacks of their threads; that disturbs nobody (docs/why.md).
     """
     store = open_store_of(ctx, directory)
     found = postmortem(_chosen(store, run), now=now, seconds=seconds, on_ask=_say_that_we_ask)

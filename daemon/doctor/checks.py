@@ -28,7 +28,7 @@ CHECKS = (
     Check("Machine", "kernel", "surroundings:check_kernel", "files in memory, room ahead of need, `/proc`, this machine's id"),
     Check("Machine", "tracing", "surroundings:check_tracing", "whether py-spy may look into a process: ptrace scope, SELinux"),
     Check("Machine", "gpu", "surroundings:check_gpu", "driver, the library that asks it, what is seen", 8.0),
-    Check("Daemon", "daemon", "service:check_daemon", "serves, was stopped, or none; its version, warnings, failures"),
+    Check("Daemon", "daemon", "service:check_daemon", "serves, was stopped, was killed, or none; its version, warnings, failures"),
     Check("Daemon", "variables", "variables:check_variables", "`STEPD_*`: unknown ones with the nearest name, wrong values"),
     Check("Daemon", "wandb", "variables:check_wandb", "`WANDB_*`: which ones count here"),
     Check("Daemon", "settings", "variables:check_settings", "what is not the default, and where it comes from; whether anything is stored"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -13,13 +15,17 @@ from sdk import __version__, _spawn
 from sdk._greeting import count, duration
 from sdk.errors import Error
 from sdk.files import DISK, read_whole
-from sdk.transport import request
+from sdk.transport import known_lock_path, request
 
 _ANSWER_SECONDS = 2.0
 _LOG_FILE = "daemon.log"
 _LOG_BYTES_MAX = 8 << 20
 _LOG_LINES = 40
 _WARNINGS_MAX = 3
+_LOCK_BYTES_MAX = 64 << 10
+_LINE_CHARACTERS_MAX = 200
+# As `daemon.server` logs it when it has begun.
+_SERVING = re.compile(r" serving .*, pid ([0-9]{1,9}), version ")
 
 
 def check_daemon(machine: Machine) -> Iterator[Finding]:
@@ -34,6 +40,10 @@ def check_daemon(machine: Machine) -> Iterator[Finding]:
             yield note("stopped by `stepd stop`: until the next init() records go to the spool", f"stepd start {where}")
         elif trouble := last_trouble(store):
             yield warn(f"none serves, and the last one ended with {trouble}", f"stepd status --log {where}")
+        elif killed := killed_one(store):
+            pid, last = killed
+            text = f"none serves: the last one, process {pid}, was killed; the next init() starts one. Its last line: {last}"
+            yield warn(text, f"stepd start {where}", f"stepd status --log {where}")
         else:
             yield ok("none serves now; the next init() starts one")
         return
@@ -69,12 +79,35 @@ def judge_status(told: dict[str, Any], where: str) -> Iterator[Finding]:
 
 def last_trouble(store: str) -> str:
     """The last line of a traceback that ends the log of the last daemon; "" where it left in peace."""
-    try:
-        lines = read_whole(DISK, os.path.join(store, _LOG_FILE), _LOG_BYTES_MAX).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    lines = lines[-_LOG_LINES:]
+    lines = _log_of(store)[-_LOG_LINES:]
     starts = [at for at, line in enumerate(lines) if line.startswith("Traceback ")]
     # Behind it come indented lines, the error, and nothing else.
     after = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")] if starts else []
     return after[0][:200] if len(after) == 1 else ""
+
+
+def killed_one(store: str) -> tuple[int, str] | None:
+    """The last daemon on this host and the last line that it logged, where it did not say that it leaves.
+
+    The lock's file says who held it last: a log may be that of a daemon on another host, or from before the machine was started.
+    """
+    try:
+        said = json.loads(read_whole(DISK, known_lock_path(store), _LOCK_BYTES_MAX))
+        pid = int(said["pid"])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    lines = [line for line in _log_of(store) if line.strip()]
+    began = max((at for at, line in enumerate(lines) if _SERVING.search(line)), default=None)
+    if began is None or any(line.endswith("leaving") for line in lines[began:]):
+        return None
+    match = _SERVING.search(lines[began])
+    assert match is not None
+    return (pid, lines[-1].strip()[:_LINE_CHARACTERS_MAX]) if int(match[1]) == pid else None
+
+
+def _log_of(store: str) -> list[str]:
+    """The lines of the daemons' log; [] where it cannot be read."""
+    try:
+        return read_whole(DISK, os.path.join(store, _LOG_FILE), _LOG_BYTES_MAX).decode(errors="replace").splitlines()
+    except OSError:
+        return []

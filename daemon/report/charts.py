@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdk.errors import Error
 from sdk.headline import choose_keys
 from sdk.reader import Run
-from sdk.reader.media import kind_of
+from sdk.reader.media import items_in, kind_of
 from sdk.reader.pictures import number
 from sdk.reader.run import SYSTEM_PREFIX
 
@@ -103,7 +103,7 @@ NO_MARKS = Marks([], [])
 def numeric_keys(runs: Sequence[Run], patterns: Sequence[str], budget: Budget) -> list[str]:
     """The keys that hold numbers, by what was logged last under them; those that match the patterns, where there are any.
 
-    Of keys under which a text was logged last some values are looked at; `budget` is told of those that hold no number.
+    Of keys under which a text or a list was logged last some values are looked at; `budget` is told of those that hold no number.
 
     Section by section, what is worth most first (`headline`); what was observed of the machine last.
     """
@@ -116,14 +116,15 @@ def numeric_keys(runs: Sequence[Run], patterns: Sequence[str], budget: Budget) -
         defined.update(run.metrics)
         for key in shown:
             value = last.get(key, 0)
-            if isinstance(value, str):
-                texts.setdefault(key, []).append(run)
-            elif not isinstance(value, (list, bytes)) and kind_of(value) is None:
+            if isinstance(value, (str, list, bytes)):
+                if not items_in(value):
+                    texts.setdefault(key, []).append(run)
+            elif kind_of(value) is None:
                 found[key] = None
     without = [key for key, holders in texts.items() if key not in found and not _hold_number(holders, key)]
     found.update(dict.fromkeys(texts.keys() - set(without)))
     if without:
-        budget.leave_out(f"There are no charts of {_some(without)}: texts.")
+        budget.leave_out(f"There are no charts of {_some(without)}: no numbers.")
     rank = {key: place for place, key in enumerate(choose_keys(sorted(found), defined, len(found)))}
     section = {key: key.rpartition("/")[0] for key in rank}
     first = {section[key]: place for key, place in sorted(rank.items(), key=lambda item: -item[1])}
@@ -131,7 +132,7 @@ def numeric_keys(runs: Sequence[Run], patterns: Sequence[str], budget: Budget) -
 
 
 def _hold_number(runs: Sequence[Run], key: str) -> bool:
-    """Whether a number is among some values of a key under which a text was logged last."""
+    """Whether a number is among some values of a key under which something else was logged last."""
     for run in runs[:_LOOKED_AT_MAX]:
         values = run.sample([key], _SAMPLED)[key][1]
         if values.dtype.kind in "iuf" or any(type(value) in (int, float) for value in values.tolist()):
@@ -160,7 +161,9 @@ def read_charts(runs: Sequence[Run], keys: Sequence[str], points: int, budget: B
         for key, line in _lines_of(run, place, keys, chosen, others):
             lines[key].append(line)
     if mixed := {key: count for key, count in others.items() if lines[key]}:
-        budget.leave_out(f"{sum(mixed.values()):,} values are not drawn, for they are no numbers: of {_some(list(mixed))}.")
+        budget.leave_out(
+            f"{sum(mixed.values()):,} values are not drawn, for they are no numbers: of {_some(list(mixed))}."
+        )
     if empty := [key for key in others if not lines[key]]:
         budget.leave_out(f"There are no charts of {_some(empty)}: no numbers.")
     if chosen < points and any(line.stands_for > chosen for found in lines.values() for line in found):

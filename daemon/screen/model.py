@@ -66,6 +66,7 @@ class Scene(NamedTuple):
         is_reading: Whether not every run has been looked at yet.
         trouble: Why the store, or what was asked for, cannot be read; "" for nothing.
         text: The filter that was wanted.
+        left_out: Of which runs nothing is known, since they cannot be read; "" for none.
     """
 
     store: str
@@ -77,6 +78,7 @@ class Scene(NamedTuple):
     is_reading: bool = True
     trouble: str = ""
     text: str = ""
+    left_out: str = ""
 
 
 class Wanted(NamedTuple):
@@ -118,6 +120,7 @@ class AwaitedStore(Store):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.unreadable = {}
         self.is_there = False
         self._open_if_there()
 
@@ -206,6 +209,7 @@ class Board:
             self._is_reading,
             trouble,
             wanted.text,
+            self.runs.store.left_out,
         )
 
     def _set_filter(self, text: str) -> str:

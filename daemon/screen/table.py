@@ -88,6 +88,8 @@ def _health(scene: Scene, width: int, ink: Ink) -> str:
     health = scene.health
     if scene.trouble:
         return ink.style(fit(f"! {scene.trouble}", width), fg="red")
+    if scene.left_out:
+        return ink.style(fit(f"! {clean(scene.left_out)}", width), fg="red")
     if health is None:
         return fit("", width)
     free = f"{gigabytes(health.free_bytes)}B free" if health.free_bytes is not None else ""

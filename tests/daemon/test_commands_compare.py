@@ -293,7 +293,7 @@ class TestCompare:
         for n, name in enumerate(("日本語テスト", "plain")):
             config = {"データ": ("猫", "dog")[n], "lr": 1.0 + n}
             make_run(made, f"a{n}", [{"損失": 1.0 + n}, {"loss": 2.0}], name=name, config=config)
-        lines = said(made, "a0", "a1").splitlines()
+        lines = said(made, "compare", "a0", "a1").splitlines()
         head, *rows = (line for line in lines if line.lstrip().startswith(("config", "データ", "lr")))
         assert [cells(row[: row.rindex(text)]) for row, text in zip(rows, ("dog", "2"))] == [
             cells(head[: head.index("plain")])

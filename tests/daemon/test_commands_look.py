@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from daemon.cli import cli
 from daemon.commands import export
+from daemon.commands.cells import cells
+from daemon.commands.common import write_table
 from sdk.reader import open_store
 from sdk.segment.naming import RUNS, TRASH
 from tests.builders import START_NS, RunBuilder, make_run, make_store
@@ -174,6 +176,12 @@ def test_tail(store: str) -> None:
 def test_tail_follows_to_the_end(store: str) -> None:
     """A run that has ended ends the following."""
     assert len(said(store, "tail", "-f", "a41f").splitlines()) == 10
+
+
+def test_wide_letters_take_two_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table's columns stay below one another whatever script they are in."""
+    write_table(("名前", "B", "C"), [("日本語", 1, "x"), ("ab", "猫", "x"), ("e\u0301", "", "x")], right=(1,))
+    assert {cells(line[:-1]) for line in capsys.readouterr().out.splitlines()} == {12}
 
 
 def test_unknown_key(store: str) -> None:

@@ -107,6 +107,8 @@ def test_of_what_cannot_be_drawn(store: str) -> None:
     assert "Nearest: 'train/loss'" in nearest
     assert nearest.endswith("\n  Try: stepd show b7c2\n")
     assert stepd(store, "a41f", "-k", "text").exit_code == 1
+    for words in (("--rank", "7"), ("--stream", "7")):
+        assert stepd(store, "a41f", "lr", *words).stderr.endswith("\n  Try: stepd show a41f\n")
     assert "no run is so: state = running" in stepd(store, "--where", "state = running").stderr
     assert "expected one of .png, .svg, .pdf" in stepd(store, "-o", "chart.gif").stderr
     assert "--smooth" in stepd(store, "--smooth", "1").stderr

@@ -224,11 +224,11 @@ def test_a_bar_takes_what_is_left() -> None:
 
 def test_ids_are_cut_to_what_tells_them_apart() -> None:
     """In a terminal an id is as long as it must be to name its run, at least four characters; one that somebody gave stays."""
-    ids = ["k3f9x0ab", "k3f9x1cd", "zz91aaaa", "baseline", "lr-0.1-seed-3"]
+    ids = ["k3f9x0ab", "k3f9x1cd", "zz91aaaa", "baseline", "lr-0.1-seed-3", "lr-0.1-seed-4"]
     assert (shortest(ids), shortest(ids[2:]), shortest([]), shortest(["a", "a"])) == (6, 4, 4, 4)
     made = table([column("id", ids, "text")])
     cut = table_lines(made, PLAIN._replace(id_characters=shortest(ids)))
-    assert cut == ["ID", "k3f9x0", "k3f9x1", "zz91aa", "baseline", "lr-0.1-seed-3"]
+    assert cut == ["ID", "k3f9x0", "k3f9x1", "zz91aa", "baseline", *ids[4:]]
     assert table_lines(made, PLAIN)[1:] == ids
 
 

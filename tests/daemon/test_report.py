@@ -560,9 +560,9 @@ def test_numbers_among_texts(tmp_path: Path) -> None:
         + [{"ends": "end"}],
     )
     found = made(store)
-    assert [chart["key"] for chart in data_of(found.page)["charts"]] == ["loss", "ends", "mixed"]
+    assert [chart["key"] for chart in data_of(found.html)["charts"]] == ["loss", "ends", "mixed"]
     assert found.left_out == [
-        "There are no charts of text: texts.",
+        "There are no charts of odd, text: no numbers.",
         "5 values are not drawn, for they are no numbers: of ends, mixed.",
     ]
 
