@@ -114,7 +114,9 @@ class RunDisplay(RunAbout):
         """
         stored = self._stored()
         if stored is None:
-            _greeting.note(f"run.plot() has nothing to draw: {'the run is disabled' if self.disabled else 'nothing is stored yet'}")
+            _greeting.note(
+                f"run.plot() has nothing to draw: {'the run is disabled' if self.disabled else 'nothing is stored yet'}"
+            )
             return None
         return stored.plot(*keys, x=x, smooth=smooth, log=log, points=points, title=title, size=size)
 

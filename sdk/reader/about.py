@@ -452,7 +452,7 @@ class About:
 
     @Fact
     def step_max(self) -> int:
-        """The largest step of a row that no resume hid: 0 before the first one. For lists: by the blocks' headers alone, unless some are hidden."""
+        """The largest step of a row that no resume hid: 0 before the first one. For lists: by headers alone, unless some are hidden."""
         plan = self._scan.plan()
         seen = [
             (entry.step_max, limit)

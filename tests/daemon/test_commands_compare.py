@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from daemon.cli import cli
 from daemon.commands.cells import cells
 from daemon.commands.compare import told_apart
 from daemon.commands.set import Assignment, assignment_of, value_of
 from sdk.errors import UsageError
 from sdk.reader import Store
 from tests.builders import RunBuilder, make_run, make_store
+from tests.called import said, stepd
 from tests.daemon.compared import make_compared
 
 
@@ -42,18 +41,6 @@ def store(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-
-
-def stepd(store: str, *words: str) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def said(store: str, *words: str) -> str:
-    result = stepd(store, *words)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def sections(text: str) -> dict[str, list[str]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from daemon.cli import cli
 from tests.builders import START_NS, RunBuilder, make_run, make_store
+from tests.called import stepd
 
 
 @pytest.fixture
@@ -34,12 +32,6 @@ def run(store: str) -> RunBuilder:
     console.log({"from": "stdout", "missed": 1200, "why": "too much"})
     made.flush()
     return made
-
-
-def stepd(store: str, *words: str, **more: Any) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words], **more)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def said(store: str, *words: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from daemon.cli import cli
 from daemon.commands import export
@@ -18,6 +18,7 @@ from daemon.commands.common import write_table
 from sdk.reader import open_store
 from sdk.segment.naming import RUNS, TRASH
 from tests.builders import START_NS, RunBuilder, make_run, make_store
+from tests.called import said, stepd
 
 
 @pytest.fixture
@@ -27,18 +28,6 @@ def store(tmp_path: Path) -> str:
     make_run(path, "a41f", rows, config={"lr": 0.1, "model": {"depth": 3}}, tags=["one"], notes="hm")
     make_run(path, "b7c2", [{"train/loss": 2.0, "text": "x"}], name="brave-fox", started_ns=START_NS + 10**9)
     return path
-
-
-def stepd(store: str, *words: str) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def said(store: str, *words: str) -> str:
-    result = stepd(store, *words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_dir_before_and_after_the_verb(store: str) -> None:

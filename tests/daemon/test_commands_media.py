@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 import sdk
 from daemon.cli import cli
 from sdk.record import BlobRef, encode_blob_ref
 from tests.builders import RunBuilder, make_store
+from tests.called import said, stepd
 from tests.media_rig import MediaBuilder, packed
 
 PNG = {"media": "image-file", "format": "png"}
@@ -46,18 +47,6 @@ def store(tmp_path: Path, made: MediaBuilder) -> str:
 
 def image(made: MediaBuilder, data: bytes, **more: Any) -> Any:
     return packed("image-file", format="png", width=4, height=3, data=made.blob(data, PNG), **more)
-
-
-def stepd(store: str, *words: str) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def said(store: str, *words: str) -> str:
-    result = stepd(store, *words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_the_run_tells_kinds(store: str) -> None:

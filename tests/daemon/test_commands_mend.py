@@ -8,9 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from daemon.cli import cli
 from sdk import platform
 from sdk.files import DISK
 from sdk.journal.appender import open_journal
@@ -23,6 +21,7 @@ from sdk.segment.naming import ASIDE, RUNS
 from sdk.segment.reader import SegmentReader
 from sdk.transport import lock_path
 from tests.builders import RunBuilder, make_run, make_store
+from tests.called import stepd
 
 
 @pytest.fixture
@@ -31,12 +30,6 @@ def store(tmp_path: Path) -> str:
     make_run(path, "a41f", [{"loss": i / 4} for i in range(50)])
     make_run(path, "b7c2", [{"loss": 1.0}], name="brave-fox")
     return path
-
-
-def stepd(store: str, *words: str) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def spoil(store: str, run: str = "a41f") -> str:

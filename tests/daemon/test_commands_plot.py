@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from daemon.cli import cli
 from daemon.commands import plot
+from tests import called
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 from tests.terminal import LARGE, ROOT, SCREENS, SMALL, Terminal, same_screen, screen_of
 
@@ -44,9 +44,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def stepd(store: str, *words: str) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, "plot", *words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return called.stepd(store, "plot", *words)
 
 
 def said(store: str, *words: str) -> str:

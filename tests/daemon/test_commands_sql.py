@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from daemon.cli import cli
 from tests.builders import make_run, make_store
+from tests.called import said, stepd
 from tests.terminal import LARGE, SMALL, same_screen, screen_of
 
 pytest.importorskip("duckdb")
@@ -26,18 +25,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
         make_run(path, f"a{number}", rows, name=f"calm-otter-{number}", config=config, tags=["sweep"])
     make_run(path, "b7", [{"reward": 1.0}], project="walker 2", notes="\x1b[31mred\x07")
     return path
-
-
-def stepd(store: str, *words: str, text: str | None = None) -> Result:
-    result = CliRunner().invoke(cli, ["--dir", store, *words], input=text)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def said(store: str, *words: str, text: str | None = None) -> str:
-    result = stepd(store, *words, text=text)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 BEST = "select id, config.lr, config.model.depth, summary.\"val/acc\" as acc from runs where project = 'digits' order by acc desc"
@@ -61,7 +48,7 @@ def test_a_query_from_a_file_and_from_standard_input(store: str, tmp_path: Path)
     """-f reads a file, - standard input; both at once is an error of use."""
     (tmp_path / "query.sql").write_text("-- the best\n" + BEST, encoding="utf-8")
     wanted = said(store, "sql", BEST)
-    assert said(store, "sql", "-f", str(tmp_path / "query.sql")) == said(store, "sql", "-", text=BEST) == wanted
+    assert said(store, "sql", "-f", str(tmp_path / "query.sql")) == said(store, "sql", "-", input=BEST) == wanted
     assert stepd(store, "sql", "-f", str(tmp_path / "query.sql"), "select 1").exit_code == 2
 
 

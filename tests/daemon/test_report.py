@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 import sdk
-from daemon.cli import cli
 from daemon.commands import report as report_command
 from daemon.report import charts, media
 from daemon.report.budget import POINTS_MIN, SIZE_MIN, points_for
@@ -29,6 +27,7 @@ from daemon.report.page import RUNS_MAX, Wishes, report
 from sdk.query.why.postmortem import postmortem
 from sdk.reader import Store
 from tests.builders import RunBuilder, compact, make_run, make_store
+from tests.called import stepd
 from tests.media_rig import MediaBuilder, packed
 from tests.terminal import screen_of
 
@@ -465,10 +464,6 @@ def test_a_file_is_what_its_bytes_say(data: bytes, kind: str | None) -> None:
 
 
 # -- the command
-
-
-def stepd(store: str, *words: str) -> Result:
-    return CliRunner().invoke(cli, ["--dir", store, *words])
 
 
 @pytest.fixture

@@ -57,7 +57,10 @@ TOUCHES: dict[str, tuple[str, str]] = {
     "sdk/journal/": ("*", "rings, likewise"),
     "sdk/_aside.py": ("os.pread", "rings, likewise"),
     "sdk/_spool.py": ("os.unlink", "rings, likewise"),
-    "sdk/query/why/stacks.py": ("os.fstat shutil.which", "the user's own source files, which stacks name; where py-spy is"),
+    "sdk/query/why/stacks.py": (
+        "os.fstat shutil.which",
+        "the user's own source files, which stacks name; where py-spy is",
+    ),
     "sdk/query/sql/query.py": ("tempfile.TemporaryDirectory", "where DuckDB keeps what does not fit into memory"),
     "sdk/reader/state.py": ("os.path.exists", "rings, likewise"),
     "daemon/ingest/dead.py": ("os.path.exists os.unlink", "rings"),
