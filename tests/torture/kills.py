@@ -372,7 +372,7 @@ def kill_at(process: Trainer, deadline: float) -> None:
 # -- the daemon ------------------------------------------------------------------------------------------------------------
 
 
-@torture(full=10_000, default=300, beside=True)
+@torture(full=10_000, default=150, beside=True)
 def daemon_killed(cases: Iterable[int]) -> Iterator[Result]:
     """SIGKILL of the daemon at random moments and at every named point, under live trainers: all is there, no gaps."""
     passed = Passed(DAEMON_POINTS)

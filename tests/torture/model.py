@@ -34,7 +34,7 @@ STEPS = 50
 _STREAMS_MAX = 6
 
 
-@torture(full=20_000, default=300, beside=True)
+@torture(full=20_000, default=150, beside=True)
 def store_model(cases: Iterable[int]) -> Iterator[Result]:
     """Up to 50 random operations on a store with trainers, daemons and damage: the reader equals a model of dicts."""
     for case in cases:

@@ -23,7 +23,7 @@ OPERATIONS = 200
 _TRAINERS_MAX = 4
 
 
-@torture(full=100_000, default=2_000, beside=True)
+@torture(full=100_000, default=1_000, beside=True)
 def schedules(cases: Iterable[int]) -> Iterator[Result]:
     """Random orders of sends, acks, losses, deaths, spooling and draining: every record is stored exactly once."""
     for case in cases:

@@ -20,7 +20,7 @@ FLIP_BYTES = 16 << 10
 MENDED_EVERY = 61
 
 
-@torture(full=CUT_BYTES + 1, every=7, beside=True)
+@torture(full=CUT_BYTES + 1, every=13, beside=True)
 def segment_cut(cases: Iterable[int]) -> Iterator[Result]:
     """A 64 KiB segment cut at every byte: what was whole is read, the rest is reported."""
     with scenes(CUT_BYTES) as made:
@@ -30,7 +30,7 @@ def segment_cut(cases: Iterable[int]) -> Iterator[Result]:
             yield Result(case, scene.accepted, scene.mend().count if case % MENDED_EVERY == 0 else scene.look().count)
 
 
-@torture(full=FLIP_BYTES * 8, every=11, beside=True)
+@torture(full=FLIP_BYTES * 8, every=23, beside=True)
 def segment_bit_flip(cases: Iterable[int]) -> Iterator[Result]:
     """Every bit of a 16 KiB segment flipped, one at a time."""
     with scenes(FLIP_BYTES) as made:

@@ -306,7 +306,7 @@ def _entry_count() -> int:
     return 16
 
 
-@torture(full=lambda: len(NAMES) * _entry_count(), beside=True)
+@torture(full=lambda: len(NAMES) * _entry_count(), every=3, beside=True)
 def traversal_names(cases: Iterable[int]) -> Iterator[Result]:
     """Names that try to leave the store, through every way in: everything outside is as it was."""
     with _world() as world:
