@@ -77,6 +77,14 @@ def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
+def passing_line(what: str) -> None:
+    """A line on a terminal's stderr that the next one is written over; "" takes it away. Elsewhere nothing."""
+    if sys.stderr.isatty():
+        # Not wider than the terminal: of a line that wrapped only the last row could be written over.
+        columns = shutil.get_terminal_size().columns
+        click.echo(f"\r\x1b[K{what[: columns - 1]}", nl=False, err=True)
+
+
 def when_text(seconds: float) -> str:
     """A time as "2 h ago, 14:02", with the date where it was another day; local zone."""
     if seconds <= 0:

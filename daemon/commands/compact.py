@@ -17,6 +17,7 @@ from daemon.commands.verify import chosen_runs
 from daemon.compact.work import Report, compact_run
 from daemon.encode.known import Known
 from daemon.encode.work import Encoding, plans
+from daemon.store.listing import remember_all
 from daemon.store.replacing import KEPT_SECONDS, hold, remove_drafts, remove_replaced
 from daemon.store.retention import Removals, Retention, Wish, lying_in, removals, uses_of
 from daemon.store.rewrite import rewrite, sealed_media
@@ -118,6 +119,8 @@ def command(
             outcomes = [done for run in chosen if (done := _compact(identity, run, wish, dry_run, note)) is not None]
     finally:
         lock.release()
+    if not dry_run:
+        remember_all(store.path)
     if as_json:
         print_json({"runs": [outcome._asdict() for outcome in outcomes], "dry_run": dry_run})
     else:

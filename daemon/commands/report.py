@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -87,9 +86,9 @@ def _count(number: int, noun: str) -> str:
 def _tell(what: str) -> None:
     """A line on a terminal's stderr that is written over; elsewhere nothing but the first one."""
     if sys.stderr.isatty():
-        # Not wider than the terminal: of a line that wrapped only the last row could be written over.
-        columns = shutil.get_terminal_size().columns
-        click.echo(f"\r\x1b[K{what[: columns - 1]}", nl=False, err=True)
+        from daemon.commands.common import passing_line
+
+        passing_line(what)
     elif what.startswith("writing"):
         click.echo(what, err=True)
 

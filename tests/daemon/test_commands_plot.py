@@ -269,3 +269,14 @@ def test_the_page_shows_what_is_drawn(sweep: str) -> None:
         "16",
     ]
     assert said(sweep, *words) in page
+
+
+def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal, while many runs are read; the line is gone at the end. Of a few nothing is said."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with plot._said(3):
+        pass
+    assert capsys.readouterr().err == ""
+    with plot._said(1000):
+        assert "reading 1,000 runs" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\r\x1b[K"
