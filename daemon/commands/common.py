@@ -85,6 +85,16 @@ def passing_line(what: str) -> None:
         click.echo(f"\r\x1b[K{what[: columns - 1]}", nl=False, err=True)
 
 
+@contextlib.contextmanager
+def passing(what: str) -> Iterator[None]:
+    """`passing_line` for as long as something is waited for."""
+    passing_line(what)
+    try:
+        yield
+    finally:
+        passing_line("")
+
+
 def when_text(seconds: float) -> str:
     """A time as "2 h ago, 14:02", with the date where it was another day; local zone."""
     if seconds <= 0:

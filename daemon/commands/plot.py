@@ -8,12 +8,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from daemon.commands.common import can_unicode, json_option, open_store_of, passing_line, print_json, split_words
+from daemon.commands.common import can_unicode, json_option, open_store_of, passing, print_json, split_words
 from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import NotFoundError, UsageError
@@ -151,24 +151,12 @@ def _read(asked: _Asked) -> Lines:
     limit = _MEMBERS_MAX if asked.how["group"] or asked.how["over"] else max(_LINES_MAX // len(keys), 1)
     if len(runs) > limit:
         notes.append(f"{limit} of {len(runs)} runs are drawn, those that were started last; --where chooses others")
-    with _said(len(runs[:limit])):
+    count = len(runs[:limit])
+    with passing(f"reading {count:,} runs") if count > _QUICK_RUNS_MAX else contextlib.nullcontext():
         lines = read_lines(runs[:limit], keys, lines_max=_LINES_MAX, **asked.how)
     if len(lines.lines) > _LINES_MAX:  # groups
         notes.append(f"{_LINES_MAX} of {len(lines.lines)} lines are drawn")
     return Lines(lines.x_name, lines.lines[:_LINES_MAX], lines.notes + notes)
-
-
-@contextlib.contextmanager
-def _said(count: int) -> Iterator[None]:
-    """What is waited for, where that is long."""
-    if count <= _QUICK_RUNS_MAX:
-        yield
-        return
-    passing_line(f"reading {count:,} runs")
-    try:
-        yield
-    finally:
-        passing_line("")
 
 
 def _told(line: Line, x_name: str) -> dict[str, Any]:

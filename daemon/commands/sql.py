@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 
 from daemon.commands.cells import cells, cut
-from daemon.commands.common import can_unicode, open_store_of, print_json, to_json, write_table
+from daemon.commands.common import can_unicode, open_store_of, passing, print_json, to_json, write_table
 from daemon.commands.export import Screen, complete_file
 from daemon.commands.service import clean, directory_option
 from sdk import clock
@@ -25,6 +25,7 @@ from sdk.settings import parse_bytes
 
 # What `daemon.cli.main` calls the program; a command that is called from Python has another name.
 PROGRAM = "stepd"
+_WAITING = "asking DuckDB"
 _LIMIT = 40
 # So that the first rows are there before others are read.
 _TABLE_BATCH_ROWS = 2048
@@ -70,13 +71,15 @@ def command(
         memory_bytes = parse_bytes(memory)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--memory") from error
-    if ctx.find_root().info_name == PROGRAM:
-        _import_without_pandas()
-    from sdk.query.sql.query import BATCH_ROWS, Database
+    with passing(_WAITING):  # half of the time is to import what answers
+        if ctx.find_root().info_name == PROGRAM:
+            _import_without_pandas()
+        from sdk.query.sql.query import BATCH_ROWS, Database
 
-    database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
+        database = Database(store, allow_files=allow_files, memory_bytes=memory_bytes)
     try:
-        reader = database.reader(text, batch_rows=BATCH_ROWS if form or output else _TABLE_BATCH_ROWS)
+        with passing(_WAITING):
+            reader = database.reader(text, batch_rows=BATCH_ROWS if form or output else _TABLE_BATCH_ROWS)
         if output is not None:
             _write_file(reader, output)
         elif form is not None:

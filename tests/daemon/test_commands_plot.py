@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -15,6 +16,7 @@ import pytest
 from click.testing import Result
 
 from daemon.commands import plot
+from daemon.commands.common import passing
 from tests import called
 from tests.builders import START_NS, RunBuilder, make_run, make_store
 from tests.terminal import LARGE, ROOT, SCREENS, SMALL, Terminal, same_screen, screen_of
@@ -271,12 +273,18 @@ def test_the_page_shows_what_is_drawn(sweep: str) -> None:
     assert said(sweep, *words) in page
 
 
-def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_long_is_said(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a terminal, while many runs are read; the line is gone at the end. Of a few nothing is said."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with plot._said(3):
-        pass
-    assert capsys.readouterr().err == ""
-    with plot._said(1000):
+    with passing("reading 1,000 runs"):
         assert "reading 1,000 runs" in capsys.readouterr().err
     assert capsys.readouterr().err == "\r\x1b[K"
+    monkeypatch.setattr(plot, "passing", lambda what: pytest.fail(what))
+    said(store, "train/loss")
+    monkeypatch.setattr(plot, "_QUICK_RUNS_MAX", 0)
+    waited: list[str] = []
+    monkeypatch.setattr(plot, "passing", lambda what: waited.append(what) or contextlib.nullcontext())
+    said(store, "train/loss")
+    assert waited == ["reading 1 runs"]
