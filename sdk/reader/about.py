@@ -391,7 +391,17 @@ class About:
         """One of "running", "finished", "failed", "crashed", "interrupted", "preempted": computed now, from locks and last words."""
         if any(stream.end is None for stream in self._facts.streams.values()):
             self.refresh()
-        return state.run_state(lanes_of(self._facts.streams), self._stream_state)
+        return self._state_of_streams()
+
+    def _state_of_streams(self) -> str:
+        """The state by the streams that are known. Of a run that has just begun it may be none, or one that only accompanies it."""
+        lanes, streams = lanes_of(self._facts.streams), self._facts.streams.values()
+        if lanes:
+            return state.run_state(lanes, self._stream_state)
+        begins = any(self._stream_state(stream) == state.RUNNING for stream in streams)
+        if not streams and not self._scan.damage():
+            begins = self._now_ns() / 1e9 - self._scan.changed < state.QUIET_SECONDS_MAX
+        return state.RUNNING if begins else state.CRASHED
 
     def _stream_state(self, stream: StreamFacts) -> str:
         return state.stream_state(stream, self._alive, self._now_ns() / 1e9 - self._scan.changed)

@@ -12,11 +12,10 @@ from typing import NamedTuple
 from ..errors import DamageError
 from ..limits import STEP_MAX
 from ..segment.format import KIND_COLUMNS, KIND_ROWS, Block
-from . import state
 from .entries import Source
 from .facts import StreamFacts
 from .gaps import Gap
-from .lanes import Lane, lanes_of
+from .lanes import Lane
 from .parts import Part
 from .run import Run
 from .scan import row_parts
@@ -81,7 +80,7 @@ class Newest:
 
     def state(self) -> str:
         """The run's state now, by what was looked at."""
-        return state.run_state(lanes_of(self.run._facts.streams), self.run._stream_state)
+        return self.run._state_of_streams()
 
     def is_doubtful(self) -> bool:
         """Whether its state is only by how long its files were silent: of a process of another host that did not say that it ends."""

@@ -141,6 +141,20 @@ def test_state_of_the_dead(store: str, streams: list[tuple[str, str | None]], ex
     assert {stream.state for stream in found.streams if stream.kind in ("fork", "spawn")} <= {"ended"}
 
 
+def test_a_run_that_has_just_begun(store: str) -> None:
+    """Its segment is there before its first record, or what it printed before that: it runs, as far as anybody can know."""
+    run = RunBuilder(store)
+    assert run.daemon.segment is not None
+    found = opened(store, alive=dead)
+    assert found.state == "running"
+    late = (found.updated + QUIET_SECONDS_MAX + 1) * 1e9
+    assert opened(store, alive=dead, now_ns=lambda: int(late)).state == "crashed"
+    run.stream("console").log({"line": "hello"})
+    run.flush()
+    assert opened(store, alive=lambda stream: True).state == "running"
+    assert opened(store, alive=dead).state == "crashed"
+
+
 def test_a_preempted_run(store: str) -> None:
     """Who said that the scheduler would stop it, and then failed, was interrupted or died, was preempted; who finished has."""
     ends = {"failed": "preempted", "interrupted": "preempted", None: "preempted", "finished": "finished"}
