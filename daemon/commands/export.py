@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +12,7 @@ import click
 
 from daemon.commands.common import open_store_of, to_json
 from daemon.commands.media_files import PATH, MediaFiles
+from daemon.commands.output import complete_file
 from daemon.commands.service import clean, clean_lines, directory_option
 from sdk.reader import Run
 from sdk.reader.join import LOGGED, STEP, TIMESTAMP
@@ -60,29 +59,6 @@ def command(ctx: click.Context, run: str, kind: str, output: str, no_media: bool
             "value is given. All of them: sdk.open_store().run(…).series(key, stream='all')",
             err=True,
         )
-
-
-@contextlib.contextmanager
-def complete_file(path: str) -> Iterator[IO[str]]:
-    """A file that appears when it is complete, by rename: nobody reads half an export, and trouble leaves nothing behind.
-
-    Why not click's: it puts the file there after an error as well, leaves its draft behind where the name turns out not
-    to be possible, and replaces /dev/null by a file when root exports there.
-    """
-    path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, a device
-        with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
-            yield file
-        return
-    draft = os.path.join(os.path.dirname(path), f".stepd-export-{os.urandom(8).hex()}")
-    try:
-        with open(draft, "x", encoding="utf-8", errors="surrogatepass") as file:
-            yield file
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
 
 
 class Screen:

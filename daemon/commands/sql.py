@@ -15,7 +15,8 @@ import click
 
 from daemon.commands.cells import cells, cut
 from daemon.commands.common import can_unicode, open_store_of, passing, print_json, to_json, write_table
-from daemon.commands.export import Screen, complete_file
+from daemon.commands.export import Screen
+from daemon.commands.output import complete_file
 from daemon.commands.service import clean, directory_option
 from sdk import clock
 from sdk.errors import UsageError

@@ -381,7 +381,6 @@ def test_the_page_shows_what_is_printed(store: str, monkeypatch: pytest.MonkeyPa
 
 def test_the_examples_in_python_run(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What docs/runs.md says of Python works."""
-    pytest.importorskip("pandas")
     monkeypatch.setenv("STEPD_DIR", store)
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}

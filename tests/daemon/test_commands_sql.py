@@ -11,9 +11,6 @@ from tests.builders import make_run, make_store
 from tests.called import said, stepd
 from tests.terminal import LARGE, SMALL, same_screen, screen_of
 
-pytest.importorskip("duckdb")
-pytest.importorskip("pyarrow")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -442,7 +442,6 @@ def test_a_picture_that_says_it_is_huge(tmp_path: Path) -> None:
 
 def test_films(tmp_path: Path) -> None:
     """They play in the page where they fit."""
-    pytest.importorskip("av")
     store = make_store(tmp_path)
     run = RunBuilder(store)
     found = MediaBuilder(run, run.stream())

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.pilot import Pilot
 
+from daemon.screen.app import Watch
 from daemon.screen.model import Board, Scene
 from daemon.screen.text import Ink
 from daemon.screen.view import View
@@ -17,12 +19,6 @@ from sdk.reader import Store
 from tests.builders import make_run, make_store
 from tests.serving import temporary_store
 from tests.terminal import LARGE, SMALL, Terminal
-
-textual = pytest.importorskip("textual", reason="the extra ui is not installed")
-
-from textual.pilot import Pilot  # noqa: E402
-
-from daemon.screen.app import Watch  # noqa: E402
 
 Steps = Callable[[Watch, "Pilot[None]"], Coroutine[Any, Any, None]]
 

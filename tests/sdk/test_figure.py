@@ -19,8 +19,6 @@ from sdk.query.figure import figure
 from sdk.reader import Store
 from tests.builders import RunBuilder, make_run, make_store
 
-pytest.importorskip("matplotlib")
-
 
 def line(**changed: Any) -> Line:
     x = numpy.arange(10.0)

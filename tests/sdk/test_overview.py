@@ -400,7 +400,8 @@ def test_what_takes_long_is_not_read_unasked(tmp_path: Path, monkeypatch: pytest
 
 def test_the_table_of_a_store(filled: str) -> None:
     """`Store.table` is rows, a DataFrame and HTML of one thing; what runs are called is escaped."""
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     store = Store(filled)
     table = store.table("state = finished", sort="-best:val/acc", columns=["name", "started", "best:val/acc"])
     assert isinstance(table, RunsTable)

@@ -15,21 +15,17 @@ import pytest
 import sdk
 from sdk.errors import Error, UsageError
 from sdk.limits import STEP_MAX
-from sdk.reader import Store, open_store
-from sdk.reader.scan import Scan
-from tests.builders import START_NS, RunBuilder, compact, make_run, make_store
-from tests.media_rig import MediaBuilder
-from tests.store_rig import Watched
-
-pytest.importorskip("duckdb")
-pytest.importorskip("pyarrow")
-
 from sdk.query.sql import aside as aside_module
 from sdk.query.sql import known, typed
 from sdk.query.sql import query as sql_module
 from sdk.query.sql.aside import Aside
 from sdk.query.sql.pruning import Filter
 from sdk.query.sql.query import Answer, Database, names_in, sql
+from sdk.reader import Store, open_store
+from sdk.reader.scan import Scan
+from tests.builders import START_NS, RunBuilder, compact, make_run, make_store
+from tests.media_rig import MediaBuilder
+from tests.store_rig import Watched
 
 ODD = 'it\'s "odd" ü/日本 %'
 MIXED: list[dict[str, Any]] = [
@@ -392,8 +388,6 @@ def test_ranges_of_steps() -> None:
 
 def test_parameters_and_forms(store: str) -> None:
     """Parameters by place and by name; the answer as rows, Arrow, pandas and polars, as text and as HTML."""
-    pytest.importorskip("pandas")
-    pytest.importorskip("polars")
     answer = sql("select key, value from metrics where run = ? and step = ? and key = 'x'", ["a41f", 0], dir=store)
     assert answer.rows() == [{"key": "x", "value": 1.5}]
     named = sdk.sql("select 1 as one, '<b>' as \"a<b\" from runs where id = $id", {"id": "c3"}, dir=store)

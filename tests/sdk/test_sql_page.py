@@ -27,8 +27,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_the_queries_run(store: str) -> None:
     """Every query of docs/sql.md is taken as it stands there."""
-    pytest.importorskip("duckdb")
-    pytest.importorskip("pyarrow")
     shown = [
         found.replace('\\"', '"')
         for found in re.findall(r"^\$ stepd sql \"(.*?[^\\])\"$", TEXT, re.DOTALL | re.MULTILINE)
@@ -41,8 +39,6 @@ def test_the_queries_run(store: str) -> None:
 
 def test_the_examples_in_python_run(store: str) -> None:
     """The examples in Python do what they say."""
-    pytest.importorskip("duckdb")
-    pytest.importorskip("pandas")
     names: dict[str, Any] = {"print": lambda *_: None}
     for example in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
         exec(compile(example, str(PAGE), "exec"), names)

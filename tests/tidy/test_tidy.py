@@ -70,13 +70,9 @@ TOUCHES: dict[str, tuple[str, str]] = {
         "the socket's own file; /proc, to count descriptors",
     ),
     "daemon/store/recovery.py": ("os.stat", "the lock's file"),
-    "daemon/commands/export.py": (
-        "open os.path.exists os.path.isfile os.path.realpath os.replace os.unlink",
-        "writes where its user says",
-    ),
     "daemon/commands/output.py": (
         "open os.chmod os.path.exists os.path.isfile os.path.realpath os.replace os.stat os.unlink",
-        "likewise",
+        "writes where its user says",
     ),
     "daemon/commands/report.py": ("os.path.isdir os.path.realpath", "likewise"),
     "daemon/commands/media_files.py": (
